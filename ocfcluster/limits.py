@@ -1,0 +1,110 @@
+"""Every bound and default of the project, each with the overload or attack it stops.
+
+Sizes end in their unit. Relations between bounds are checked when this module is imported, so a change that
+breaks one fails at once and not under load.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+MILLISECOND_NS: Final = 1_000_000
+SECOND_NS: Final = 1_000_000_000
+
+# --- names and properties -------------------------------------------------------------------------------------
+TOPIC_NAME_BYTES: Final = 255  # the OCF obligation A2; also bounds every message that carries a name
+PROPERTY_COUNT: Final = 32  # a filter walks them per run
+PROPERTY_KEY_BYTES: Final = 64
+PROPERTY_VALUE_BYTES: Final = 1024
+PROPERTIES_BYTES: Final = 4 * KIB  # the whole encoded table of a run
+CLUSTER_NAME_BYTES: Final = 64
+CLIENT_NAME_BYTES: Final = 64
+RESERVED_PREFIX: Final = "oc."
+GROUP_PREFIX: Final = "group:"
+
+# --- frames between an agent and its programs -----------------------------------------------------------------
+FRAME_BYTES: Final = 64 * KIB  # one message on an event socket: measured best between 32 and 128 KiB
+FRAME_HEADER_BYTES: Final = 24
+RECORD_HEADER_BYTES: Final = 56
+RUN_HEADER_BYTES: Final = 64
+# A run of several publications fits one frame; a single larger publication is a run of its own, sent by memfd.
+RUN_BYTES: Final = FRAME_BYTES - FRAME_HEADER_BYTES - RECORD_HEADER_BYTES
+RUN_COUNT: Final = 32 * KIB  # events in one run; bounds the table of lengths a receiver walks
+EVENT_BYTES_DEFAULT: Final = MIB
+EVENT_BYTES_CEILING: Final = 64 * MIB  # what configuration may raise the largest event to
+CONTROL_FRAME_BYTES: Final = 256 * KIB  # a request that is not a publication; stops a client that claims gigabytes
+EVENT_SOCKET_SEND_BYTES: Final = 212_992  # Linux' default wmem_max: more is not granted, less blocks the writer
+
+# --- what one client may hold in an agent ---------------------------------------------------------------------
+CLIENTS: Final = 1024
+SUBSCRIPTIONS_PER_CLIENT: Final = 256
+TOPICS_PER_SUBSCRIPTION: Final = 1024
+LENT_SOCKETS_UNANSWERED: Final = 64  # descriptors in flight over SCM_RIGHTS: stops a descriptor flood
+REQUESTS_UNANSWERED: Final = 256  # pipelined requests of one client
+SUBSCRIPTION_QUEUE_BYTES: Final = 16 * MIB  # mark at which a subscription is "full"
+SUBSCRIPTION_QUEUE_HARD_BYTES: Final = 96 * MIB  # never more: the backlog and one largest event above the mark
+CONTROL_OUTPUT_BYTES: Final = 8 * MIB  # answers and receipts a client has not read; beyond: disconnected
+SLOW_SUBSCRIBER_TIMEOUT_NS: Final = 5 * SECOND_NS  # a full subscription closes the window this long ...
+SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval, counted for the whole cluster
+
+# --- replicated state (all part of the configuration in force) ------------------------------------------------
+TOPICS: Final = 16_384
+PRODUCERS_PER_NODE: Final = 1024
+PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each producer (exactly once)
+PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
+NODES: Final = 256
+
+# --- datagrams ------------------------------------------------------------------------------------------------
+PROTOCOL_VERSION: Final = 1
+CLEAR_HEADER_BYTES: Final = 32
+DATA_HEADER_BYTES: Final = 12
+SEAL_BYTES: Final = 16  # an AEAD tag; its room is left free in every datagram
+MTU_MINIMUM: Final = 576  # interface MTU (with IP and UDP headers), the least IPv4 must carry whole
+MTU_MAXIMUM: Final = 9000  # jumbo frames; loopback's 65 536 is cut to this
+DATAGRAM_BYTES: Final = 65_507  # the largest UDP payload over IPv4
+SEGMENT_COUNT: Final = 64  # datagrams of one UDP_SEGMENT send (the kernel's UDP_MAX_SEGMENTS of old)
+SEGMENT_BUFFER_BYTES: Final = 65_000  # bytes of one UDP_SEGMENT send; the kernel's end is 65 507
+RECEIVE_BURST: Final = 32  # buffers read from a socket before what they bring is worked off
+REPLAY_WINDOW: Final = 65_536  # counters remembered per sender; more than the skew of redundant networks
+NACK_RANGES: Final = 64  # ranges in one NACK
+RETRANSMIT_BYTES: Final = 256 * KIB  # answered to one NACK; the rest is asked for again
+OUT_OF_ORDER_BYTES: Final = 16 * MIB  # packets kept per origin behind a gap; beyond: dropped, asked for later
+OUT_OF_ORDER_ENTRIES: Final = 65_536  # order entries kept behind a gap
+HEARTBEAT_HEARD: Final = NODES
+
+# --- timing ---------------------------------------------------------------------------------------------------
+HEARTBEAT_NS: Final = 100 * MILLISECOND_NS
+HEARTBEAT_PADDED_EVERY: Final = 10  # one in ten fills the mtu: shows links that pass only small datagrams
+SUSPICION_NS: Final = SECOND_NS
+NACK_DELAY_NS: Final = MILLISECOND_NS  # a reordered packet arrives within it and is not asked for
+NACK_RETRY_NS: Final = 10 * MILLISECOND_NS  # doubled per try up to NACK_RETRY_MAX_NS
+NACK_RETRY_MAX_NS: Final = 160 * MILLISECOND_NS
+RETRANSMIT_HOLD_NS: Final = 4 * MILLISECOND_NS  # a second asker within it makes the answer a multicast
+QUORUM_LOST_AFTER_NS: Final = SECOND_NS
+FORMATION_WINDOW_NS: Final = 3 * SECOND_NS
+LEAVE_TIMEOUT_NS: Final = 5 * SECOND_NS
+
+# --- flow -----------------------------------------------------------------------------------------------------
+WINDOW_BYTES: Final = 8 * MIB  # never above, per origin, not yet committed
+BACKLOG_BYTES: Final = 64 * MIB  # not yet stable, all origins together
+RECEIVE_BUFFER_BYTES: Final = 16 * MIB  # asked of the kernel; less is granted where net.core.rmem_max says so
+RECEIVE_BUFFER_FLOOR_BYTES: Final = 212_992  # below this the agent refuses to start: one burst would overrun it
+DATAGRAM_COST_BYTES: Final = 2304  # what the kernel counts at least for a datagram that is not segmented
+
+
+def _check(condition: bool, relation: str) -> None:
+    if not condition:
+        raise RuntimeError(f"limits.py: {relation} no longer holds")
+
+
+_check(RUN_BYTES > PROPERTIES_BYTES + RUN_HEADER_BYTES, "a run has room beside its properties")
+_check(SEGMENT_BUFFER_BYTES <= DATAGRAM_BYTES, "a segmented send fits one kernel buffer")
+_check(EVENT_BYTES_DEFAULT <= EVENT_BYTES_CEILING <= BACKLOG_BYTES, "one largest event fits the backlog")
+_check(
+    SUBSCRIPTION_QUEUE_HARD_BYTES >= SUBSCRIPTION_QUEUE_BYTES + BACKLOG_BYTES,
+    "what may be on its way fits above the mark of a full subscription",
+)
+_check(HEARTBEAT_NS * 4 <= SUSPICION_NS, "several heartbeats fit the suspicion time")
+_check(FRAME_BYTES * 2 < EVENT_SOCKET_SEND_BYTES, "two frames fit an event socket")

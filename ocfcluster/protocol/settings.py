@@ -1,0 +1,81 @@
+"""What a node is told at its start, and the configuration that a cluster agrees on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from ocfcluster import limits
+
+
+class Member(msgspec.Struct, array_like=True, frozen=True, order=True):
+    """One member of a view. Members are ordered by (born_on, node_id), oldest first."""
+
+    born_on: int
+    node_id: int
+    incarnation: int
+    store_id: int
+    votes: int
+
+
+class Limits(msgspec.Struct, array_like=True, frozen=True):
+    """The limits that decide replicated state: the same on every node, changed only with the configuration."""
+
+    event_bytes: int = limits.EVENT_BYTES_DEFAULT
+    topics: int = limits.TOPICS
+    producers_per_node: int = limits.PRODUCERS_PER_NODE
+    producer_runs: int = limits.PRODUCER_RUNS_UNANSWERED
+
+
+class Configuration(msgspec.Struct, array_like=True, frozen=True):
+    """The configuration C_e of one epoch. Identical on all its members; on disk before anything is sent in e."""
+
+    cluster_id: str  # creation time (ns, 16 hex digits) and 16 random hex digits: smaller is older
+    supersedes: list[str]
+    epoch: int
+    base: int  # the last index of the epochs before; the view itself is entry base + 1
+    table: dict[int, int]  # node_id → votes, of the node table in force
+    members: list[Member]
+    sequencer: int  # node_id
+    tie_breaker: int  # node_id
+    delivery: str  # "safe" or "agreed"
+    last_man_standing: bool
+    version: int
+    mtu: int
+    limits: Limits
+    m_sequence: int
+    epochs: list[tuple[int, int]]  # (epoch, base) of all known epochs of this history
+    order_time: int  # of entry base + 1
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True):
+    """What a node keeps on disk. ``paxos`` has its room here for recovery; nothing writes it yet."""
+
+    configuration: Configuration | None
+    topics: list[tuple[int, str, bool]]  # topic_id, name, local
+    next_topic_id: int
+    topics_index: int  # the log index that the topic table reflects
+    paxos: bytes = b""
+
+
+@dataclass(slots=True, frozen=True)
+class Settings:
+    """A node's own settings; ``seed`` feeds its only source of randomness."""
+
+    cluster_name: str
+    node_id: int
+    incarnation: int
+    store_id: int
+    seed: int
+    table: dict[int, int] = field(default_factory=dict)  # empty: runs alone (development)
+    delivery: str = "safe"
+    mtu: int = 1500  # of the interface, with IP and UDP headers
+    ip_overhead_bytes: int = 28  # 48 for IPv6
+    receive_buffer_bytes: int = limits.RECEIVE_BUFFER_BYTES
+    limits: Limits = field(default_factory=Limits)
+    heartbeat_ns: int = limits.HEARTBEAT_NS
+    suspicion_ns: int = limits.SUSPICION_NS
+    window_bytes: int = limits.WINDOW_BYTES
+    backlog_bytes: int = limits.BACKLOG_BYTES
+    record: bytes = b""  # what Persist last wrote, read back at the start

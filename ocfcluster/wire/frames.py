@@ -1,0 +1,264 @@
+"""Frames between an agent and its programs: the control connection (a stream) and the event sockets (messages).
+
+Control connection: every frame is CONTROL_HEADER and a body. PUBLISH carries a run as it is and RECEIPTS carry
+packed records; every other body is one msgspec structure below as a MessagePack array. The fields are positional:
+new ones go to the end, with defaults.
+
+Event socket: every message is EVENT_HEADER and records; a record is RECORD_HEADER and a run or a notice. A run too
+large for a message is a record of kind SHARED without bytes, with a sealed memfd beside it that holds the run.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, IntFlag
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ocfcluster.errors import MalformedFrame
+from ocfcluster.limits import FRAME_HEADER_BYTES, RECORD_HEADER_BYTES
+
+LOCAL_PROTOCOL_VERSION: Final = 1
+
+CONTROL_HEADER: Final = struct.Struct("<IBBHI")  # body length, Request|Answer, 0, 0, request id
+RECEIPT: Final = struct.Struct("<QQIIQQ")  # producer, first number, count, errno (0: delivered), seq, ev_id
+EVENT_HEADER: Final = struct.Struct("<IIQII")  # connection, subscription, turn, records, 0
+RECORD_HEADER: Final = struct.Struct("<IBBHIIQQQQQ")
+# record length with this header, RecordKind, RecordFlags, 0, skip, node_id, incarnation, m_sequence,
+# seq and ev_id of the run's first publication, order_time ns
+
+assert EVENT_HEADER.size == FRAME_HEADER_BYTES  # noqa: S101 - fixed by the format itself
+assert RECORD_HEADER.size == RECORD_HEADER_BYTES  # noqa: S101
+
+LOCAL_ID: Final = 1 << 63  # ids (ev_id, producer) with this bit are this agent's own and never leave the node
+
+
+class Request(IntEnum):
+    """What a client asks. Each is answered by one frame with the same request id, but for PUBLISH and GOODBYE."""
+
+    HELLO = 1
+    PUBLISH = 2  # the body is a run; answered by RECEIPTS once its outcome is known
+    OPEN_PRODUCER = 3
+    CLOSE_PRODUCER = 4
+    SUBSCRIBE = 5  # lends one end of a SOCK_SEQPACKET pair (SCM_RIGHTS, with the frame's first byte)
+    UNSUBSCRIBE = 6
+    OUT_OF_LINE = 7
+    TOPIC_RESOLVE = 8
+    TOPIC_CREATE = 9
+    TOPIC_REMOVE = 10
+    TOPIC_LIST = 11
+    STATUS = 12
+    BARRIER = 13
+    GOODBYE = 14
+
+
+class Answer(IntEnum):
+    WELCOME = 64
+    DONE = 65  # no body
+    ERROR = 66
+    PRODUCER = 67
+    SUBSCRIBED = 68
+    TOPIC = 69
+    TOPICS = 70
+    STATUS = 71
+    RECEIPTS = 72  # request id 0; any number of RECEIPT records
+    FULL = 73  # request id 0; which of this client's own subscriptions hold the publishers up
+    SHUTDOWN = 74  # request id 0; the agent ends in order
+
+
+class RecordKind(IntEnum):
+    RUN = 1
+    NOTICE = 2
+    SHARED = 3
+
+
+class RecordFlags(IntFlag):
+    NONE = 0
+    LOCAL = 1  # of a local topic, or a local notification: seq and ev_id are this agent's own
+    RETAINED = 2
+    NOTICE = 4
+
+
+class Body(msgspec.Struct, array_like=True, frozen=True):
+    """Base of the bodies below: a MessagePack array of the fields in their order."""
+
+
+class Hello(Body):
+    version: int = LOCAL_PROTOCOL_VERSION
+    library: str = ""
+    name: str = ""  # for status and logs
+
+
+class Welcome(Body):
+    version: int
+    library: str  # the agent's version
+    cluster: str  # cluster name
+    cluster_id: str  # the history; empty while the cluster is not formed
+    node_id: int
+    incarnation: int
+    connection: int  # number of this connection, in every frame of its event sockets
+    event_bytes: int  # largest event
+    delivery: str  # "safe" or "agreed"
+
+
+class OpenProducer(Body):
+    local: bool = False
+
+
+class Producer(Body):
+    producer: int
+
+
+class Position(Body):
+    """Where a subscription has got to in one topic: the last seq taken, in a history."""
+
+    topic: str
+    topic_id: int
+    seq: int
+
+
+class Subscribe(Body):
+    subscription: int  # chosen by the client, unique among its live ones
+    topics: list[str]
+    callback: bool  # frames carry turns
+    cluster_id: str = ""  # with positions: the history they belong to
+    positions: list[Position] = []
+
+
+class Unsubscribe(Body):
+    subscription: int
+
+
+class OutOfLine(Body):
+    """A callback subscription whose event is not done holds up nobody while it is out of line."""
+
+    subscription: int
+    out: bool
+
+
+class Start(Body):
+    """The definite start of a subscription in one topic: the first event it gets has seq ``next_seq``."""
+
+    topic: str
+    topic_id: int
+    next_seq: int
+    local: bool
+    gap_from: int = 0  # with a position: the first seq that could not be given any more, 0 if none
+
+
+class Subscribed(Body):
+    cluster_id: str
+    starts: list[Start]
+    history_lost: bool = False  # the positions asked for belong to another history
+
+
+class TopicResolve(Body):
+    topic: str
+
+
+class TopicCreate(Body):
+    topic: str
+    local: bool = False
+
+
+class TopicRemove(Body):
+    topic: str
+
+
+class Topic(Body):
+    topic: str
+    topic_id: int
+    local: bool
+    last_seq: int
+    subscribers: int = 0  # on this node
+    aliases: list[str] = []
+
+
+class Topics(Body):
+    topics: list[Topic]
+
+
+class Status(Body):
+    """A nested document of plain values; its keys are listed in docs/operating.md."""
+
+    document: dict[str, Any]
+
+
+class Error(Body):
+    errno: int
+    message: str
+
+
+class Full(Body):
+    subscriptions: list[int]
+
+
+class Shutdown(Body):
+    reason: str
+
+
+class NoticeCode(IntEnum):
+    GAP = 1
+    AGENT_LOST = 2
+    RESUMED = 3
+    SHUTDOWN = 4
+    EVICTED = 5
+    TOPIC_REMOVED = 6
+    HISTORY_LOST = 7
+    SLOW = 8
+
+
+class Notice(Body):
+    """The data of a notice record: what a subscription is told besides its events."""
+
+    code: int
+    topic: str = ""
+    first_seq: int = 0
+    last_seq: int = 0
+    reason: str = ""
+    final: bool = False  # the subscription ends with it
+
+
+_BODIES: Final[dict[int, type[Body]]] = {
+    Request.HELLO: Hello, Request.OPEN_PRODUCER: OpenProducer, Request.CLOSE_PRODUCER: Producer,
+    Request.SUBSCRIBE: Subscribe, Request.UNSUBSCRIBE: Unsubscribe, Request.OUT_OF_LINE: OutOfLine,
+    Request.TOPIC_RESOLVE: TopicResolve, Request.TOPIC_CREATE: TopicCreate, Request.TOPIC_REMOVE: TopicRemove,
+    Answer.WELCOME: Welcome, Answer.ERROR: Error, Answer.PRODUCER: Producer, Answer.SUBSCRIBED: Subscribed,
+    Answer.TOPIC: Topic, Answer.TOPICS: Topics, Answer.STATUS: Status, Answer.FULL: Full,
+    Answer.SHUTDOWN: Shutdown,
+}  # fmt: skip
+_DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
+_NOTICE: Final = msgspec.msgpack.Decoder(Notice)
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+def control_frame(kind: int, request_id: int = 0, body: Body | None = None) -> bytes:
+    """A whole control frame; without ``body`` it is only the header."""
+    encoded = b"" if body is None else _encode(body)
+    return CONTROL_HEADER.pack(len(encoded), kind, 0, 0, request_id) + encoded
+
+
+def read_body(kind: int, body: bytes | memoryview) -> Body:
+    """The decoded body of a frame of ``kind``. Raises MalformedFrame."""
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise MalformedFrame(f"frames of kind {kind} carry no structure of this version")
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedFrame(f"frame of kind {kind}: {error}") from None
+
+
+def encode_notice(notice: Notice) -> bytes:
+    return _encode(notice)
+
+
+def read_notice(data: bytes | memoryview) -> Notice:
+    """Raises MalformedFrame."""
+    try:
+        return _NOTICE.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedFrame(f"notice: {error}") from None

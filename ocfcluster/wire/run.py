@@ -1,0 +1,195 @@
+"""Runs: consecutive publications of one producer to one topic, the unit that agents route and number.
+
+A client builds a run, agents carry it untouched, the subscribing client opens it. An agent reads the 64-byte
+header and never looks at a single event: first ``seq`` and ``ev_id`` are its own, the rest follow by counting.
+
+Layout, little-endian (the normative declaration is ``schema.RUN``)::
+
+     0  length u32             whole run with this header
+     4  kind u8                RunKind
+     5  heads u8               1; room for runs that mix topics, with an index byte per event
+     6  flags u16              0
+     8  checksum u64           xxh3-64 of all bytes from offset 16 to the end
+    16  topic_id u32
+    20  count u32              publications in the run, at least 1
+    24  producer u64           the position of the producer's OPEN in the order
+    32  first_number u64       publish number of the first; the rest follow by counting
+    40  re_id u64              of every publication in the run (publications that differ go into another run)
+    48  time_ns u64            publish time of the run, wall clock
+    56  event_length u32       bytes of each event, or LENGTHS_TABLE
+    60  properties_length u32  bytes of encoded properties, shared by all
+    64  [lengths u32 × count]  only with LENGTHS_TABLE
+        [properties] [data, back to back]
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from ocfcluster.errors import MalformedRun
+from ocfcluster.limits import RUN_COUNT, RUN_HEADER_BYTES
+
+Buffer = bytes | bytearray | memoryview
+
+HEADER: Final = struct.Struct("<IBBHQIIQQQQII")
+_CHECKED: Final = struct.Struct("<IIQQQQII")  # the header from offset 16 on
+_PREFIX: Final = struct.Struct("<IBBHQ")
+CHECKED_FROM: Final = _PREFIX.size
+LENGTHS_TABLE: Final = 0xFFFF_FFFF
+
+assert HEADER.size == RUN_HEADER_BYTES and CHECKED_FROM == 16  # noqa: S101 - fixed by the format itself
+
+
+class RunKind(IntEnum):
+    """What a run is. Kinds other than PUBLICATION carry their operands in their data (``wire/control.py``)."""
+
+    PUBLICATION = 1
+    VOID = 2  # publications refused at the origin's door: their numbers are used up; re_id holds the errno
+    OPEN = 3  # a new producer; its id is the position of this run in the order
+    CLOSE = 4
+    TOPIC_CREATE = 5
+    TOPIC_REMOVE = 6
+    BARRIER = 7  # orders nothing; its delivery tells the origin that it has caught up
+
+
+_KINDS: Final = frozenset(int(kind) for kind in RunKind)
+
+
+class RunHeader(NamedTuple):
+    """The header of a run, field for field."""
+
+    length: int
+    kind: int
+    heads: int
+    flags: int
+    checksum: int
+    topic_id: int
+    count: int
+    producer: int
+    first_number: int
+    re_id: int
+    time_ns: int
+    event_length: int
+    properties_length: int
+
+
+def build_run(
+    kind: int,
+    topic_id: int,
+    producer: int,
+    first_number: int,
+    events: Sequence[Buffer],
+    *,
+    re_id: int = 0,
+    time_ns: int = 0,
+    properties: bytes = b"",
+) -> bytes:
+    """One run of ``events`` (1 to RUN_COUNT of them), checksum and all. The caller keeps it within RUN_BYTES."""
+    count = len(events)
+    lengths = list(map(len, events))
+    event_length = lengths[0]
+    if lengths.count(event_length) == count:
+        table = b""
+    else:
+        event_length = LENGTHS_TABLE
+        table = struct.pack(f"<{count}I", *lengths)
+    checked = b"".join(
+        (
+            _CHECKED.pack(
+                topic_id, count, producer, first_number, re_id, time_ns, event_length, len(properties)
+            ),
+            table,
+            properties,
+            *events,
+        )
+    )
+    prefix = _PREFIX.pack(CHECKED_FROM + len(checked), kind, 1, 0, xxh3_64_intdigest(checked))
+    return prefix + checked
+
+
+def read_header(buffer: Buffer, offset: int = 0) -> RunHeader:
+    """The header at ``offset``; the caller has at least RUN_HEADER_BYTES there."""
+    return RunHeader._make(HEADER.unpack_from(buffer, offset))
+
+
+def check_run(run: Buffer) -> RunHeader:
+    """The header of ``run`` after checking that kind, count and lengths agree with its bytes exactly.
+
+    Costs a constant number of calls whatever the run holds (the checksum is the subscriber's to verify).
+    Raises MalformedRun.
+    """
+    size = len(run)
+    if size < RUN_HEADER_BYTES:
+        raise MalformedRun(f"{size} bytes are too few for a run's header of {RUN_HEADER_BYTES}")
+    header = read_header(run)
+    length, kind, heads, flags, _, _, count, *_ = header
+    if length != size:
+        raise MalformedRun(f"a run says {length} bytes and has {size}")
+    if kind not in _KINDS or heads != 1 or flags != 0:
+        raise MalformedRun(f"a run of kind {kind}, {heads} heads and flags {flags:#x} is not of this version")
+    if not 1 <= count <= RUN_COUNT:
+        raise MalformedRun(f"a run counts {count} events; 1 to {RUN_COUNT} are allowed")
+    room = size - RUN_HEADER_BYTES - header.properties_length
+    if header.event_length == LENGTHS_TABLE:
+        room -= 4 * count
+        if room < 0 or _sum_lengths(run, count) != room:
+            raise MalformedRun("the lengths of a run's events do not add up to its data")
+    elif room != header.event_length * count:
+        raise MalformedRun("the length of a run's events does not add up to its data")
+    return header
+
+
+def _sum_lengths(run: Buffer, count: int) -> int:
+    table = memoryview(run)[RUN_HEADER_BYTES : RUN_HEADER_BYTES + 4 * count]
+    if sys.byteorder == "little":
+        return sum(table.cast("B").cast("I"))
+    return sum(struct.unpack(f"<{count}I", table))
+
+
+def verify_checksum(run: Buffer) -> bool:
+    """Whether the run is what its publisher's library built."""
+    checksum: int = HEADER.unpack_from(run)[4]
+    return xxh3_64_intdigest(memoryview(run)[CHECKED_FROM:]) == checksum
+
+
+def run_properties(run: Buffer, header: RunHeader) -> bytes:
+    """The encoded properties of a checked run."""
+    start = RUN_HEADER_BYTES + (4 * header.count if header.event_length == LENGTHS_TABLE else 0)
+    return bytes(memoryview(run)[start : start + header.properties_length])
+
+
+def event_bounds(run: Buffer, header: RunHeader) -> Sequence[int]:
+    """Offsets into a checked run where its events begin, and behind the last one where it ends: count + 1 numbers."""
+    count = header.count
+    if header.event_length != LENGTHS_TABLE:
+        start = RUN_HEADER_BYTES + header.properties_length
+        step = header.event_length
+        return range(start, start + step * count + 1, step) if step else [start] * (count + 1)
+    start = RUN_HEADER_BYTES + 4 * count + header.properties_length
+    lengths = struct.unpack_from(f"<{count}I", run, RUN_HEADER_BYTES)
+    return list(accumulate(lengths, initial=start))
+
+
+def run_events(run: bytes, header: RunHeader) -> Iterator[bytes]:
+    """The data of each event of a checked run, in order, decoded as it is asked for."""
+    bounds = iter(event_bounds(run, header))
+    begin = next(bounds)
+    for end in bounds:
+        yield run[begin:end]
+        begin = end
+
+
+def void_run(header: RunHeader, reason: int) -> bytes:
+    """A run without data that uses up the publish numbers of a refused one; ``reason`` is an errno."""
+    return build_run(
+        RunKind.VOID, header.topic_id, header.producer, header.first_number,
+        [b""] * header.count, re_id=reason or errno.EIO, time_ns=header.time_ns,
+    )  # fmt: skip
