@@ -34,8 +34,8 @@ RUN_BYTES: Final = FRAME_BYTES - FRAME_HEADER_BYTES - RECORD_HEADER_BYTES
 RUN_COUNT: Final = 32 * KIB  # events in one run; bounds the table of lengths a receiver walks
 EVENT_BYTES_DEFAULT: Final = MIB
 EVENT_BYTES_CEILING: Final = 64 * MIB  # what configuration may raise the largest event to
-CONTROL_FRAME_BYTES: Final = 256 * KIB  # a request that is not a publication; stops a client that claims gigabytes
-EVENT_SOCKET_SEND_BYTES: Final = 212_992  # Linux' default wmem_max: more is not granted, less blocks the writer
+CONTROL_FRAME_BYTES: Final = 256 * KIB  # a request other than a publication; stops claims of gigabytes
+EVENT_SOCKET_SEND_BYTES: Final = 212_992  # Linux' default wmem_max: more is not granted, less blocks writers
 
 # --- what one client may hold in an agent ---------------------------------------------------------------------
 CLIENTS: Final = 1024
@@ -44,10 +44,10 @@ TOPICS_PER_SUBSCRIPTION: Final = 1024
 LENT_SOCKETS_UNANSWERED: Final = 64  # descriptors in flight over SCM_RIGHTS: stops a descriptor flood
 REQUESTS_UNANSWERED: Final = 256  # pipelined requests of one client
 SUBSCRIPTION_QUEUE_BYTES: Final = 16 * MIB  # mark at which a subscription is "full"
-SUBSCRIPTION_QUEUE_HARD_BYTES: Final = 96 * MIB  # never more: the backlog and one largest event above the mark
+SUBSCRIPTION_QUEUE_HARD_BYTES: Final = 96 * MIB  # never more: a backlog and a largest event above the mark
 CONTROL_OUTPUT_BYTES: Final = 8 * MIB  # answers and receipts a client has not read; beyond: disconnected
 SLOW_SUBSCRIBER_TIMEOUT_NS: Final = 5 * SECOND_NS  # a full subscription closes the window this long ...
-SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval, counted for the whole cluster
+SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval, for the whole cluster
 
 # --- replicated state (all part of the configuration in force) ------------------------------------------------
 TOPICS: Final = 16_384
@@ -90,7 +90,7 @@ LEAVE_TIMEOUT_NS: Final = 5 * SECOND_NS
 WINDOW_BYTES: Final = 8 * MIB  # never above, per origin, not yet committed
 BACKLOG_BYTES: Final = 64 * MIB  # not yet stable, all origins together
 RECEIVE_BUFFER_BYTES: Final = 16 * MIB  # asked of the kernel; less is granted where net.core.rmem_max says so
-RECEIVE_BUFFER_FLOOR_BYTES: Final = 212_992  # below this the agent refuses to start: one burst would overrun it
+RECEIVE_BUFFER_FLOOR_BYTES: Final = 212_992  # below it the agent refuses to start: one burst overruns it
 DATAGRAM_COST_BYTES: Final = 2304  # what the kernel counts at least for a datagram that is not segmented
 
 

@@ -39,7 +39,7 @@ class Delivery(NamedTuple):
 
     run: bytes
     topic_id: int
-    count: int
+    count: int  # type: ignore[assignment]  # of publications; hides tuple.count
     skip: int  # the first ``skip`` publications were delivered before and are not delivered again
     seq: int  # of the first publication of the run that is delivered now
     ev_id: int  # likewise
@@ -66,7 +66,7 @@ class Outcome(NamedTuple):
     kind: int
     producer: int
     first_number: int
-    count: int
+    count: int  # type: ignore[assignment]  # of publications; hides tuple.count
     error: int
     seq: int
     ev_id: int

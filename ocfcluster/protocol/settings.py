@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from ocfcluster import limits
+from ocfcluster import limits as bounds
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True, order=True):
@@ -22,10 +22,10 @@ class Member(msgspec.Struct, array_like=True, frozen=True, order=True):
 class Limits(msgspec.Struct, array_like=True, frozen=True):
     """The limits that decide replicated state: the same on every node, changed only with the configuration."""
 
-    event_bytes: int = limits.EVENT_BYTES_DEFAULT
-    topics: int = limits.TOPICS
-    producers_per_node: int = limits.PRODUCERS_PER_NODE
-    producer_runs: int = limits.PRODUCER_RUNS_UNANSWERED
+    event_bytes: int = bounds.EVENT_BYTES_DEFAULT
+    topics: int = bounds.TOPICS
+    producers_per_node: int = bounds.PRODUCERS_PER_NODE
+    producer_runs: int = bounds.PRODUCER_RUNS_UNANSWERED
 
 
 class Configuration(msgspec.Struct, array_like=True, frozen=True):
@@ -72,10 +72,10 @@ class Settings:
     delivery: str = "safe"
     mtu: int = 1500  # of the interface, with IP and UDP headers
     ip_overhead_bytes: int = 28  # 48 for IPv6
-    receive_buffer_bytes: int = limits.RECEIVE_BUFFER_BYTES
+    receive_buffer_bytes: int = bounds.RECEIVE_BUFFER_BYTES
     limits: Limits = field(default_factory=Limits)
-    heartbeat_ns: int = limits.HEARTBEAT_NS
-    suspicion_ns: int = limits.SUSPICION_NS
-    window_bytes: int = limits.WINDOW_BYTES
-    backlog_bytes: int = limits.BACKLOG_BYTES
+    heartbeat_ns: int = bounds.HEARTBEAT_NS
+    suspicion_ns: int = bounds.SUSPICION_NS
+    window_bytes: int = bounds.WINDOW_BYTES
+    backlog_bytes: int = bounds.BACKLOG_BYTES
     record: bytes = b""  # what Persist last wrote, read back at the start

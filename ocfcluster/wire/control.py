@@ -6,7 +6,7 @@ its origin knows it again (unique within an incarnation). Its data is one struct
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -18,28 +18,28 @@ class Operand(msgspec.Struct, array_like=True, frozen=True):
     """Base of the operands below."""
 
 
-class Open(Operand):
+class Open(Operand, frozen=True):
     """A new producer of the origin's node."""
 
 
-class Close(Operand):
+class Close(Operand, frozen=True):
     producer: int
 
 
-class TopicCreate(Operand):
+class TopicCreate(Operand, frozen=True):
     name: str
     local: bool
 
 
-class TopicRemove(Operand):
+class TopicRemove(Operand, frozen=True):
     name: str
 
 
-class Barrier(Operand):
+class Barrier(Operand, frozen=True):
     """Orders nothing."""
 
 
-_DECODERS: Final = {
+_DECODERS: Final[dict[RunKind, msgspec.msgpack.Decoder[Any]]] = {
     RunKind.OPEN: msgspec.msgpack.Decoder(Open),
     RunKind.CLOSE: msgspec.msgpack.Decoder(Close),
     RunKind.TOPIC_CREATE: msgspec.msgpack.Decoder(TopicCreate),

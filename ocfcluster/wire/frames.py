@@ -84,13 +84,13 @@ class Body(msgspec.Struct, array_like=True, frozen=True):
     """Base of the bodies below: a MessagePack array of the fields in their order."""
 
 
-class Hello(Body):
+class Hello(Body, frozen=True):
     version: int = LOCAL_PROTOCOL_VERSION
     library: str = ""
     name: str = ""  # for status and logs
 
 
-class Welcome(Body):
+class Welcome(Body, frozen=True):
     version: int
     library: str  # the agent's version
     cluster: str  # cluster name
@@ -102,15 +102,15 @@ class Welcome(Body):
     delivery: str  # "safe" or "agreed"
 
 
-class OpenProducer(Body):
+class OpenProducer(Body, frozen=True):
     local: bool = False
 
 
-class Producer(Body):
+class Producer(Body, frozen=True):
     producer: int
 
 
-class Position(Body):
+class Position(Body, frozen=True):
     """Where a subscription has got to in one topic: the last seq taken, in a history."""
 
     topic: str
@@ -118,7 +118,7 @@ class Position(Body):
     seq: int
 
 
-class Subscribe(Body):
+class Subscribe(Body, frozen=True):
     subscription: int  # chosen by the client, unique among its live ones
     topics: list[str]
     callback: bool  # frames carry turns
@@ -126,18 +126,18 @@ class Subscribe(Body):
     positions: list[Position] = []
 
 
-class Unsubscribe(Body):
+class Unsubscribe(Body, frozen=True):
     subscription: int
 
 
-class OutOfLine(Body):
+class OutOfLine(Body, frozen=True):
     """A callback subscription whose event is not done holds up nobody while it is out of line."""
 
     subscription: int
     out: bool
 
 
-class Start(Body):
+class Start(Body, frozen=True):
     """The definite start of a subscription in one topic: the first event it gets has seq ``next_seq``."""
 
     topic: str
@@ -147,26 +147,26 @@ class Start(Body):
     gap_from: int = 0  # with a position: the first seq that could not be given any more, 0 if none
 
 
-class Subscribed(Body):
+class Subscribed(Body, frozen=True):
     cluster_id: str
     starts: list[Start]
     history_lost: bool = False  # the positions asked for belong to another history
 
 
-class TopicResolve(Body):
+class TopicResolve(Body, frozen=True):
     topic: str
 
 
-class TopicCreate(Body):
+class TopicCreate(Body, frozen=True):
     topic: str
     local: bool = False
 
 
-class TopicRemove(Body):
+class TopicRemove(Body, frozen=True):
     topic: str
 
 
-class Topic(Body):
+class Topic(Body, frozen=True):
     topic: str
     topic_id: int
     local: bool
@@ -175,26 +175,26 @@ class Topic(Body):
     aliases: list[str] = []
 
 
-class Topics(Body):
+class Topics(Body, frozen=True):
     topics: list[Topic]
 
 
-class Status(Body):
+class Status(Body, frozen=True):
     """A nested document of plain values; its keys are listed in docs/operating.md."""
 
     document: dict[str, Any]
 
 
-class Error(Body):
+class Error(Body, frozen=True):
     errno: int
     message: str
 
 
-class Full(Body):
+class Full(Body, frozen=True):
     subscriptions: list[int]
 
 
-class Shutdown(Body):
+class Shutdown(Body, frozen=True):
     reason: str
 
 
@@ -209,7 +209,7 @@ class NoticeCode(IntEnum):
     SLOW = 8
 
 
-class Notice(Body):
+class Notice(Body, frozen=True):
     """The data of a notice record: what a subscription is told besides its events."""
 
     code: int
