@@ -1,7 +1,9 @@
 """Operands of control runs: the ordered commands of the replicated state.
 
 A control run is a run of one publication; its ``producer`` field is 0 and its ``first_number`` is a token by which
-its origin knows it again (unique within an incarnation). Its data is one structure below as a MessagePack array.
+its origin knows it again (unique within an incarnation). Its data is one structure below as a MessagePack array, in
+the one encoding that ``control_run`` makes: every node must take or refuse the same bytes, so nothing is left to a
+decoder's tolerance. A later version's operand is another kind, or comes with the configuration's version.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from ocfcluster.errors import MalformedRun
-from ocfcluster.wire.run import RunHeader, RunKind, build_run, run_events
+from ocfcluster.errors import InvalidArgument, MalformedRun
+from ocfcluster.limits import RUN_HEADER_BYTES, TOPIC_NAME_BYTES
+from ocfcluster.wire.run import RunHeader, RunKind, build_run
 
 
 class Operand(msgspec.Struct, array_like=True, frozen=True):
@@ -39,7 +42,7 @@ class Barrier(Operand, frozen=True):
     """Orders nothing."""
 
 
-_DECODERS: Final[dict[RunKind, msgspec.msgpack.Decoder[Any]]] = {
+_DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
     RunKind.OPEN: msgspec.msgpack.Decoder(Open),
     RunKind.CLOSE: msgspec.msgpack.Decoder(Close),
     RunKind.TOPIC_CREATE: msgspec.msgpack.Decoder(TopicCreate),
@@ -57,17 +60,39 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 def control_run(operand: Operand, token: int, time_ns: int = 0) -> bytes:
-    """The run that carries ``operand`` into the order."""
-    return build_run(_KIND_OF[type(operand)], 0, 0, token, [_encode(operand)], time_ns=time_ns)
+    """The run that carries ``operand`` into the order. Raises InvalidArgument for what no node would take."""
+    try:
+        encoded = _encode(operand)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise InvalidArgument(f"{operand!r:.200}: {error}") from None
+    fault = _fault(operand)
+    if fault:
+        raise InvalidArgument(fault)
+    return build_run(_KIND_OF[type(operand)], 0, 0, token, [encoded], time_ns=time_ns)
 
 
 def read_operand(run: bytes, header: RunHeader) -> Operand:
     """The operand of a checked control run. Raises MalformedRun."""
-    decoder = _DECODERS.get(RunKind(header.kind))
+    decoder = _DECODERS.get(header.kind)
     if decoder is None:
         raise MalformedRun(f"runs of kind {header.kind} carry no operand")
+    encoded = run[RUN_HEADER_BYTES:]
     try:
-        operand: Operand = decoder.decode(next(run_events(run, header)))
+        operand: Operand = decoder.decode(encoded)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRun(f"operand of a run of kind {header.kind}: {error}") from None
+    fault = _fault(operand)
+    if fault or _encode(operand) != encoded:
+        raise MalformedRun(f"operand of a run of kind {header.kind}: {fault or 'not its one encoding'}")
     return operand
+
+
+def _fault(operand: Operand) -> str:
+    """What is wrong with the values of ``operand``; empty: nothing."""
+    if isinstance(operand, Close) and operand.producer < 0:
+        return f"producer {operand.producer}; only numbers from 0 on are allowed"
+    if isinstance(operand, TopicCreate | TopicRemove):
+        name = operand.name
+        if not 1 <= len(name.encode()) <= TOPIC_NAME_BYTES or "\0" in name:
+            return f"topic {name!r:.80}: 1 to {TOPIC_NAME_BYTES} bytes of UTF-8 without NUL are allowed"
+    return ""

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum, IntFlag
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from ocfcluster.errors import MalformedFrame
-from ocfcluster.limits import FRAME_HEADER_BYTES, RECORD_HEADER_BYTES
+from ocfcluster.errors import InvalidArgument, MalformedFrame
+from ocfcluster.limits import CLIENT_NAME_BYTES, FRAME_HEADER_BYTES, RECORD_HEADER_BYTES
 
 LOCAL_PROTOCOL_VERSION: Final = 1
 
@@ -80,25 +80,32 @@ class RecordFlags(IntFlag):
     NOTICE = 4
 
 
+# Numbers are held to the fields that they are put into elsewhere (a u32 of an event frame, a u64 of a receipt);
+# MessagePack itself ends at 2^64 - 1. Names and lists are bounded by the frame; their owners answer for them.
+U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
+U64 = Annotated[int, msgspec.Meta(ge=0)]
+ShortText = Annotated[str, msgspec.Meta(max_length=CLIENT_NAME_BYTES)]
+
+
 class Body(msgspec.Struct, array_like=True, frozen=True):
     """Base of the bodies below: a MessagePack array of the fields in their order."""
 
 
 class Hello(Body, frozen=True):
-    version: int = LOCAL_PROTOCOL_VERSION
-    library: str = ""
-    name: str = ""  # for status and logs
+    version: U32 = LOCAL_PROTOCOL_VERSION
+    library: ShortText = ""
+    name: ShortText = ""  # for status and logs
 
 
 class Welcome(Body, frozen=True):
-    version: int
+    version: U32
     library: str  # the agent's version
     cluster: str  # cluster name
     cluster_id: str  # the history; empty while the cluster is not formed
-    node_id: int
-    incarnation: int
-    connection: int  # number of this connection, in every frame of its event sockets
-    event_bytes: int  # largest event
+    node_id: U32
+    incarnation: U64
+    connection: U32  # number of this connection, in every frame of its event sockets
+    event_bytes: U64  # largest event
     delivery: str  # "safe" or "agreed"
 
 
@@ -107,19 +114,19 @@ class OpenProducer(Body, frozen=True):
 
 
 class Producer(Body, frozen=True):
-    producer: int
+    producer: U64
 
 
 class Position(Body, frozen=True):
     """Where a subscription has got to in one topic: the last seq taken, in a history."""
 
     topic: str
-    topic_id: int
-    seq: int
+    topic_id: U32
+    seq: U64
 
 
 class Subscribe(Body, frozen=True):
-    subscription: int  # chosen by the client, unique among its live ones
+    subscription: U32  # chosen by the client, unique among its live ones
     topics: list[str]
     callback: bool  # frames carry turns
     cluster_id: str = ""  # with positions: the history they belong to
@@ -127,13 +134,13 @@ class Subscribe(Body, frozen=True):
 
 
 class Unsubscribe(Body, frozen=True):
-    subscription: int
+    subscription: U32
 
 
 class OutOfLine(Body, frozen=True):
     """A callback subscription whose event is not done holds up nobody while it is out of line."""
 
-    subscription: int
+    subscription: U32
     out: bool
 
 
@@ -141,10 +148,10 @@ class Start(Body, frozen=True):
     """The definite start of a subscription in one topic: the first event it gets has seq ``next_seq``."""
 
     topic: str
-    topic_id: int
-    next_seq: int
+    topic_id: U32
+    next_seq: U64
     local: bool
-    gap_from: int = 0  # with a position: the first seq that could not be given any more, 0 if none
+    gap_from: U64 = 0  # with a position: the first seq that could not be given any more, 0 if none
 
 
 class Subscribed(Body, frozen=True):
@@ -168,10 +175,10 @@ class TopicRemove(Body, frozen=True):
 
 class Topic(Body, frozen=True):
     topic: str
-    topic_id: int
+    topic_id: U32
     local: bool
-    last_seq: int
-    subscribers: int = 0  # on this node
+    last_seq: U64
+    subscribers: U32 = 0  # on this node
     aliases: list[str] = []
 
 
@@ -186,12 +193,12 @@ class Status(Body, frozen=True):
 
 
 class Error(Body, frozen=True):
-    errno: int
+    errno: U32
     message: str
 
 
 class Full(Body, frozen=True):
-    subscriptions: list[int]
+    subscriptions: list[U32]
 
 
 class Shutdown(Body, frozen=True):
@@ -212,10 +219,10 @@ class NoticeCode(IntEnum):
 class Notice(Body, frozen=True):
     """The data of a notice record: what a subscription is told besides its events."""
 
-    code: int
+    code: U32
     topic: str = ""
-    first_seq: int = 0
-    last_seq: int = 0
+    first_seq: U64 = 0
+    last_seq: U64 = 0
     reason: str = ""
     final: bool = False  # the subscription ends with it
 
@@ -236,8 +243,11 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 def control_frame(kind: int, request_id: int = 0, body: Body | None = None) -> bytes:
-    """A whole control frame; without ``body`` it is only the header."""
-    encoded = b"" if body is None else _encode(body)
+    """A whole control frame; without ``body`` it is only the header. Raises InvalidArgument."""
+    try:
+        encoded = b"" if body is None else _encode(body)
+    except (UnicodeEncodeError, OverflowError) as error:  # a lone surrogate, a number beyond 64 bits
+        raise InvalidArgument(f"{body!r:.200}: {error}") from None
     return CONTROL_HEADER.pack(len(encoded), kind, 0, 0, request_id) + encoded
 
 

@@ -35,7 +35,7 @@ from typing import Final, NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from ocfcluster.errors import MalformedRun
-from ocfcluster.limits import RUN_COUNT, RUN_HEADER_BYTES
+from ocfcluster.limits import PROPERTIES_BYTES, RUN_COUNT, RUN_HEADER_BYTES
 
 Buffer = bytes | bytearray | memoryview
 
@@ -44,6 +44,8 @@ _CHECKED: Final = struct.Struct("<IIQQQQII")  # the header from offset 16 on
 _PREFIX: Final = struct.Struct("<IBBHQ")
 CHECKED_FROM: Final = _PREFIX.size
 LENGTHS_TABLE: Final = 0xFFFF_FFFF
+NUMBER_MAXIMUM: Final = 2**64 - 1  # the number behind a run's last one must fit a u64, too
+ERRNO_MAXIMUM: Final = 4095  # as the kernel has it
 
 if (HEADER.size, CHECKED_FROM) != (RUN_HEADER_BYTES, 16):
     raise RuntimeError("run.py: the header is no longer what its format says")
@@ -99,9 +101,11 @@ def build_run(
     event_length = lengths[0]
     if lengths.count(event_length) == count:
         table = b""
+        event_bytes = event_length * count
     else:
         event_length = LENGTHS_TABLE
         table = struct.pack(f"<{count}I", *lengths)
+        event_bytes = sum(lengths)
     checked = b"".join(
         (
             _CHECKED.pack(
@@ -112,6 +116,16 @@ def build_run(
             *events,
         )
     )
+    if len(checked) != _CHECKED.size + len(table) + len(properties) + event_bytes:
+        # Some view counts items that are not bytes: its len() is not what it puts into the run.
+        return build_run(
+            kind, topic_id, producer, first_number, list(map(bytes, events)),
+            re_id=re_id, time_ns=time_ns, properties=properties,
+        )  # fmt: skip
+    return _with_prefix(kind, checked)
+
+
+def _with_prefix(kind: int, checked: bytes) -> bytes:
     prefix = _PREFIX.pack(CHECKED_FROM + len(checked), kind, 1, 0, xxh3_64_intdigest(checked))
     return prefix + checked
 
@@ -131,21 +145,36 @@ def check_run(run: Buffer) -> RunHeader:
     if size < RUN_HEADER_BYTES:
         raise MalformedRun(f"{size} bytes are too few for a run's header of {RUN_HEADER_BYTES}")
     header = read_header(run)
-    length, kind, heads, flags, _, _, count, *_ = header
+    length, kind, heads, flags, _, _, count, _, first_number, _, _, event_length, properties_length = header
     if length != size:
         raise MalformedRun(f"a run says {length} bytes and has {size}")
     if kind not in _KINDS or heads != 1 or flags != 0:
         raise MalformedRun(f"a run of kind {kind}, {heads} heads and flags {flags:#x} is not of this version")
     if not 1 <= count <= RUN_COUNT:
         raise MalformedRun(f"a run counts {count} events; 1 to {RUN_COUNT} are allowed")
-    room = size - RUN_HEADER_BYTES - header.properties_length
-    if header.event_length == LENGTHS_TABLE:
+    if first_number + count > NUMBER_MAXIMUM:
+        raise MalformedRun(f"a run of {count} events has publish number {first_number}, too near to 2^64")
+    if properties_length > PROPERTIES_BYTES:
+        raise MalformedRun(f"a run has {properties_length} bytes of properties, more than {PROPERTIES_BYTES}")
+    room = size - RUN_HEADER_BYTES - properties_length
+    if event_length == LENGTHS_TABLE:
         room -= 4 * count
         if room < 0 or _sum_lengths(run, count) != room:
             raise MalformedRun("the lengths of a run's events do not add up to its data")
-    elif room != header.event_length * count:
+    elif room != event_length * count:
         raise MalformedRun("the length of a run's events does not add up to its data")
+    if kind != RunKind.PUBLICATION:
+        _check_special(header)
     return header
+
+
+def _check_special(header: RunHeader) -> None:
+    """What ``check_run`` asks of runs that are no publications."""
+    if header.kind == RunKind.VOID:
+        if header.length != RUN_HEADER_BYTES or header.event_length or not 1 <= header.re_id <= ERRNO_MAXIMUM:
+            raise MalformedRun(f"a void run of {header.length} bytes with reason {header.re_id}")
+    elif (header.topic_id, header.count, header.producer, header.properties_length) != (0, 1, 0, 0):
+        raise MalformedRun(f"a control run of kind {header.kind} that is more than one operand")
 
 
 def _sum_lengths(run: Buffer, count: int) -> int:
@@ -153,6 +182,17 @@ def _sum_lengths(run: Buffer, count: int) -> int:
     if sys.byteorder == "little":
         return sum(table.cast("B").cast("I"))
     return sum(struct.unpack(f"<{count}I", table))
+
+
+def largest_event(run: Buffer) -> int:
+    """Bytes of the largest event of a checked run."""
+    fields = HEADER.unpack_from(run)
+    count: int = fields[6]
+    event_length: int = fields[11]
+    if event_length != LENGTHS_TABLE:
+        return event_length
+    largest: int = max(struct.unpack_from(f"<{count}I", run, RUN_HEADER_BYTES))
+    return largest
 
 
 def verify_checksum(run: Buffer) -> bool:
@@ -189,8 +229,12 @@ def run_events(run: bytes, header: RunHeader) -> Iterator[bytes]:
 
 
 def void_run(header: RunHeader, reason: int) -> bytes:
-    """A run without data that uses up the publish numbers of a refused one; ``reason`` is an errno."""
-    return build_run(
-        RunKind.VOID, header.topic_id, header.producer, header.first_number,
-        [b""] * header.count, re_id=reason or errno.EIO, time_ns=header.time_ns,
+    """A run without data that uses up the publish numbers of a refused one; ``reason`` is an errno.
+
+    Costs the same however many events the refused one counts (64 bytes may count RUN_COUNT empty ones).
+    """
+    checked = _CHECKED.pack(
+        header.topic_id, header.count, header.producer, header.first_number,
+        reason or errno.EIO, header.time_ns, 0, 0,
     )  # fmt: skip
+    return _with_prefix(RunKind.VOID, checked)
