@@ -1,0 +1,564 @@
+"""From the node's order to the event sockets: who gets what, in which frames, and what happens to the slow.
+
+The hub gets each delivered run once, with its record header, and gives every subscriber references to it. After a
+burst ``flush`` writes one message per subscriber where the sockets have room (the idle path: one ``sendmsg``).
+
+- **Turns.** The callback subscriptions of one connection are one *line*: their frames are written in the order of
+  the log and numbered, so that the library can run callbacks in that order. A blocked one holds the line up,
+  unless it is out of line.
+- **Full.** Beyond a mark of queued bytes a subscription is full; the caller then closes the cluster's window. When
+  the budget for that (``slow.SlowBudget``) is used up, or beyond the hard mark, it *drops*: it is given what is
+  queued, then a GAP notice per topic with the first and last seq it missed, then it goes on.
+- **Memory.** Items are shared; what all queues hold together is bounded, and beyond that the longest queue of all
+  is given up for a gap.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import os
+import socket
+import struct
+from collections import deque
+from typing import Final, Protocol
+
+from ocfcluster.ipc.shared import sealed_copy
+from ocfcluster.ipc.slow import SlowBudget
+from ocfcluster.limits import (
+    FRAME_BYTES,
+    FRAME_HEADER_BYTES,
+    QUEUED_ITEM_OVERHEAD_BYTES,
+    RECORD_HEADER_BYTES,
+    RECORDS_PER_FRAME,
+    RUN_BYTES,
+    SUBSCRIPTION_QUEUE_BYTES,
+    SUBSCRIPTION_QUEUE_HARD_BYTES,
+    SUBSCRIPTION_QUEUES_BYTES,
+)
+from ocfcluster.wire.frames import (
+    EVENT_HEADER,
+    RECORD_HEADER,
+    Notice,
+    NoticeCode,
+    RecordFlags,
+    RecordKind,
+    encode_notice,
+)
+
+_SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_DESCRIPTOR: Final = struct.Struct("=i")
+_FLUSH_EVERY_BYTES: Final = 1 << 20  # a burst that delivers more is written in between
+_NO_LIMIT: Final = 1 << 63
+
+
+class EventSocket(Protocol):
+    """What the hub needs of a lent socket (a ``socket.socket``, or the simulator's)."""
+
+    def sendmsg(
+        self, buffers: list[bytes], ancdata: list[tuple[int, int, bytes]] = ..., flags: int = ..., /
+    ) -> int: ...
+    def close(self) -> None: ...
+
+
+class Watcher(Protocol):
+    """What the hub asks of its shell."""
+
+    def watch_writable(self, subscription: Subscription, watch: bool) -> None:
+        """Call ``Hub.writable`` when the event socket has room, until told otherwise."""
+
+    def full_changed(self, full: bool) -> None:
+        """The first subscription of all has become full, or the last is no more."""
+
+    def own_full_changed(self, connection: int, full: list[int]) -> None:
+        """Which subscriptions of one connection are full now."""
+
+    def subscription_broken(self, subscription: Subscription) -> None:
+        """Its socket is of no use any more; the hub has let go of it."""
+
+
+class Item:
+    """One record on its way to its subscribers: a run or a notice, shared by all their queues."""
+
+    __slots__ = (
+        "header", "body", "topic_id", "first_seq", "last_seq", "position", "size", "holders", "shared",
+    )  # fmt: skip
+
+    def __init__(
+        self, header: bytes, body: bytes, topic_id: int, first_seq: int, last_seq: int, position: int
+    ) -> None:
+        self.header = header
+        self.body = body
+        self.topic_id = topic_id  # 0: a notice
+        self.first_seq = first_seq
+        self.last_seq = last_seq
+        self.position = position  # in the order of everything this hub delivered
+        self.size = RECORD_HEADER_BYTES + len(body)
+        self.holders = 0  # queues that hold it
+        self.shared = -1  # memfd of a run too large for a message
+
+
+class Line:
+    """The subscriptions of one connection, and the one order of those that have callbacks."""
+
+    __slots__ = ("connection", "subscriptions", "turn", "dirty")
+
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
+        self.subscriptions: dict[int, Subscription] = {}
+        self.turn = 0  # the last one given
+        self.dirty = False
+
+
+class Subscription:
+    """One event socket and what waits to be written to it."""
+
+    __slots__ = (
+        "line", "number", "socket", "callback", "topics", "queue", "queued_bytes",
+        "blocked", "out_of_line", "full", "dropping", "gaps", "dirty", "ended",
+    )  # fmt: skip
+
+    def __init__(
+        self, line: Line, number: int, event_socket: EventSocket, topics: dict[int, str], callback: bool
+    ) -> None:
+        self.line = line
+        self.number = number
+        self.socket = event_socket
+        self.callback = callback
+        self.topics = topics  # topic_id → name
+        self.queue: deque[Item] = deque()
+        self.queued_bytes = 0
+        self.blocked = False  # the socket took no more; its shell watches for room
+        self.out_of_line = False
+        self.full = False
+        self.dropping = False
+        self.gaps: dict[int, tuple[int, int]] = {}  # topic_id → first and last seq missed
+        self.dirty = False
+        self.ended = False  # a final notice is queued or written; nothing comes after it
+
+
+class Hub:
+    """All subscriptions of an agent."""
+
+    def __init__(self, watcher: Watcher, budget: SlowBudget | None = None) -> None:
+        self.watcher = watcher
+        self.budget = SlowBudget() if budget is None else budget
+        self.by_topic: dict[int, list[Subscription]] = {}
+        self.lines: dict[int, Line] = {}
+        self.full: dict[Subscription, None] = {}
+        self.dropping: dict[Subscription, None] = {}
+        self.held_bytes = 0  # of distinct items in any queue
+        self.frames = 0  # counters, for status
+        self.gaps = 0
+        self.fallbacks = 0
+        self._position = 0
+        self._unflushed_bytes = 0
+        self._dirty: list[Subscription] = []
+        self._now = 0
+
+    # --- who is there -----------------------------------------------------------------------------------------
+
+    def open_line(self, connection: int) -> Line:
+        line = self.lines[connection] = Line(connection)
+        return line
+
+    def close_line(self, line: Line, now: int) -> list[Subscription]:
+        """The connection is gone, and its subscriptions with it; the caller closes their sockets."""
+        self.lines.pop(line.connection, None)
+        gone = list(line.subscriptions.values())
+        for subscription in gone:
+            self.remove(subscription, now)
+        return gone
+
+    def add(
+        self, line: Line, number: int, event_socket: EventSocket, topics: dict[int, str], callback: bool
+    ) -> Subscription:
+        """A new subscription to ``topics`` (id → name); it gets what is delivered from here on."""
+        subscription = Subscription(line, number, event_socket, topics, callback)
+        line.subscriptions[number] = subscription
+        for topic_id in topics:
+            self.by_topic.setdefault(topic_id, []).append(subscription)
+        return subscription
+
+    def remove(self, subscription: Subscription, now: int) -> None:
+        """Let go of a subscription; the caller closes its socket after this."""
+        line = subscription.line
+        if line.subscriptions.get(subscription.number) is not subscription:
+            return
+        del line.subscriptions[subscription.number]
+        subscription.ended = True
+        for topic_id in subscription.topics:
+            self._leave_topic(subscription, topic_id)
+        if subscription.blocked:
+            subscription.blocked = False
+            self.watcher.watch_writable(subscription, False)
+        self._discard(subscription)
+        self.dropping.pop(subscription, None)
+        self._set_full(subscription, False, now)
+        if subscription.callback and line.subscriptions:
+            self._touch_line(line)  # it may have held the others up
+
+    def _leave_topic(self, subscription: Subscription, topic_id: int) -> None:
+        subscribers = self.by_topic.get(topic_id)
+        if subscribers is not None and subscription in subscribers:
+            subscribers.remove(subscription)
+            if not subscribers:
+                del self.by_topic[topic_id]
+
+    def subscriptions(self) -> list[Subscription]:
+        return [s for line in self.lines.values() for s in line.subscriptions.values()]
+
+    def set_out_of_line(self, subscription: Subscription, out: bool) -> None:
+        """Whether a callback subscription holds up the others of its line while its socket is full."""
+        subscription.out_of_line = out
+        self._touch_line(subscription.line)
+
+    # --- what comes -------------------------------------------------------------------------------------------
+
+    def deliver(self, topic_id: int, header: bytes, run: bytes, first_seq: int, last_seq: int) -> None:
+        """One delivered run, with the RECORD_HEADER all subscribers get. Call only with subscribers in ``by_topic``."""
+        subscribers = self.by_topic[topic_id]
+        self._position = position = self._position + 1
+        item = Item(header, run, topic_id, first_seq, last_seq, position)
+        size = item.size
+        room = SUBSCRIPTION_QUEUE_HARD_BYTES - size
+        dirty = self._dirty
+        for subscription in subscribers:
+            if subscription.dropping:
+                self._miss(subscription, topic_id, first_seq, last_seq)
+                continue
+            if subscription.queued_bytes > room:
+                self._fall_back(subscription)
+                self._miss(subscription, topic_id, first_seq, last_seq)
+                continue
+            subscription.queue.append(item)
+            subscription.queued_bytes += size + QUEUED_ITEM_OVERHEAD_BYTES
+            item.holders += 1
+            if not subscription.dirty:
+                subscription.dirty = True
+                dirty.append(subscription)
+        if item.holders:
+            self.held_bytes += size + QUEUED_ITEM_OVERHEAD_BYTES
+            if len(run) > RUN_BYTES:
+                self._share(item)
+            self._unflushed_bytes += size
+            if self._unflushed_bytes > _FLUSH_EVERY_BYTES:
+                self._write_all()
+
+    def topic_removed(self, topic_id: int) -> None:
+        """Tell the subscribers of a topic; those that have no other end with it."""
+        for subscription in list(self.by_topic.get(topic_id, ())):
+            name = subscription.topics[topic_id]
+            self._leave_topic(subscription, topic_id)
+            final = len(subscription.topics) == 1
+            self.notify(
+                subscription,
+                Notice(NoticeCode.TOPIC_REMOVED, name, reason="the topic was removed", final=final),
+            )
+            del subscription.topics[topic_id]
+
+    def shut_down(self, reason: str, now: int) -> None:
+        """Tell every subscription that the agent ends."""
+        for subscription in self.subscriptions():
+            self.notify(subscription, Notice(NoticeCode.SHUTDOWN, reason=reason, final=True))
+        self.flush(now)
+
+    def notify(self, subscription: Subscription, notice: Notice) -> None:
+        """Queue a notice behind what the subscription was given so far, with what it missed named before it."""
+        if subscription.ended:
+            return
+        if subscription.gaps:
+            self._tell_gaps(subscription)
+        self._queue_notice(subscription, notice)
+        subscription.ended = notice.final
+
+    def _queue_notice(self, subscription: Subscription, notice: Notice) -> None:
+        self._position += 1
+        subscription.queue.append(self._notice_item(subscription, notice, self._position))
+        self._touch(subscription)
+
+    def _notice_item(self, subscription: Subscription, notice: Notice, position: int) -> Item:
+        """A notice for one subscription, counted; the caller puts it into the queue."""
+        body = encode_notice(notice)
+        header = RECORD_HEADER.pack(
+            RECORD_HEADER_BYTES + len(body), RecordKind.NOTICE, RecordFlags.NOTICE | RecordFlags.LOCAL,
+            0, 0, 0, 0, 0, notice.last_seq, 0, 0,
+        )  # fmt: skip
+        item = Item(header, body, 0, 0, 0, position)
+        self._count(subscription, item)
+        return item
+
+    def _count(self, subscription: Subscription, item: Item) -> None:
+        item.holders = 1
+        self.held_bytes += item.size + QUEUED_ITEM_OVERHEAD_BYTES
+        subscription.queued_bytes += item.size + QUEUED_ITEM_OVERHEAD_BYTES
+
+    def _share(self, item: Item) -> None:
+        """Put a large run into a memfd; where there is none to be had, its subscribers miss it."""
+        fields = RECORD_HEADER.unpack(item.header)
+        item.header = RECORD_HEADER.pack(RECORD_HEADER_BYTES, RecordKind.SHARED, *fields[2:])
+        try:
+            item.shared = sealed_copy(item.body)
+        except OSError:
+            item.shared = -1
+        item.body = b""  # the memfd has it
+
+    # --- what goes --------------------------------------------------------------------------------------------
+
+    def flush(self, now: int) -> None:
+        """Write what the burst brought, and see who is too slow."""
+        self._now = now
+        if self._dirty:
+            self._write_all()
+        if self.full and self.budget.used_up(now):
+            self._fall_back_all()
+
+    def writable(self, subscription: Subscription, now: int) -> None:
+        """The event socket has room again."""
+        if not subscription.blocked:
+            return
+        subscription.blocked = False
+        self.watcher.watch_writable(subscription, False)
+        self._touch(subscription)
+        self.flush(now)
+
+    def deadline(self) -> int | None:
+        """When ``flush`` is to be called though nothing happens."""
+        return self.budget.deadline()
+
+    def _touch(self, subscription: Subscription) -> None:
+        if not subscription.dirty:
+            subscription.dirty = True
+            self._dirty.append(subscription)
+
+    def _touch_line(self, line: Line) -> None:
+        for subscription in line.subscriptions.values():
+            if subscription.callback:
+                self._touch(subscription)
+                return
+
+    def _write_all(self) -> None:
+        self._unflushed_bytes = 0
+        while self._dirty:
+            dirty = self._dirty
+            self._dirty = []
+            lines: list[Line] = []
+            for subscription in dirty:
+                subscription.dirty = False
+                line = subscription.line
+                if not subscription.callback:
+                    if subscription.queue and not subscription.blocked:
+                        self._write(subscription, _NO_LIMIT)
+                elif not line.dirty:
+                    line.dirty = True
+                    lines.append(line)
+            for line in lines:
+                line.dirty = False
+                self._write_line(line)
+            for subscription in dirty:
+                self._look(subscription)
+
+    def _write_line(self, line: Line) -> None:
+        """Write the callback subscriptions of a connection in the order of the log, as far as nobody blocks."""
+        subscriptions = line.subscriptions
+        if len(subscriptions) == 1:
+            (only,) = subscriptions.values()
+            if only.queue and not only.blocked:
+                self._write(only, _NO_LIMIT)
+            return
+        heads = [
+            (s.queue[0].position, s.number, s)
+            for s in subscriptions.values()
+            if s.callback and s.queue and not (s.blocked and s.out_of_line)
+        ]
+        heapq.heapify(heads)
+        while heads:
+            position, number, subscription = heapq.heappop(heads)
+            if subscription.blocked:
+                return  # in line: all wait for it
+            limit = max(heads[0][0], position + 1) if heads else _NO_LIMIT
+            if not self._write(subscription, limit) and not subscription.out_of_line:
+                return
+            if subscription.queue and not subscription.blocked:
+                heapq.heappush(heads, (subscription.queue[0].position, number, subscription))
+
+    def _write(self, subscription: Subscription, limit: int) -> bool:
+        """Write the queue's items before position ``limit`` in as few messages as they fit; False if it blocked."""
+        queue = subscription.queue
+        line = subscription.line
+        while queue and queue[0].position < limit:
+            parts = [b""]
+            room = FRAME_BYTES - FRAME_HEADER_BYTES
+            records = 0
+            ancillary: list[tuple[int, int, bytes]] = []
+            for item in queue:
+                if item.position >= limit or records == RECORDS_PER_FRAME:
+                    break
+                if item.size > room:
+                    if not records:  # too large for any message: alone, by descriptor
+                        parts.append(item.header)
+                        records = 1
+                        ancillary.append(
+                            (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(item.shared))
+                        )
+                    break
+                room -= item.size
+                records += 1
+                parts += (item.header, item.body)
+            if ancillary and queue[0].shared < 0:
+                self._lose_head(subscription)
+                continue
+            turn = line.turn + 1 if subscription.callback else 0
+            parts[0] = EVENT_HEADER.pack(line.connection, subscription.number, turn, records, 0)
+            try:
+                subscription.socket.sendmsg(parts, ancillary, _SEND_FLAGS)
+            except (BlockingIOError, InterruptedError):
+                subscription.blocked = True
+                self.watcher.watch_writable(subscription, True)
+                return False
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    subscription.blocked = True
+                    self.watcher.watch_writable(subscription, True)
+                    return False
+                if error.errno == errno.ETOOMANYREFS:
+                    self._lose_head(subscription)
+                    continue
+                # closed by its owner, or lent with too small a buffer (EMSGSIZE)
+                self.remove(subscription, self._now)
+                self.watcher.subscription_broken(subscription)
+                return True
+            if turn:
+                line.turn = turn
+            self.frames += 1
+            self._written(subscription, records)
+        if not queue and subscription.dropping:
+            self._drained(subscription)
+        return True
+
+    def _written(self, subscription: Subscription, records: int) -> None:
+        queue = subscription.queue
+        freed = 0
+        for _ in range(records):
+            item = queue.popleft()
+            freed += item.size
+            item.holders -= 1
+            if not item.holders:
+                self.held_bytes -= item.size + QUEUED_ITEM_OVERHEAD_BYTES
+                if item.shared >= 0:
+                    self._close_shared(item)
+        subscription.queued_bytes -= freed + records * QUEUED_ITEM_OVERHEAD_BYTES
+
+    @staticmethod
+    def _close_shared(item: Item) -> None:
+        os.close(item.shared)
+        item.shared = -1
+
+    def _lose_head(self, subscription: Subscription) -> None:
+        """The first item cannot be given (no memory, no descriptors): a gap in its place."""
+        item = subscription.queue[0]
+        self._written(subscription, 1)
+        name = subscription.topics.get(item.topic_id, "")
+        notice = Notice(
+            NoticeCode.GAP,
+            name,
+            item.first_seq,
+            item.last_seq,
+            "the agent had no memory or descriptor for it",
+        )
+        self.gaps += 1
+        subscription.queue.appendleft(self._notice_item(subscription, notice, item.position))
+
+    # --- the slow ---------------------------------------------------------------------------------------------
+
+    def _look(self, subscription: Subscription) -> None:
+        """Set or clear the full mark after writing."""
+        if subscription.dropping:
+            if not subscription.queue and not subscription.blocked:
+                self._drained(subscription)
+            return
+        if subscription.queued_bytes > SUBSCRIPTION_QUEUE_BYTES:
+            self._set_full(subscription, True, self._now)
+        elif subscription.full and subscription.queued_bytes <= SUBSCRIPTION_QUEUE_BYTES // 2:
+            self._set_full(subscription, False, self._now)
+        while self.held_bytes > SUBSCRIPTION_QUEUES_BYTES and self._give_up_longest():
+            pass
+
+    def _set_full(self, subscription: Subscription, full: bool, now: int) -> None:
+        if subscription.full == full:
+            return
+        subscription.full = full
+        if full:
+            if not self.full:
+                self.budget.begin(now)
+                self.watcher.full_changed(True)
+            self.full[subscription] = None
+        else:
+            del self.full[subscription]
+            if not self.full:
+                self.budget.end(now)
+                self.watcher.full_changed(False)
+        line = subscription.line
+        self.watcher.own_full_changed(
+            line.connection, [s.number for s in line.subscriptions.values() if s.full]
+        )
+
+    def _fall_back_all(self) -> None:
+        for subscription in list(self.full):
+            self._fall_back(subscription)
+
+    def _fall_back(self, subscription: Subscription) -> None:
+        subscription.dropping = True
+        self.dropping[subscription] = None
+        self.fallbacks += 1
+        self._set_full(subscription, False, self._now)
+
+    def _miss(self, subscription: Subscription, topic_id: int, first_seq: int, last_seq: int) -> None:
+        known = subscription.gaps.get(topic_id)
+        subscription.gaps[topic_id] = (first_seq if known is None else known[0], last_seq)
+
+    def _drained(self, subscription: Subscription) -> None:
+        """What was queued is written: name what was missed, and go on as before."""
+        subscription.dropping = False
+        self.dropping.pop(subscription, None)
+        if not subscription.ended:
+            self._tell_gaps(subscription)
+
+    def _tell_gaps(self, subscription: Subscription) -> None:
+        gaps = subscription.gaps
+        subscription.gaps = {}
+        for topic_id, (first_seq, last_seq) in gaps.items():
+            self.gaps += 1
+            name = subscription.topics.get(topic_id, "")
+            self._queue_notice(
+                subscription, Notice(NoticeCode.GAP, name, first_seq, last_seq, "the subscriber was too slow")
+            )
+
+    def _discard(self, subscription: Subscription) -> list[Item]:
+        """Empty the queue; the notices that were in it are given back."""
+        items = list(subscription.queue)
+        self._written(subscription, len(items))
+        return [item for item in items if not item.topic_id]
+
+    def _give_up_longest(self) -> bool:
+        """Turn the longest queue of all into gaps; False if there is none that holds anything."""
+        longest = max(self.subscriptions(), key=lambda s: s.queued_bytes, default=None)
+        if longest is None or not longest.queue:
+            return False
+        if not longest.dropping:
+            self._fall_back(longest)
+        missed: dict[int, tuple[int, int]] = {}
+        for item in longest.queue:
+            if item.topic_id:
+                first_seq = missed.get(item.topic_id, (item.first_seq, 0))[0]
+                missed[item.topic_id] = (first_seq, item.last_seq)
+        for topic_id, (first_seq, last_seq) in longest.gaps.items():
+            missed[topic_id] = (missed.get(topic_id, (first_seq, 0))[0], last_seq)
+        longest.gaps = missed
+        notices = self._discard(longest)
+        if longest.ended:  # its last notice is among them, so the gaps go before it
+            self._tell_gaps(longest)
+        for notice in notices:
+            self._count(longest, notice)
+            longest.queue.append(notice)
+        return True

@@ -1,0 +1,72 @@
+"""Who is at the other end of a client's connection, and how the agent learns that it has ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Final, NamedTuple
+
+_SO_PEERPIDFD: Final = 77  # Linux 6.5; Python has no name for it
+_UCRED: Final = struct.Struct("<iII") if struct.pack("=i", 1) == b"\1\0\0\0" else struct.Struct(">iII")
+
+
+class Peer(NamedTuple):
+    """Credentials of the connecting process, as the kernel gives them. ``pid`` is 0 across pid namespaces."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(connection: socket.socket) -> Peer:
+    """Raises OSError where the kernel tells nothing."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return Peer._make(_UCRED.unpack(raw))
+
+
+def open_pidfd(connection: socket.socket, peer: Peer) -> int:
+    """A descriptor that becomes readable when the connected process ends, or -1 where there is none to be had.
+
+    Where it is -1, the end of the control connection alone tells: a child that inherited that keeps it open.
+    """
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, 4)
+        descriptor: int = struct.unpack("=i", raw)[0]
+        os.set_inheritable(descriptor, False)
+        return descriptor
+    except (OSError, struct.error):
+        pass  # an older kernel; the process may also be gone already, which the connection's end will tell
+    if peer.pid <= 0:
+        return -1
+    try:
+        return os.pidfd_open(peer.pid)
+    except OSError:
+        return -1
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other end has closed already, though the loop has not come to see it yet."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def accept_lent(descriptor: int) -> socket.socket:
+    """The event socket that a client lends. Raises ValueError for anything but an AF_UNIX SOCK_SEQPACKET socket.
+
+    ``descriptor`` is the caller's no more: it is in the socket, or closed.
+    """
+    try:
+        lent = socket.socket(fileno=descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise ValueError("the lent descriptor is no socket") from error
+    if lent.family != socket.AF_UNIX or lent.type != socket.SOCK_SEQPACKET:
+        lent.close()
+        raise ValueError("the lent descriptor is no AF_UNIX SOCK_SEQPACKET socket")
+    lent.set_inheritable(False)
+    return lent
