@@ -22,6 +22,7 @@ PROPERTIES_BYTES: Final = 4 * KIB  # the whole encoded table of a run
 CLUSTER_NAME_BYTES: Final = 64
 CLIENT_NAME_BYTES: Final = 64
 RESERVED_PREFIX: Final = "oc."
+RESERVED_ALIAS_PREFIX: Final = "__OC_EV_"  # the names that draft 0.3 had for the reserved topics
 GROUP_PREFIX: Final = "group:"
 
 # --- frames between an agent and its programs -----------------------------------------------------------------
@@ -45,6 +46,9 @@ LENT_SOCKETS_UNANSWERED: Final = 64  # descriptors in flight over SCM_RIGHTS: st
 REQUESTS_UNANSWERED: Final = 256  # pipelined requests of one client
 SUBSCRIPTION_QUEUE_BYTES: Final = 16 * MIB  # mark at which a subscription is "full"
 SUBSCRIPTION_QUEUE_HARD_BYTES: Final = 96 * MIB  # never more: a backlog and a largest event above the mark
+SUBSCRIPTION_QUEUES_BYTES: Final = 256 * MIB  # held for all subscriptions together, each run counted once
+QUEUED_ITEM_OVERHEAD_BYTES: Final = 256  # what a queued record costs beside its bytes: stops floods of empty events
+RECORDS_PER_FRAME: Final = 500  # two buffers each in one sendmsg, and Linux takes 1024
 CONTROL_OUTPUT_BYTES: Final = 8 * MIB  # answers and receipts a client has not read; beyond: disconnected
 SLOW_SUBSCRIBER_TIMEOUT_NS: Final = 5 * SECOND_NS  # a full subscription closes the window this long ...
 SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval, for the whole cluster
@@ -53,6 +57,8 @@ SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval
 TOPICS: Final = 16_384
 PRODUCERS_PER_NODE: Final = 1024
 PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each producer (exactly once)
+# Runs ordered since a producer was last met, after which its node may reuse its place for a new one.
+PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
 NODES: Final = 256
 
@@ -81,6 +87,9 @@ SUSPICION_NS: Final = SECOND_NS
 NACK_DELAY_NS: Final = MILLISECOND_NS  # a reordered packet arrives within it and is not asked for
 NACK_RETRY_NS: Final = 10 * MILLISECOND_NS  # doubled per try up to NACK_RETRY_MAX_NS
 NACK_RETRY_MAX_NS: Final = 160 * MILLISECOND_NS
+ORDER_TIME_SLEW: Final = 2000  # order_time follows the wall clock by one part in so many
+PROBE_NS: Final = 10 * MILLISECOND_NS  # without progress for so long, what was said last is said again
+NACK_DATAGRAMS: Final = 16  # in one round of asking
 RETRANSMIT_HOLD_NS: Final = 4 * MILLISECOND_NS  # a second asker within it makes the answer a multicast
 QUORUM_LOST_AFTER_NS: Final = SECOND_NS
 FORMATION_WINDOW_NS: Final = 3 * SECOND_NS
@@ -88,6 +97,9 @@ LEAVE_TIMEOUT_NS: Final = 5 * SECOND_NS
 
 # --- flow -----------------------------------------------------------------------------------------------------
 WINDOW_BYTES: Final = 8 * MIB  # never above, per origin, not yet committed
+FLOW_FLOOR_BYTES: Final = 512 * KIB  # losses that are not overload must not throttle further than this
+FLOW_ADAPT_NS: Final = 50 * MILLISECOND_NS  # between two changes of the budget
+FLOW_ACTIVE_NS: Final = 200 * MILLISECOND_NS  # an origin that was ordered within it gets a share
 BACKLOG_BYTES: Final = 64 * MIB  # not yet stable, all origins together
 RECEIVE_BUFFER_BYTES: Final = 16 * MIB  # asked of the kernel; less is granted where net.core.rmem_max says so
 RECEIVE_BUFFER_FLOOR_BYTES: Final = 212_992  # below it the agent refuses to start: one burst overruns it
@@ -106,5 +118,10 @@ _check(
     SUBSCRIPTION_QUEUE_HARD_BYTES >= SUBSCRIPTION_QUEUE_BYTES + BACKLOG_BYTES,
     "what may be on its way fits above the mark of a full subscription",
 )
+_check(
+    SUBSCRIPTION_QUEUES_BYTES >= 2 * SUBSCRIPTION_QUEUE_HARD_BYTES,
+    "one subscription at its hard mark does not cost the others their queues",
+)
+_check(2 * RECORDS_PER_FRAME + 1 <= 1024, "a frame's buffers fit one sendmsg")
 _check(HEARTBEAT_NS * 4 <= SUSPICION_NS, "several heartbeats fit the suspicion time")
 _check(FRAME_BYTES * 2 < EVENT_SOCKET_SEND_BYTES, "two frames fit an event socket")
