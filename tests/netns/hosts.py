@@ -18,7 +18,6 @@ import contextlib
 import itertools
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -41,19 +40,6 @@ ENDING_S: Final = 3.0  # what still runs in a host has this long after SIGTERM
 _NAME: Final = re.compile(r"ocf-(\d+)-\d+-\w+")
 _serial: Final = itertools.count()
 _open: Final[weakref.WeakSet[Hosts]] = weakref.WeakSet()
-
-
-def unavailable() -> str:
-    """Why this machine cannot have hosts; empty when it can."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        return "there is no /dev/net/tun"
-    for tool in ("ip", "nft"):
-        if shutil.which(tool) is None:
-            return f"the program {tool!r} is missing (packages iproute2, nftables)"
-    probe = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
-    return "" if probe.returncode == 0 else f"no network namespace can be made: {probe.stderr.strip()}"
 
 
 def command(*argv: str, text: str | None = None) -> str:
