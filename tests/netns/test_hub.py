@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def decisions(seed: int, frames: int = FRAMES, **impairments: float | bool) -> l
 
 
 def test_a_seed_gives_the_same_decisions_again_and_another_seed_others() -> None:
-    wrong = {
+    wrong: dict[str, Any] = {
         "loss": 0.1,
         "delay_ms": 3.0,
         "jitter_ms": 2.0,

@@ -259,6 +259,7 @@ def test_programs_run_in_their_host_and_end_with_it() -> None:
         assert hosts.address(2) in shown
         script = "sleep 1000 & echo $!; wait"
         parent = hosts.popen(1, ["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
         child = parent.stdout.readline().strip()
         assert parent.poll() is None
         names = [hosts.namespace(i) for i in hosts.numbers]
