@@ -1,0 +1,35 @@
+"""The command line: ``ocfcluster agent | topic | publish | subscribe | status | members | demo | conformance | sim``.
+
+Each command is a thin shell over the public Python API. Modules of commands import what they run inside the command,
+so that ``ocfcluster --help`` and shell completion do not load the agent. Exit codes are listed in ``exits.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ocfcluster.cli.exits import exit_code, explain
+
+__all__ = ["main"]
+
+DEBUG_VARIABLE = "OCFCLUSTER_DEBUG"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits with its code; ``arguments`` defaults to those of the process.
+
+    Whatever goes wrong ends in one line on stderr. ``OCFCLUSTER_DEBUG=1`` shows the traceback instead.
+    """
+    from ocfcluster.cli.app import app
+
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="ocfcluster")
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"ocfcluster: {explain(error)}", file=sys.stderr)
+        raise SystemExit(exit_code(error)) from None
+    raise SystemExit(0)

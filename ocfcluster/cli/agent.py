@@ -1,0 +1,31 @@
+"""``ocfcluster agent``: runs the daemon in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="TOML configuration; without it a single development node.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run the agent in the foreground until SIGTERM or Ctrl-C, which end it in order.
+
+    Without --config it is a cluster of one node for development, on loopback alone.
+
+    Example: ocfcluster agent --config /etc/ocfcluster/agent.toml
+    """
+    from ocfcluster.agent.main import run_agent
+
+    raise typer.Exit(int(run_agent(config) or 0))

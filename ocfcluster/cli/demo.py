@@ -1,0 +1,147 @@
+"""``ocfcluster demo``: one order on every node, shown and checked."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ocfcluster.cli import options, output
+from ocfcluster.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ocfcluster.cli.demo_work import Check, Work
+
+EXCERPT_ROWS = 10
+ACTIVE_TIMEOUT_S = 20.0
+WORK_TIMEOUT_S = 30.0
+WIDTH = 80
+
+
+def run(
+    events: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Events of each of the five publishers.")
+    ] = 1000,
+    json: options.Json = False,
+) -> None:
+    """Show a cluster at work: three agents on this machine, five publishers, a subscriber on every node.
+
+    All nodes must have got the same events in the same order under the same seq: checked over every event.
+    Nothing stays behind; where something fails the logs do, and their place is said.
+
+    Example: ocfcluster demo --json
+    """
+    from ocfcluster.cli.demo_cluster import NODES, DemoCluster
+    from ocfcluster.cli.demo_work import check, run_work
+
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGHUP, _end)
+    say = _Teller(quiet=json)
+    cluster = DemoCluster()
+    began = time.monotonic()
+    try:
+        with cluster:
+            say(f"Starting three agents on loopback multicast, in {cluster.directory}")
+            cluster.wait_active(ACTIVE_TIMEOUT_S)
+            say(
+                f"They found each other within {time.monotonic() - began:.1f} s. Now five programs publish at once."
+            )
+            work = run_work(cluster.socket_path, NODES, events, WORK_TIMEOUT_S)
+            checks = check(work)
+            cluster.keep = not all(one.ok for one in checks)
+    except (KeyboardInterrupt, SystemExit):
+        cluster.discard()
+        raise
+    except Exception:
+        output.tell(f"the demo failed; the agents' logs are in {cluster.directory}")
+        raise
+    if json:
+        output.print_json(_document(work, checks, time.monotonic() - began))
+    else:
+        _show(say.console, work, checks)
+    if cluster.keep:
+        output.tell(f"the demo found a violation; the agents' logs are in {cluster.directory}")
+        raise typer.Exit(Exit.FAILED)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+class _Teller:
+    """Steps for people on stdout; nothing with ``--json``."""
+
+    __slots__ = ("_quiet", "console")
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+
+        made = output.console()
+        self.console = made if made.is_terminal else Console(width=WIDTH, no_color=True, highlight=False)
+        self._quiet = quiet
+
+    def __call__(self, text: str) -> None:
+        if not self._quiet:
+            self.console.print(text, soft_wrap=True)
+
+
+def _show(console: Console, work: Work, checks: list[Check]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ocfcluster.cli.demo_work import excerpt
+
+    nodes = sorted(work.seen)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("place", justify="right")
+    for node in nodes:
+        table.add_column(f"node {node}: topic, seq, event")
+    for place, row in excerpt(work, EXCERPT_ROWS):
+        cells = [
+            Text(f"{row[node].topic} {row[node].seq:>4} {output.readable(row[node].data)}") for node in nodes
+        ]
+        if len({row[node] for node in nodes}) > 1:
+            for cell in cells:
+                cell.stylize("bold red")
+        table.add_row(str(place), *cells)
+    total = sum(map(len, work.published.values()))
+    console.print()
+    console.print("What the subscriber on each node got, side by side (an excerpt):\n")
+    console.print(table)
+    console.print()
+    for one in checks:
+        mark = "[green]ok  [/]" if one.ok else "[bold red]FAIL[/]"
+        console.print(f"{mark} {one.name} ({one.detail})", soft_wrap=True)
+    console.print()
+    sentence = (
+        f"{total} events of {len(work.published)} publishers on {len(nodes)} nodes, {work.seconds:.1f} s:"
+    )
+    verdict = "one order on every node." if all(one.ok for one in checks) else "the nodes do NOT agree."
+    console.print(f"{sentence} {verdict}")
+
+
+def _document(work: Work, checks: list[Check], seconds: float) -> dict[str, Any]:
+    from ocfcluster.cli.demo_work import excerpt
+
+    return {
+        "ok": all(one.ok for one in checks),
+        "nodes": sorted(work.seen),
+        "events": sum(map(len, work.published.values())),
+        "publishers": [publisher._asdict() for publisher in work.published],
+        "checks": [one._asdict() for one in checks],
+        "excerpt": [
+            {"place": place, "nodes": {str(node): _plain(seen._asdict()) for node, seen in row.items()}}
+            for place, row in excerpt(work, EXCERPT_ROWS)
+        ],
+        "seconds": round(seconds, 3),
+    }
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    data = fields.pop("data")
+    return {**fields, **output.data_fields(data)}

@@ -1,0 +1,42 @@
+"""Options that several commands share, and the way from them to a connected client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ocfcluster.client import Client
+
+Socket = Annotated[
+    str | None,
+    typer.Option(
+        "--socket",
+        metavar="PATH",
+        help="The agent's socket.",
+        show_default="OCFCLUSTER_SOCKET, else where an agent of this user listens",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
+TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.", show_default=False)]
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+def socket_path(context: typer.Context, socket: str | None) -> str:
+    """The socket to use: the command's own option, else the global one or the environment, else the default."""
+    chosen = socket or (context.find_root().obj or {}).get("socket")
+    if chosen:
+        return str(chosen)
+    from ocfcluster.client.locate import default_socket_path
+
+    return default_socket_path()
+
+
+def connect(context: typer.Context, socket: str | None, *, resume: bool = False) -> Client:
+    """A connected client. Raises AgentUnreachable."""
+    import ocfcluster
+
+    path = socket_path(context, socket)
+    return ocfcluster.connect(path, name="ocfcluster command", resume=resume, timeout=CONNECT_TIMEOUT_S)

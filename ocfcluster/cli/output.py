@@ -1,0 +1,162 @@
+"""What commands print: JSON lines, tables, and events made safe for a terminal."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ocfcluster.client.events import Event
+
+PLAIN_WIDTH = 200  # columns of a table that does not go to a terminal: nothing is cut in a pipe
+
+
+def print_line(text: str) -> None:
+    """One line on stdout, flushed. A reader that went away ends the command quietly."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _stdout_to_nowhere()
+        raise typer.Exit(0) from None
+
+
+def _stdout_to_nowhere() -> None:
+    """Keeps the interpreter's last flush from failing, which would print a traceback."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def print_bytes(data: bytes) -> None:
+    """``data`` and a newline on stdout as they are, flushed."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        _stdout_to_nowhere()
+        raise typer.Exit(0) from None
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on one line."""
+    print_line(json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=str))
+
+
+def tell(text: str) -> None:
+    """A remark for the person at the terminal: on stderr, so that stdout holds results alone."""
+    print(f"ocfcluster: {text}", file=sys.stderr, flush=True)
+
+
+def console() -> Console:
+    """A console on stdout: the terminal's width, or wide enough to cut nothing."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=PLAIN_WIDTH, no_color=True)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
+    """A plain table; the columns named in ``right`` hold numbers."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        made.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    return made
+
+
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
+) -> None:
+    """Prints ``table``; trailing blanks are cut where it does not go to a terminal."""
+    show(table(headings, rows, right=right))
+
+
+def show(renderable: Any) -> None:
+    """Prints a rich object."""
+    target = console()
+    if sys.stdout.isatty():
+        target.print(renderable)
+        return
+    with target.capture() as captured:
+        target.print(renderable)
+    for line in captured.get().strip("\n").splitlines():
+        print_line(line.rstrip())
+
+
+def readable(data: bytes, limit: int = 0) -> str:
+    """``data`` on one line of a terminal: printable text as it is, everything else escaped."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "0x" + data.hex()
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def data_fields(data: bytes) -> dict[str, str]:
+    """``data`` as text where it is UTF-8, else as base64: {"data": ...} or {"data_base64": ...}."""
+    try:
+        return {"data": data.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"data_base64": base64.b64encode(data).decode("ascii")}
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """An event, or a notice with the key ``notice``, as plain values for JSON."""
+    if event.notice is not None:
+        notice = event.notice
+        return {
+            "notice": _notice_name(notice.code), "topic": notice.topic, "first_seq": notice.first_seq,
+            "last_seq": notice.last_seq, "reason": notice.reason, "final": notice.final,
+        }  # fmt: skip
+    return {
+        "topic": event.topic, "seq": event.seq, "ev_id": event.ev_id, "re_id": event.re_id,
+        "node_id": event.node_id, "incarnation": event.incarnation, "m_sequence": event.m_sequence,
+        "time_ns": event.time_ns, "local": event.local, "properties": dict(event.properties),
+        **data_fields(bytes(event.data)),
+    }  # fmt: skip
+
+
+def event_line(event: Event) -> str:
+    """An event or a notice as one line for people."""
+    if event.notice is not None:
+        return f"-- {notice_text(event)}"
+    return f"{event.topic} {event.seq} {readable(bytes(event.data))}"
+
+
+def notice_text(event: Event) -> str:
+    """What a notice says, in words."""
+    notice = event.notice
+    assert notice is not None  # noqa: S101 - the callers asked
+    words = _notice_name(notice.code)
+    if notice.topic:
+        words += f" {notice.topic}"
+    if notice.first_seq:
+        words += f" {notice.first_seq}-{notice.last_seq}"
+    return f"{words}: {notice.reason}" if notice.reason else words
+
+
+def _notice_name(code: int) -> str:
+    from ocfcluster.wire.frames import NoticeCode
+
+    try:
+        return NoticeCode(code).name.lower()
+    except ValueError:
+        return f"notice_{int(code)}"

@@ -1,0 +1,100 @@
+"""``ocfcluster status`` and ``ocfcluster members``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from ocfcluster.cli import options, output
+
+WATCH_INTERVAL_S = 1.0
+
+
+def show_status(
+    context: typer.Context,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it anew every second until Ctrl-C.")
+    ] = False,
+    json: options.Json = False,
+    socket: options.Socket = None,
+) -> None:
+    """Show what the agent knows of itself and its cluster.
+
+    Example: ocfcluster status --watch
+    """
+    with options.connect(context, socket, resume=watch) as client:
+        if not watch:
+            _print(client.status(), json)
+        elif json:
+            while True:
+                _print(client.status(), json)
+                time.sleep(WATCH_INTERVAL_S)
+        else:
+            _watch(client.status)
+
+
+def show_members(context: typer.Context, json: options.Json = False, socket: options.Socket = None) -> None:
+    """List the members of the cluster as this agent sees them, oldest first.
+
+    Example: ocfcluster members --json
+    """
+    with options.connect(context, socket) as client:
+        members = [plain(member) for member in client.members()]
+    if json:
+        output.print_json(members)
+    else:
+        headings, rows = member_table(members)
+        output.print_table(headings, rows, right=headings)
+
+
+def _print(document: dict[str, Any], json: bool) -> None:
+    if json:
+        output.print_json(document)
+        return
+    output.print_table(("key", "value"), flat(document))
+
+
+def _watch(status: Any) -> None:
+    from rich.live import Live
+
+    with Live(console=output.console(), auto_refresh=False, screen=False) as live:
+        while True:
+            live.update(output.table(("key", "value"), flat(status())), refresh=True)
+            time.sleep(WATCH_INTERVAL_S)
+
+
+def plain(member: Any) -> dict[str, Any]:
+    """A member as a table of its fields, whatever kind of record it is."""
+    if isinstance(member, Mapping):
+        return dict(member)
+    if hasattr(member, "_asdict"):
+        return dict(member._asdict())
+    return {name: getattr(member, name) for name in getattr(member, "__slots__", ()) or vars(member)}
+
+
+def member_table(members: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Headings and rows: every field that any member has."""
+    names = list(dict.fromkeys(name for member in members for name in member))
+    return [name.replace("_", " ") for name in names], [
+        [member.get(name, "") for name in names] for member in members
+    ]
+
+
+def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Key and value of every leaf of a nested document; inner keys are joined by dots."""
+    for key, value in document.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            for number, item in enumerate(value):
+                yield from (
+                    flat(item, f"{name}[{number}].") if isinstance(item, Mapping) else [(name, str(item))]
+                )
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(map(str, value))
+        else:
+            yield name, str(value)

@@ -1,0 +1,85 @@
+"""``ocfcluster subscribe``: events to stdout, one per line."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ocfcluster.cli import options, output
+from ocfcluster.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ocfcluster.client import Subscription
+    from ocfcluster.client.events import Event
+
+
+def run(
+    context: typer.Context,
+    topics: Annotated[
+        list[str], typer.Argument(metavar="TOPIC...", help="One or more topics.", show_default=False)
+    ],
+    count: Annotated[int, typer.Option(min=0, help="End after so many events; 0 follows on.")] = 0,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0, help="End after so many seconds; with --count not reached: exit code 1. 0: never."
+        ),
+    ] = 0.0,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The data alone, as it is, with a newline behind it.")
+    ] = False,
+    json: options.Json = False,
+    socket: options.Socket = None,
+) -> None:
+    """Print the events of topics as they come, from now on: topic, seq and data, one event per line.
+
+    With --json each line is one object: topic, seq, ev_id, re_id, node_id, incarnation, m_sequence, time_ns, local,
+    properties, and data (or data_base64 where it is no UTF-8 text); notices and gaps have the key "notice".
+    The starting point of each topic goes to stderr once the subscription stands. It outlives a restart of the agent.
+
+    Example: ocfcluster subscribe orders prices --count 10 --json
+    """
+    deadline = time.monotonic() + timeout if timeout else None
+    with options.connect(context, socket, resume=True) as client, client.subscribe(topics) as subscription:
+        for start in subscription.starts:
+            output.tell(f"subscribed to {start.topic} from seq {start.next_seq} on")
+        taken = _follow(subscription, count, deadline, _printer(json, raw))
+    if taken < count:
+        output.tell(f"only {taken} of {count} events came")
+        raise typer.Exit(Exit.FAILED)
+
+
+def _printer(json: bool, raw: bool) -> Callable[[Event], None]:
+    if json:
+        return lambda event: output.print_json(output.event_document(event))
+    if raw:
+        return _print_raw
+    return lambda event: output.print_line(output.event_line(event))
+
+
+def _print_raw(event: Event) -> None:
+    if event.notice is None:
+        output.print_bytes(bytes(event.data))
+    else:
+        output.tell(output.notice_text(event))
+
+
+def _follow(
+    subscription: Subscription, count: int, deadline: float | None, printer: Callable[[Event], None]
+) -> int:
+    """Prints events until ``count``, ``deadline`` or a final notice; the number of events printed."""
+    taken = 0
+    while not count or taken < count:
+        event = subscription.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        if event is None:
+            break
+        printer(event)
+        if event.notice is None:
+            taken += 1
+        elif event.notice.final:
+            break
+    return taken
