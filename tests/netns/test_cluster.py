@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ocfcluster.agent.config import load
 from tests.cluster import ClusterError, LoopbackCluster, toml
 
 
@@ -14,7 +15,13 @@ def test_configurations_are_toml_that_says_what_was_asked_for() -> None:
     cluster = LoopbackCluster(
         2, topics=["news", ("here", "local")], limits={"event_bytes": 4096}, network={"mtu": 9000}
     )
-    cluster.directory.rmdir()
+    file = cluster.directory / "1.toml"
+    file.write_text(toml(cluster.configuration(1)))
+    try:
+        assert load(file).topics[1].scope == "local"
+    finally:
+        file.unlink()
+        cluster.directory.rmdir()
     one, two = (tomllib.loads(toml(cluster.configuration(i))) for i in (1, 2))
     assert one["node"] == {
         "id": 1,
