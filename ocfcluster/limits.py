@@ -60,6 +60,7 @@ PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each pr
 # Runs ordered since a producer was last met, after which its node may reuse its place for a new one.
 PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
+HISTORIES_REMEMBERED: Final = 64  # cluster_ids that a configuration says it supersedes
 NODES: Final = 256
 
 # --- datagrams ------------------------------------------------------------------------------------------------
@@ -78,6 +79,7 @@ NACK_RANGES: Final = 64  # ranges in one NACK
 RETRANSMIT_BYTES: Final = 256 * KIB  # answered to one NACK; the rest is asked for again
 OUT_OF_ORDER_BYTES: Final = 16 * MIB  # packets kept per origin behind a gap; beyond: dropped, asked for later
 OUT_OF_ORDER_ENTRIES: Final = 65_536  # order entries kept behind a gap
+OUT_OF_ORDER_ORDERS: Final = 4096  # ORDER messages kept behind a gap
 HEARTBEAT_HEARD: Final = NODES
 
 # --- timing ---------------------------------------------------------------------------------------------------
@@ -88,6 +90,7 @@ NACK_DELAY_NS: Final = MILLISECOND_NS  # a reordered packet arrives within it an
 NACK_RETRY_NS: Final = 10 * MILLISECOND_NS  # doubled per try up to NACK_RETRY_MAX_NS
 NACK_RETRY_MAX_NS: Final = 160 * MILLISECOND_NS
 ORDER_TIME_SLEW: Final = 2000  # order_time follows the wall clock by one part in so many
+PERSIST_RETRY_NS: Final = SECOND_NS  # after a failed write of the state directory
 PROBE_NS: Final = 10 * MILLISECOND_NS  # without progress for so long, what was said last is said again
 NACK_DATAGRAMS: Final = 16  # in one round of asking
 RETRANSMIT_HOLD_NS: Final = 4 * MILLISECOND_NS  # a second asker within it makes the answer a multicast
@@ -100,10 +103,18 @@ WINDOW_BYTES: Final = 8 * MIB  # never above, per origin, not yet committed
 FLOW_FLOOR_BYTES: Final = 512 * KIB  # losses that are not overload must not throttle further than this
 FLOW_ADAPT_NS: Final = 50 * MILLISECOND_NS  # between two changes of the budget
 FLOW_ACTIVE_NS: Final = 200 * MILLISECOND_NS  # an origin that was ordered within it gets a share
+ANNOUNCE_BYTES: Final = 256 * KIB  # ordered since commit was last told: then it is told without a passenger
+RESPONSIVE_NS: Final = 300 * MILLISECOND_NS  # a member heard within it is waited for when it lags
+CONTROL_RESERVE_BYTES: Final = 256 * KIB  # in flight beyond a closed window: rests of begun runs, control runs
+SEND_BURST: Final = 16  # buffers sent before what has come in is looked at again
 BACKLOG_BYTES: Final = 64 * MIB  # not yet stable, all origins together
 RECEIVE_BUFFER_BYTES: Final = 16 * MIB  # asked of the kernel; less is granted where net.core.rmem_max says so
 RECEIVE_BUFFER_FLOOR_BYTES: Final = 212_992  # below it the agent refuses to start: one burst overruns it
 DATAGRAM_COST_BYTES: Final = 2304  # what the kernel counts at least for a datagram that is not segmented
+SEND_BUFFER_BYTES: Final = 8 * MIB  # asked of the kernel: a whole window may wait for a slow link
+HEAP_KEEP_BYTES: Final = 64 * MIB  # freed memory that an agent keeps: one backlog's worth, not more
+HEAP_GROW_BYTES: Final = 4 * MIB  # the heap grows in such steps
+HEAP_OBJECT_BYTES: Final = 4 * MIB  # larger objects come and go by themselves
 
 
 def _check(condition: bool, relation: str) -> None:

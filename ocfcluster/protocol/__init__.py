@@ -8,3 +8,7 @@ Contract with the caller (the agent's loop, or the simulator):
 - Call ``timer`` when ``Node.next_timer`` is reached.
 - Persist effects are carried out off the loop; answer each with ``persisted`` once the bytes are on disk, or failed.
 """
+
+from ocfcluster.protocol.node import Node
+
+__all__ = ["Node"]

@@ -63,6 +63,7 @@ class RunKind(IntEnum):
     BARRIER = 7  # orders nothing; its delivery tells the origin that it has caught up
 
 
+TOPIC_KINDS: Final = (RunKind.TOPIC_CREATE, RunKind.TOPIC_REMOVE)
 _KINDS: Final = frozenset(int(kind) for kind in RunKind)
 
 

@@ -1,0 +1,66 @@
+"""Asking for what is missing: when, whom, and never twice within a round trip."""
+
+from __future__ import annotations
+
+from ocfcluster import limits
+from ocfcluster.protocol.order_log import OrderLog
+from ocfcluster.protocol.streams import OriginStream
+from ocfcluster.wire.datagram import Range
+
+
+class _Gap:
+    """One source of numbers with holes: an origin's packets, or the order."""
+
+    __slots__ = ("source", "due", "tries", "contiguous")
+
+    def __init__(self, source: OriginStream | OrderLog, due: int) -> None:
+        self.source = source
+        self.due = due
+        self.tries = 0
+        self.contiguous = 0  # how far it had got at the last round
+
+
+class GapAsker:
+    """Keeps a timer per source that has holes. A hole is first given time to close by itself (reordering)."""
+
+    __slots__ = ("_gaps",)
+
+    def __init__(self) -> None:
+        self._gaps: dict[int, _Gap] = {}  # by node_id; the order's is 0
+
+    def note(self, node_id: int, source: OriginStream | OrderLog, now: int) -> None:
+        """``source`` may have got or closed a hole."""
+        if source.has_gap:
+            if node_id not in self._gaps:
+                self._gaps[node_id] = _Gap(source, now + limits.NACK_DELAY_NS)
+        else:
+            self._gaps.pop(node_id, None)
+
+    def next_due(self) -> int | None:
+        return min((gap.due for gap in self._gaps.values()), default=None)
+
+    def due(self, now: int, most: int) -> list[tuple[int, int, list[Range]]]:
+        """Rounds to ask now: (node_id of the source, how often it was asked without progress, at most ``most``
+        ranges). Each sets its next round."""
+        rounds: list[tuple[int, int, list[Range]]] = []
+        for node_id in sorted(self._gaps):
+            gap = self._gaps[node_id]
+            if gap.due > now:
+                continue
+            source = gap.source
+            if not source.has_gap:
+                del self._gaps[node_id]
+                continue
+            if isinstance(source, OriginStream):
+                contiguous, incarnation = source.contiguous, source.incarnation
+            else:
+                contiguous, incarnation = source.next_index, 0
+            gap.tries = 0 if contiguous != gap.contiguous else gap.tries + 1
+            gap.contiguous = contiguous
+            gap.due = now + min(limits.NACK_RETRY_NS << min(gap.tries, 8), limits.NACK_RETRY_MAX_NS)
+            ranges = [
+                Range(node_id, min(count, 0xFFFF_FFFF), incarnation, first)
+                for first, count in source.missing(most)
+            ]
+            rounds.append((node_id, gap.tries, ranges))
+        return rounds

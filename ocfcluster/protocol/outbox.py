@@ -1,0 +1,58 @@
+"""Where everything that leaves a node gets its clear header, and becomes an effect."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from ocfcluster.protocol.effects import Address, Effect, Multicast, Send
+from ocfcluster.wire.datagram import DATA_HEAD, Extent, encode_packets, packets_per_buffer, retransmit_head
+
+_COUNTER: Final = struct.Struct("<Q")
+
+
+class Outbox:
+    """Numbers datagrams and collects effects in their order."""
+
+    __slots__ = ("effects", "silent", "_prefix", "_counter")
+
+    def __init__(self, prefix: bytes) -> None:
+        self.effects: list[Effect] = []
+        self.silent = False  # nobody listens: this node is alone
+        self._prefix = prefix
+        self._counter = 1  # of the next datagram
+
+    def _datagram(self, body: bytes) -> bytes:
+        counter = self._counter
+        self._counter = counter + 1
+        return b"".join((self._prefix, _COUNTER.pack(counter), body))
+
+    def multicast(self, body: bytes) -> None:
+        if not self.silent:
+            datagram = self._datagram(body)
+            self.effects.append(Multicast(datagram, len(datagram)))
+
+    def send(self, address: Address, body: bytes) -> None:
+        datagram = self._datagram(body)
+        self.effects.append(Send(address, datagram, len(datagram)))
+
+    def multicast_data(self, extent: Extent) -> None:
+        """This node's own packets, for the first time."""
+        if not self.silent:
+            self.effects.append(Multicast(*self._packets(DATA_HEAD, extent)))
+
+    def retransmit(self, address: Address | None, node_id: int, incarnation: int, extent: Extent) -> None:
+        """Packets again: to one node, or with ``address`` None to all. In buffers that one send takes."""
+        head = retransmit_head(node_id, incarnation)
+        most = packets_per_buffer(extent.size)
+        for skip in range(0, extent.count, most):
+            buffer, segment = self._packets(head, extent.part(skip, min(most, extent.count - skip)))
+            if address is None:
+                self.effects.append(Multicast(buffer, segment))
+            else:
+                self.effects.append(Send(address, buffer, segment))
+
+    def _packets(self, head: bytes, extent: Extent) -> tuple[bytes, int]:
+        counter = self._counter
+        self._counter = counter + extent.count
+        return encode_packets(self._prefix, counter, head, extent)

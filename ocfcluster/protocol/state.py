@@ -1,0 +1,251 @@
+"""The replicated state: topics, their counters, and producers. A function of the ordered log and C_e alone.
+
+Every node applies the same runs in the same order, so it holds the same state at the same position. Nothing here may
+depend on anything else: no clock, no node's own settings, no iteration over sets.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from typing import Final
+
+from ocfcluster import limits
+from ocfcluster.errors import MalformedRun
+from ocfcluster.protocol.effects import Delivery, Outcome, Topic, TopicChange
+from ocfcluster.protocol.settings import Configuration, Limits
+from ocfcluster.wire import control
+from ocfcluster.wire.run import HEADER, RunHeader, RunKind, largest_event
+
+FIRST_TOPIC_ID: Final = 16  # ids below are pre-created topics
+MEMBERSHIP_TOPIC: Final = Topic(1, "oc.membership", False)
+CONNECTIVITY_TOPIC: Final = Topic(2, "oc.connectivity", False)
+PRE_CREATED: Final = (MEMBERSHIP_TOPIC, CONNECTIVITY_TOPIC)
+
+Item = Delivery | TopicChange | Outcome
+
+
+class TopicTable:
+    """Topics by name and id. Ids are never used twice."""
+
+    __slots__ = ("by_name", "by_id", "next_id")
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Topic] = {topic.name: topic for topic in PRE_CREATED}
+        self.by_id: dict[int, Topic] = {topic.topic_id: topic for topic in PRE_CREATED}
+        self.next_id = FIRST_TOPIC_ID
+
+    def copy(self) -> TopicTable:
+        other = TopicTable()
+        other.by_name = dict(self.by_name)
+        other.by_id = dict(self.by_id)
+        other.next_id = self.next_id
+        return other
+
+    def apply(self, operand: control.Operand, bounds: Limits) -> tuple[int, Topic | None, TopicChange | None]:
+        """Carry out one ordered command: (errno or 0, the topic it is about, the change it made)."""
+        if isinstance(operand, control.TopicCreate):
+            return self._create(operand.name, operand.local, bounds)
+        if isinstance(operand, control.TopicRemove):
+            return self._remove(operand.name)
+        return errno.EINVAL, None, None
+
+    def _create(self, name: str, local: bool, bounds: Limits) -> tuple[int, Topic | None, TopicChange | None]:
+        known = self.by_name.get(name)
+        if known is not None:
+            return (0 if known.local == local else errno.EEXIST), known, None
+        if not valid_name(name) or name.startswith(limits.GROUP_PREFIX):
+            return errno.EINVAL, None, None
+        if reserved(name):
+            return errno.EPERM, None, None
+        if len(self.by_name) >= bounds.topics:
+            return errno.ENOMEM, None, None
+        topic = Topic(self.next_id, name, local)
+        self.next_id += 1
+        self.by_name[name] = topic
+        self.by_id[topic.topic_id] = topic
+        return 0, topic, TopicChange(topic, removed=False)
+
+    def _remove(self, name: str) -> tuple[int, Topic | None, TopicChange | None]:
+        topic = self.by_name.get(name)
+        if topic is None:
+            return errno.EINVAL, None, None
+        if reserved(name):
+            return errno.EPERM, topic, None
+        del self.by_name[name]
+        del self.by_id[topic.topic_id]
+        return 0, topic, TopicChange(topic, removed=True)
+
+
+def valid_name(name: str) -> bool:
+    """Whether a topic may be called so: 1 to TOPIC_NAME_BYTES bytes of UTF-8 without NUL."""
+    try:
+        return 0 < len(name.encode()) <= limits.TOPIC_NAME_BYTES and "\0" not in name
+    except UnicodeEncodeError:
+        return False
+
+
+def reserved(name: str) -> bool:
+    """Whether only the cluster itself makes, removes and publishes to topics of this name."""
+    return name.startswith((limits.RESERVED_PREFIX, limits.RESERVED_ALIAS_PREFIX))
+
+
+class ProducerEntry:
+    """What the order remembers of one producer."""
+
+    __slots__ = ("node_id", "next_number", "outcomes", "last_position")
+
+    def __init__(self, node_id: int, position: int, remembered: int) -> None:
+        self.node_id = node_id
+        self.next_number = 1
+        # (first number, count, errno, seq, ev_id) of its last runs, to answer repeats with
+        self.outcomes: deque[tuple[int, int, int, int, int]] = deque(maxlen=remembered)
+        self.last_position = position
+
+
+class ReplicatedState:
+    """Applies runs in their order. ``position`` counts them: it is the id of the producer that a run opens."""
+
+    __slots__ = ("_limits", "m_sequence", "topics", "last_seq", "ev_id", "position", "producers", "_per_node")
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._limits = configuration.limits
+        self.m_sequence = configuration.m_sequence
+        self.topics = TopicTable()
+        self.last_seq: dict[int, int] = {topic.topic_id: 0 for topic in PRE_CREATED}
+        self.ev_id = 0
+        self.position = 0
+        self.producers: dict[int, ProducerEntry] = {}
+        self._per_node: dict[int, int] = {}
+
+    def apply(
+        self, run: bytes, node_id: int, incarnation: int, order_time: int, own: bool, items: list[Item]
+    ) -> None:
+        """Number and deliver one checked run; outcomes are added to ``items`` where the run is this node's own."""
+        self.position += 1
+        (
+            _, kind, _, _, _, topic_id, count, producer_id, first_number, re_id, _, event_length, _,
+        ) = HEADER.unpack_from(run)  # fmt: skip
+        if kind > RunKind.VOID:
+            self._control(run, node_id, own, items)
+            return
+        producer = self.producers.get(producer_id)
+        if producer is None or first_number > producer.next_number:
+            if own:
+                code = errno.EBADF if producer is None else errno.EILSEQ
+                items.append(Outcome(kind, producer_id, first_number, count, code, 0, 0, 0))
+            return
+        producer.last_position = self.position
+        skip = producer.next_number - first_number
+        if skip:
+            if own:
+                _answer_repeats(producer, kind, producer_id, first_number, min(count, skip), items)
+            if skip >= count:
+                return
+        fresh = count - skip
+        number = first_number + skip
+        producer.next_number = number + fresh
+        if kind == RunKind.VOID:
+            error = re_id & 0xFFFF or errno.EIO
+        else:
+            seq = self.last_seq.get(topic_id)
+            if seq is None or self.topics.by_id[topic_id].local:
+                error = errno.EINVAL
+            elif event_length <= self._limits.event_bytes or largest_event(run) <= self._limits.event_bytes:
+                ev_id = self.ev_id + 1
+                self.ev_id += fresh
+                self.last_seq[topic_id] = seq + fresh
+                producer.outcomes.append((number, fresh, 0, seq + 1, ev_id))
+                items.append(
+                    Delivery(
+                        run, topic_id, count, skip, seq + 1, ev_id,
+                        node_id, incarnation, self.m_sequence, order_time,
+                    )
+                )  # fmt: skip
+                if own:
+                    items.append(Outcome(kind, producer_id, number, fresh, 0, seq + 1, ev_id, 0))
+                return
+            else:
+                error = errno.EMSGSIZE
+        producer.outcomes.append((number, fresh, error, 0, 0))
+        if own:
+            items.append(Outcome(kind, producer_id, number, fresh, error, 0, 0, 0))
+
+    def _control(self, run: bytes, node_id: int, own: bool, items: list[Item]) -> None:
+        header = RunHeader._make(HEADER.unpack_from(run))
+        value = 0
+        try:
+            operand = control.read_operand(run, header)
+        except MalformedRun:
+            error = errno.EINVAL
+        else:
+            if isinstance(operand, control.Open):
+                error, value = self._open(node_id)
+            elif isinstance(operand, control.Close):
+                error = self._close(operand.producer)
+            elif isinstance(operand, control.Barrier):
+                error = 0
+            else:
+                error, topic, change = self.topics.apply(operand, self._limits)
+                value = topic.topic_id if topic else 0
+                if change is not None:
+                    if change.removed:
+                        del self.last_seq[change.topic.topic_id]
+                    else:
+                        self.last_seq[change.topic.topic_id] = 0
+                    items.append(change)
+        if own:
+            items.append(Outcome(header.kind, header.producer, header.first_number, 1, error, 0, 0, value))
+
+    def _open(self, node_id: int) -> tuple[int, int]:
+        if self._per_node.get(node_id, 0) >= self._limits.producers_per_node:
+            self._forget_idle(node_id)
+            if self._per_node.get(node_id, 0) >= self._limits.producers_per_node:
+                return errno.ENOMEM, 0
+        self.producers[self.position] = ProducerEntry(node_id, self.position, self._limits.producer_runs)
+        self._per_node[node_id] = self._per_node.get(node_id, 0) + 1
+        return 0, self.position
+
+    def _close(self, producer_id: int) -> int:
+        producer = self.producers.pop(producer_id, None)
+        if producer is None:
+            return errno.EBADF
+        self._per_node[producer.node_id] -= 1
+        return 0
+
+    def _forget_idle(self, node_id: int) -> None:
+        """Drop producers of this node that the order has not met for PRODUCER_MEMORY_POSITIONS."""
+        oldest = self.position - limits.PRODUCER_MEMORY_POSITIONS
+        idle = [
+            producer_id
+            for producer_id, producer in self.producers.items()
+            if producer.node_id == node_id and producer.last_position < oldest
+        ]
+        for producer_id in idle:
+            self._close(producer_id)
+
+
+def _answer_repeats(
+    producer: ProducerEntry, kind: int, producer_id: int, first: int, count: int, items: list[Item]
+) -> None:
+    """Outcomes of publications that came before, from what the order remembers of them."""
+    at, end = first, first + count
+    for number, many, error, seq, ev_id in producer.outcomes:
+        stop = min(end, number + many)
+        if stop <= at:
+            continue
+        if number > at:  # forgotten: older than anything that may still be unanswered
+            items.append(Outcome(kind, producer_id, at, min(number, end) - at, errno.EIO, 0, 0, 0))
+            at = min(number, end)
+        if at >= end:
+            return
+        ahead = at - number
+        items.append(
+            Outcome(
+                kind, producer_id, at, stop - at, error,
+                seq + ahead if seq else 0, ev_id + ahead if ev_id else 0, 0,
+            )
+        )  # fmt: skip
+        at = stop
+    if at < end:
+        items.append(Outcome(kind, producer_id, at, end - at, errno.EIO, 0, 0, 0))
