@@ -49,6 +49,7 @@ SUBSCRIPTION_QUEUE_HARD_BYTES: Final = 96 * MIB  # never more: a backlog and a l
 SUBSCRIPTION_QUEUES_BYTES: Final = 256 * MIB  # held for all subscriptions together, each run counted once
 QUEUED_ITEM_OVERHEAD_BYTES: Final = 256  # what a queued record costs beside its bytes: stops floods of empty events
 RECORDS_PER_FRAME: Final = 500  # two buffers each in one sendmsg, and Linux takes 1024
+INTAKE_BYTES: Final = 64 * MIB  # publications of all clients that wait for room; beyond: one read of each
 CONTROL_OUTPUT_BYTES: Final = 8 * MIB  # answers and receipts a client has not read; beyond: disconnected
 SLOW_SUBSCRIBER_TIMEOUT_NS: Final = 5 * SECOND_NS  # a full subscription closes the window this long ...
 SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval, for the whole cluster
