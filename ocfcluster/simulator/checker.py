@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from xxhash import xxh3_64_intdigest
 
 from ocfcluster.errors import MalformedRun
-from ocfcluster.limits import SECOND_NS
+from ocfcluster.limits import SECOND_NS, SLOW_SUBSCRIBER_TIMEOUT_NS
 from ocfcluster.protocol.effects import Delivery, Fault, Outcome, Topic, TopicChange
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.trace import Violation
@@ -32,6 +32,7 @@ HONEST_REFUSALS: Final = (
     errno.EPERM,
 )  # what a correct publisher may be told of one publication
 ANSWERED: Final = -1  # instead of the time it was published at
+SUBSCRIBERS_ARE_WAITED_FOR_NS: Final = SLOW_SUBSCRIBER_TIMEOUT_NS  # then the subscriber pays, not the cluster
 CLOCK_SLACK_NS: Final = 5 * SECOND_NS
 
 
@@ -191,12 +192,12 @@ class Checker:
 
     def check_bounds(self, host: Host) -> None:
         """The buffers of a node, and what its slowest subscriber was given above its mark."""
-        for text in observe.excesses(host.node, host.profile.settings):
+        for text in observe.excesses(host.node, host.profile.settings, host.clock(), len(self._world.hosts)):
             raise Violation("bounds", f"node {host.node_id}: {text}")
         subscriber = host.subscriber
         settings = host.profile.settings
         most = subscriber.profile.mark_bytes + observe.on_the_way_bytes(settings, len(self._world.hosts))
-        if subscriber.most_bytes > most:
+        if subscriber.most_bytes > most and self._world.now < SUBSCRIBERS_ARE_WAITED_FOR_NS:
             raise Violation(
                 "bounds",
                 f"node {host.node_id}'s subscriber was full at {subscriber.profile.mark_bytes} B "
@@ -358,6 +359,8 @@ class Checker:
         if configuration is None:
             return
         index = observe.delivered_index(host.node)
+        if not host.cursor:
+            return  # nothing was delivered: the view itself is not
         held = votes = 0
         for member in configuration.members:
             votes += member.votes

@@ -221,7 +221,7 @@ class Host:
             return
         self._wake_planned = False
         self._burst()
-        if self._inbox or ((self._intake or self._operands) and self.node.room() > 0):
+        if self._inbox or self._takes_from_programs():
             self._plan_wake()
 
     def _burst(self) -> None:
@@ -240,6 +240,10 @@ class Host:
         self.node.end_burst(now)
         self._carry_out()
         self._world.checker.after_burst(self)
+
+    def _takes_from_programs(self) -> bool:
+        waiting = bool(self._intake or self._operands)
+        return waiting and self.state is State.ACTIVE and self.node.room() > 0
 
     def _take_from_programs(self) -> bool:
         if self.node.room() <= 0:

@@ -1,6 +1,6 @@
 """The few things the checker asks of a node itself, all in one place.
 
-``held`` and what a node has delivered are asked for because promises are about them; figures of ``status`` because
+``held`` and what a node has delivered are asked for because promises are about them, figures of the status because
 bounds are. Nothing else of a node's inside is believed.
 """
 
@@ -11,33 +11,90 @@ from typing import Any, Final
 
 import msgspec
 
+from ocfcluster import limits
 from ocfcluster.protocol.effects import TopicChange
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.settings import Record, Settings
 
 _RECORD: Final = msgspec.msgpack.Decoder(Record)
-IMPOSSIBLE_FAULTS: Final = frozenset({"diverged"})
+IMPOSSIBLE_FAULTS: Final = frozenset({"duplicate_node_id", "broken_stream"})
+AT_REST: Final = (
+    "in_flight_bytes", "pending_bytes", "kept_bytes", "ahead_bytes", "unfinished_bytes", "runs_held", "entries_kept",
+)  # fmt: skip
 
 
 def held_index(node: Node) -> int:
-    """Every entry and packet up to it is in this node's memory."""
-    return node.held
+    """Every entry and packet up to it is, or was, in this node's memory."""
+    plane = node._plane  # noqa: SLF001 - asked after each burst: too often to have a status made
+    return 0 if plane is None else plane.log.held
 
 
 def delivered_index(node: Node) -> int:
     """Everything up to it was delivered by this node."""
-    return node.delivered
+    plane = node._plane  # noqa: SLF001 - likewise
+    return 0 if plane is None else plane.delivered
 
 
 def on_the_way_bytes(settings: Settings, nodes: int) -> int:
-    """What a subscriber may get above its mark: the backlog, and one largest event of each origin."""
-    return settings.backlog_bytes + nodes * (settings.limits.event_bytes + 64 * 1024)
+    """What may be on its way when the window closes: the backlog, and of each origin a window and one largest event."""
+    run = max(
+        settings.limits.event_bytes + limits.RUN_HEADER_BYTES + limits.PROPERTIES_BYTES, limits.RUN_BYTES
+    )
+    window = settings.window_bytes + limits.CONTROL_RESERVE_BYTES + limits.SEGMENT_BUFFER_BYTES
+    return settings.backlog_bytes + nodes * (window + run)
 
 
-def excesses(node: Node, settings: Settings) -> Iterator[str]:
+def excesses(node: Node, settings: Settings, now: int, nodes: int) -> Iterator[str]:
     """Figures of the node's status that are above their bound."""
-    _: dict[str, Any] = node.status()
-    yield from ()
+    figures: dict[str, Any] = node.status(now)["data_plane"]
+    if not figures:
+        return
+    run = max(
+        settings.limits.event_bytes + limits.RUN_HEADER_BYTES + limits.PROPERTIES_BYTES, limits.RUN_BYTES
+    )
+    bounds = {
+        "in_flight_bytes": settings.window_bytes
+        + limits.CONTROL_RESERVE_BYTES
+        + limits.SEGMENT_BUFFER_BYTES
+        + run,
+        "pending_bytes": max(limits.WINDOW_BYTES, run) + run + limits.CONTROL_FRAME_BYTES,
+        "kept_bytes": on_the_way_bytes(settings, nodes),
+        "ahead_bytes": nodes * limits.OUT_OF_ORDER_BYTES,
+        "unfinished_bytes": nodes * run,
+    }
+    for name, most in bounds.items():
+        if figures[name] > most:
+            yield f"{name} is {figures[name]}, above its bound of {most}"
+
+
+def leftovers(node: Node, now: int) -> Iterator[str]:
+    """What a node still keeps although everything is stable everywhere."""
+    figures: dict[str, Any] = node.status(now)["data_plane"]
+    if len({figures[name] for name in ("held", "commit", "stable", "delivered")}) != 1:
+        yield "held {held}, commit {commit}, stable {stable} and delivered {delivered} differ".format(
+            **figures
+        )
+    for name in AT_REST:
+        if figures[name]:
+            yield f"{name} is {figures[name]}"
+
+
+def refused_repeats(node: Node, now: int) -> int:
+    """Datagrams that this node recognised as taken before."""
+    counters: dict[str, int] = node.status(now)["datagrams"]
+    return counters["replayed"]
+
+
+def summary(node: Node, now: int) -> str:
+    """A node in a few words, for the report of a run that got stuck."""
+    status = node.status(now)
+    figures = status["data_plane"]
+    if not figures:
+        return f"{status['state']}, waits for {status['waiting_for']}"
+    return (
+        "held {held} commit {commit} stable {stable} delivered {delivered} window {window_bytes} "
+        "in flight {in_flight_bytes} pending {pending_bytes} {window_closed_because}"
+    ).format(**figures)
 
 
 def is_durable(record: bytes, change: TopicChange) -> bool:
@@ -50,14 +107,3 @@ def is_durable(record: bytes, change: TopicChange) -> bool:
     if change.removed:
         return all(topic_id != change.topic.topic_id for topic_id, _, _ in topics.topics)
     return True
-
-
-def leftovers(node: Node) -> Iterator[str]:
-    """What a node still keeps although everything is stable everywhere."""
-    if node.held != node.delivered:
-        yield f"holds up to {node.held}, delivered up to {node.delivered}"
-
-
-def summary(node: Node) -> str:
-    """A node in a few words, for the report of a run that got stuck."""
-    return f"held {node.held}, delivered {node.delivered}, last seq-room {node.room()}"

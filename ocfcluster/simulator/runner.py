@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final, TextIO
+from typing import IO, Final
 
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
 from ocfcluster.simulator import observe
@@ -47,7 +47,7 @@ class Simulation:
 
     __slots__ = ("_faults", "_random", "makers", "plan", "publishers", "world")
 
-    def __init__(self, plan: Plan, out: TextIO | None = None) -> None:
+    def __init__(self, plan: Plan, out: IO[str] | None = None) -> None:
         self.plan = plan
         self.world = World(plan.seed, plan.delivery, out)
         self._random: Random = self.world.random("faults")
@@ -134,14 +134,15 @@ class Simulation:
             )
         if not self.plan.killed:
             for host in world.hosts.values():
-                for text in observe.leftovers(host.node):
+                for text in observe.leftovers(host.node, host.clock()):
                     raise Violation("buffers", f"node {host.node_id} at rest: {text}")
 
     def _why_unfinished(self) -> str:
         reasons = [publisher.describe() for publisher in self.publishers if not publisher.finished]
         reasons += list(self.world.checker.undelivered())[:8]
         states = ", ".join(
-            f"{host.node_id}: {observe.summary(host.node)}" for host in self.world.hosts.values()
+            f"{host.node_id}: {observe.summary(host.node, host.clock())}"
+            for host in self.world.hosts.values()
         )
         return f"stuck {STALL_NS / SECOND_NS:.0f} s after the faults stopped: {'; '.join(reasons)}. Nodes: {states}"
 
@@ -207,7 +208,7 @@ class Simulation:
                 host.resume()
 
 
-def run_seed(seed: int, nodes: int | None = None, out: TextIO | None = None) -> Result:
+def run_seed(seed: int, nodes: int | None = None, out: IO[str] | None = None) -> Result:
     """Runs one seed; a violation is in the result, with the end of the trace."""
     plan = make_plan(seed, nodes)
     simulation = Simulation(plan, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from typing import Final, TextIO
+from typing import IO, Final
 
 from xxhash import xxh3_64
 
@@ -32,7 +32,7 @@ class Trace:
 
     __slots__ = ("_describe", "_hash", "_lines", "_out", "counts")
 
-    def __init__(self, describe: Describe, out: TextIO | None = None, keep: int = KEEP_LINES) -> None:
+    def __init__(self, describe: Describe, out: IO[str] | None = None, keep: int = KEEP_LINES) -> None:
         self._hash = xxh3_64()
         self._lines: deque[Line] = deque(maxlen=keep)
         self._out = out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from random import Random
-from typing import Final, TextIO
+from typing import IO, Final
 
 from ocfcluster.simulator.checker import Checker
 from ocfcluster.simulator.describe import describe_datagrams, describe_run
@@ -33,7 +33,7 @@ class World:
         "trace",
     )
 
-    def __init__(self, seed: int, delivery: str = "safe", out: TextIO | None = None) -> None:
+    def __init__(self, seed: int, delivery: str = "safe", out: IO[str] | None = None) -> None:
         self.seed = seed
         self.now = 0
         self.steps = 0
