@@ -1,11 +1,46 @@
 """ocfcluster: a cluster-wide event broker after the Open Cluster Framework's Event Notification API.
 
-The names a program needs are importable from here: :func:`connect` (blocking) and :mod:`ocfcluster.client.aio`
-(asyncio). The function-for-function OCF API is :mod:`ocfcluster.ocf`.
+The names a program needs are importable from here: :func:`connect` (blocking) and :mod:`ocfcluster.client.aio` as
+``ocfcluster.aio`` (asyncio). The function-for-function OCF API is :mod:`ocfcluster.ocf`. They are loaded when first
+used, so that the agent and the command line start without them.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ocfcluster.client import aio
+    from ocfcluster.client.client import Client, Publisher, Subscription, connect
+    from ocfcluster.client.events import Event, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+_HOMES = {
+    "Client": "ocfcluster.client.client",
+    "Event": "ocfcluster.client.events",
+    "Notice": "ocfcluster.client.events",
+    "NoticeCode": "ocfcluster.client.events",
+    "Published": "ocfcluster.client.events",
+    "Publisher": "ocfcluster.client.publisher",
+    "Receipt": "ocfcluster.client.events",
+    "Run": "ocfcluster.client.events",
+    "Subscription": "ocfcluster.client.client",
+    "TopicInfo": "ocfcluster.client.events",
+    "connect": "ocfcluster.client.client",
+}
+
+__all__ = [
+    "Client", "Event", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run", "Subscription",
+    "TopicInfo", "__version__", "aio", "connect",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return import_module("ocfcluster.client.aio")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -51,6 +51,7 @@ QUEUED_ITEM_OVERHEAD_BYTES: Final = 256  # what a queued record costs beside its
 RECORDS_PER_FRAME: Final = 500  # two buffers each in one sendmsg, and Linux takes 1024
 INTAKE_BYTES: Final = 64 * MIB  # publications of all clients that wait for room; beyond: one read of each
 CONTROL_OUTPUT_BYTES: Final = 8 * MIB  # answers and receipts a client has not read; beyond: disconnected
+CONTROL_READ_BYTES: Final = 256 * KIB  # a client reads from its agent at once: thousands of receipts
 SLOW_SUBSCRIBER_TIMEOUT_NS: Final = 5 * SECOND_NS  # a full subscription closes the window this long ...
 SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval, for the whole cluster
 
@@ -98,6 +99,9 @@ RETRANSMIT_HOLD_NS: Final = 4 * MILLISECOND_NS  # a second asker within it makes
 QUORUM_LOST_AFTER_NS: Final = SECOND_NS
 FORMATION_WINDOW_NS: Final = 3 * SECOND_NS
 LEAVE_TIMEOUT_NS: Final = 5 * SECOND_NS
+RECONNECT_FIRST_NS: Final = 20 * MILLISECOND_NS  # a client's first try after its agent went; doubled per try ...
+RECONNECT_MAX_NS: Final = SECOND_NS  # ... up to this, so that a thousand clients do not storm a starting agent
+CLOSE_FLUSH_NS: Final = 5 * SECOND_NS  # what a client gives its unanswered publications when it closes
 
 # --- flow -----------------------------------------------------------------------------------------------------
 WINDOW_BYTES: Final = 8 * MIB  # never above, per origin, not yet committed

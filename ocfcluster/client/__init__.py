@@ -1,0 +1,15 @@
+"""The client library: what a program uses to publish and to subscribe. ``docs/api.md`` is its guide.
+
+``Client`` and its parts are the blocking API, :mod:`ocfcluster.client.aio` the asyncio API; both stand on
+:mod:`ocfcluster.client.session`, which does no input or output.
+"""
+
+from __future__ import annotations
+
+from ocfcluster.client.client import Client, Publisher, Subscription, connect
+from ocfcluster.client.events import Event, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
+
+__all__ = [
+    "Client", "Event", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run", "Subscription",
+    "TopicInfo", "connect",
+]  # fmt: skip

@@ -1,0 +1,399 @@
+"""The blocking API: ``connect``, Client and Subscription.
+
+>>> import ocfcluster                                               # doctest: +SKIP
+>>> with ocfcluster.connect() as client:
+...     client.create_topic("demo")
+...     with client.subscribe("demo") as events:
+...         client.publish("demo", b"hello").wait()
+...         print(next(events).data)
+b'hello'
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ocfcluster.client.connection import Connection, deadline_of
+from ocfcluster.client.events import Event, Published, Receipt, Run, TopicInfo
+from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.client.locate import default_socket_path
+from ocfcluster.client.publisher import Data, Publisher
+from ocfcluster.client.session import Stage, check_topic
+from ocfcluster.errors import ClientError, InvalidArgument, NotConnected, TopicExists
+from ocfcluster.limits import CLOSE_FLUSH_NS, SECOND_NS, TOPICS_PER_SUBSCRIPTION
+from ocfcluster.wire import frames
+from ocfcluster.wire.frames import Request
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_CLOSE_FLUSH_S = CLOSE_FLUSH_NS / SECOND_NS
+
+
+def connect(
+    socket: str | None = None, *, name: str = "", resume: bool = True, timeout: float | None = 5.0
+) -> Client:
+    """A client of the agent at ``socket`` (default: ``default_socket_path()``).
+
+    ``name`` shows in the agent's status. With ``resume`` the client outlives its agent: it reconnects, and its
+    subscriptions and publications go on; without, the agent's end is the client's. Raises AgentUnreachable.
+    """
+    return Client(socket, name=name, resume=resume, timeout=timeout)
+
+
+class Client:
+    """A connection to an agent, and what is done over it. Every method is thread-safe. Use it as a context manager."""
+
+    def __init__(
+        self, socket: str | None = None, *, name: str = "", resume: bool = True, timeout: float | None = 5.0
+    ) -> None:
+        self._closed = True  # for __del__, should connecting fail
+        self._path = socket or default_socket_path()
+        self._name = name
+        self._resume = resume
+        self._timeout = timeout
+        self._pid = os.getpid()
+        self._connection = self._open()
+        self._default = Publisher(weakref.proxy(self), None)  # no cycle: what nobody holds ends at once
+        self._closed = False
+        _clients.add(self)
+
+    def _open(self) -> Connection:
+        connection = Connection(self._path, self._name, self._resume)
+        try:
+            connection.open(self._timeout)
+        except BaseException:
+            connection.close(flush_timeout=0)
+            raise
+        return connection
+
+    def connection(self) -> Connection:
+        """The connection below, for the library's own parts. In a forked child the first use makes a new one."""
+        if self._closed:
+            raise NotConnected("the client is closed")
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._connection = self._open()
+        return self._connection
+
+    @property
+    def socket_path(self) -> str:
+        return self._path
+
+    # --- publishing ---------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        topic: str,
+        data: Data,
+        *,
+        re_id: int = 0,
+        properties: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """``Publisher.publish`` of the client's own publisher."""
+        return self._default.publish(data, topic=topic, re_id=re_id, properties=properties, timeout=timeout)
+
+    def publish_many(
+        self,
+        topic: str,
+        datas: Sequence[Data],
+        *,
+        re_id: int = 0,
+        properties: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """``Publisher.publish_many`` of the client's own publisher."""
+        return self._default.publish_many(
+            datas, topic=topic, re_id=re_id, properties=properties, timeout=timeout
+        )
+
+    def publisher(self, topic: str | None = None) -> Publisher:
+        """A publisher of its own FIFO order and window, for ``topic`` unless a publication names another."""
+        return Publisher(self, topic)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Until everything published through this client is answered. Raises WouldBlock, WouldDeadlock."""
+        self.connection().flush(None, timeout)
+
+    # --- subscribing --------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        topics: str | Sequence[str],
+        on_event: Callable[[Event], object] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Subscription:
+        """Subscribe to one topic, or to several in one order. It has started when this returns.
+
+        Without ``on_event`` iterate over the subscription or ``get`` from it. With it ``dispatch`` runs the
+        callbacks, in the one order of the cluster across all of this client's callback subscriptions.
+        Raises UnknownTopic, InvalidArgument, LimitReached.
+        """
+        names = [topics] if isinstance(topics, str) else list(topics)
+        if not 1 <= len(names) <= TOPICS_PER_SUBSCRIPTION:
+            raise InvalidArgument(f"a subscription has 1 to {TOPICS_PER_SUBSCRIPTION} topics")
+        for name in names:
+            check_topic(name)
+        connection = self.connection()
+        event_socket = connection.subscribe(names, on_event is not None, timeout)
+        if on_event is not None:
+            connection.dispatcher.add(event_socket, on_event)
+        return Subscription(self, connection, event_socket, on_event is not None)
+
+    def dispatch(self, timeout: float | None = None) -> None:
+        """Run callbacks in this thread until no callback subscription is left, at most ``timeout`` seconds.
+
+        Raises NoSubscription where there is none to begin with, NotConnected where all have ended.
+        """
+        self.connection().dispatcher.run(timeout)
+
+    # --- topics -------------------------------------------------------------------------------------------------
+
+    def create_topic(self, name: str, scope: str = "global", *, timeout: float | None = None) -> TopicInfo:
+        """Create a topic; one that exists with the same scope is as good. Raises TopicExists, NotPermitted."""
+        if scope not in ("global", "local"):
+            raise InvalidArgument(f"scope {scope!r}: it is 'global' or 'local'")
+        body = frames.TopicCreate(check_topic(name), scope == "local")
+        deadline = deadline_of(timeout)
+        connection = self.connection()
+        with connection.lock:
+            answer = connection.call_locked(Request.TOPIC_CREATE, body, deadline)
+            connection.session.topics.pop(name, None)
+            if not isinstance(answer, frames.Topic):
+                answer = connection.call_locked(Request.TOPIC_RESOLVE, frames.TopicResolve(name), deadline)
+        return TopicInfo.of(answer)
+
+    def remove_topic(self, name: str, *, timeout: float | None = None) -> None:
+        """Remove a topic; its subscriptions end. Raises UnknownTopic, NotPermitted."""
+        connection = self.connection()
+        with connection.lock:
+            connection.call_locked(
+                Request.TOPIC_REMOVE, frames.TopicRemove(check_topic(name)), deadline_of(timeout)
+            )
+            connection.session.topics.pop(name, None)
+
+    def topics(self, *, timeout: float | None = None) -> list[TopicInfo]:
+        """All topics that the agent knows, by name."""
+        answer: frames.Topics = self.connection().call(Request.TOPIC_LIST, None, timeout)
+        return sorted(map(TopicInfo.of, answer.topics), key=lambda topic: topic.name)
+
+    def topic(self, name: str, *, timeout: float | None = None) -> TopicInfo:
+        """One topic, found also by an alias. Raises UnknownTopic."""
+        body = frames.TopicResolve(check_topic(name))
+        return TopicInfo.of(self.connection().call(Request.TOPIC_RESOLVE, body, timeout))
+
+    # --- the agent ----------------------------------------------------------------------------------------------
+
+    def status(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """The agent's own account of itself; its keys are listed in docs/operating.md."""
+        answer: frames.Status = self.connection().call(Request.STATUS, None, timeout)
+        return answer.document
+
+    def members(self, *, timeout: float | None = None) -> list[Any]:
+        """The members of the cluster as the agent knows them, oldest first."""
+        return list(self.status(timeout=timeout).get("members", []))
+
+    def barrier(self, *, timeout: float | None = None) -> None:
+        """Until this node has delivered everything that was ordered before the call."""
+        self.connection().call(Request.BARRIER, None, timeout)
+
+    @property
+    def agent(self) -> frames.Welcome | None:
+        """What the agent said about itself when it welcomed this client last."""
+        return self.connection().session.welcome
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Flush for up to 5 s, say in the log what is unanswered then, and end all subscriptions."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pid == os.getpid():
+            self._connection.close(_CLOSE_FLUSH_S)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._closed and self._pid == os.getpid():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._closed = True
+            self._connection.close_later(_CLOSE_FLUSH_S)
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._path}{' (closed)' if self._closed else ''}>"
+
+    def _abandon_in_child(self) -> None:
+        self._connection.abandon_in_child()
+
+
+class Subscription:
+    """A subscription that has started. Iterate over it, ``get`` from it, or open its ``runs()``.
+
+    Without ``on_event`` only; several threads may take from it, and each event goes to one of them.
+    """
+
+    def __init__(
+        self, client: Client, connection: Connection, event_socket: EventSocket, callback: bool
+    ) -> None:
+        self._client = client  # kept alive as long as its subscription
+        self._connection = connection
+        self._socket = event_socket
+        self._callback = callback
+        self._take = event_socket.take_event
+        self._polls: list[select.poll] = []
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """The seq of the first event that this subscription gets (or got), by topic."""
+        return {name: start.next_seq for name, start in self._socket.state.starts.items()}
+
+    @property
+    def topics(self) -> list[str]:
+        return list(self._socket.state.starts)
+
+    def fileno(self) -> int:
+        """The descriptor: readable exactly while something waits to be taken. The same at every call."""
+        return self._socket.fileno()
+
+    def get(self, timeout: float | None = None) -> Event | None:
+        """The next event; None if there is none within ``timeout`` seconds (0: look, None: wait for ever).
+
+        Raises NotConnected behind the notice that ended the subscription, InvalidArgument once it is closed.
+        """
+        self._check_pull()
+        event = self._take()
+        if event is not None:
+            return event
+        event = self._wait(self._take, timeout)
+        return event if isinstance(event, Event) else None
+
+    def get_run(self, timeout: float | None = None) -> Run | None:
+        """The next run of events, or what is left of one; else as ``get``."""
+        self._check_pull()
+        run = self._socket.take_run()
+        if run is None:
+            run = self._wait(self._socket.take_run, timeout)
+        return run
+
+    def _check_pull(self) -> None:
+        if self._callback:
+            raise TopicExists("this subscription delivers by callback")
+
+    def _wait(self, take: Callable[[], Any], timeout: float | None) -> Any:
+        event_socket = self._socket
+        deadline = deadline_of(timeout)
+        descriptor = event_socket.enter_wait()
+        try:
+            poll = self._polls.pop()
+        except IndexError:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+        try:
+            while True:
+                if event_socket.early:
+                    self._connection.pump()
+                left = None if deadline is None else max(0.0, 1000 * (deadline - time.monotonic()))
+                if left == 0 and not event_socket.early:
+                    return take() if poll.poll(0) else None
+                poll.poll(left)
+                taken = take()
+                if taken is not None or left == 0:
+                    return taken
+        finally:
+            self._polls.append(poll)
+            event_socket.leave_wait()
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        """The next event; ends (StopIteration) where the subscription has ended or was closed."""
+        try:
+            event = self.get()
+        except (NotConnected, InvalidArgument):
+            raise StopIteration from None
+        if event is None:
+            raise StopIteration
+        return event
+
+    def runs(self) -> Iterator[Run]:
+        """Runs as they come, opened on access: the fast way to take many events. Ends as iteration does."""
+        while True:
+            try:
+                run = self.get_run()
+            except (NotConnected, InvalidArgument):
+                return
+            if run is None:
+                return
+            yield run
+
+    def close(self) -> None:
+        """No event after this returns; allowed in the subscription's own callback."""
+        self._connection.unsubscribe(self._socket)
+
+    @property
+    def closed(self) -> bool:
+        return self._socket.closed
+
+    @property
+    def event_socket(self) -> EventSocket:
+        """What is below, for the library's own parts."""
+        return self._socket
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        event_socket = getattr(self, "_socket", None)
+        if event_socket is None or event_socket.closed or self._callback:
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self._connection.unsubscribe_later(event_socket)
+
+    def __repr__(self) -> str:
+        return f"<Subscription to {', '.join(self._socket.state.topics)}{' (closed)' if self.closed else ''}>"
+
+
+def _close_all() -> None:
+    for client in list(_clients):
+        with contextlib.suppress(ClientError, OSError):
+            client.close()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._abandon_in_child()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork)
+
+__all__ = ["Client", "Published", "Publisher", "Stage", "Subscription", "connect"]

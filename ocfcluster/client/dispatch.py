@@ -1,0 +1,284 @@
+"""Callbacks in the one cluster order, across all callback subscriptions of a client.
+
+Every frame of a callback subscription carries its turn, and the agent writes turn n only when every smaller one is
+in some socket. So after a look at turn n one more look at the sockets that were empty finds every smaller turn, and
+where n is the next one after the last dispatched no further look is needed at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
+
+from ocfcluster.client.events import Event
+from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.errors import ClientError, InvalidArgument, NoSubscription, NotConnected, WouldDeadlock
+
+Callback = Callable[[Event], object]
+
+
+class Entry:
+    """One callback subscription."""
+
+    __slots__ = ("socket", "callback", "manual", "key", "held", "blocked", "ended", "removed")
+
+    def __init__(self, event_socket: EventSocket, callback: Callback, manual: bool) -> None:
+        self.socket = event_socket
+        self.callback = callback
+        self.manual = manual  # the program says when an event is done
+        self.key: tuple[int, int] | None = None  # of the frame whose events are next
+        self.held: Event | None = None  # given out and not done
+        self.blocked = False  # the agent was told that nothing waits for this one
+        self.ended: ClientError | None = None
+        self.removed = False
+
+
+class Dispatcher:
+    """Runs callbacks; one thread at a time, any thread. ``out_of_line`` tells the agent who holds up nobody."""
+
+    def __init__(self, out_of_line: Callable[[EventSocket, bool], None]) -> None:
+        self._out_of_line = out_of_line
+        self._entries: dict[EventSocket, Entry] = {}
+        self._dispatching = threading.Lock()
+        self._thread = 0  # that dispatches
+        self._state = threading.Lock()  # of entries' held and blocked
+        self._last = (0, 0)  # key dispatched last
+        self._wake = -1
+        self._polls = 0
+
+    # --- entries ------------------------------------------------------------------------------------------------
+
+    def add(self, event_socket: EventSocket, callback: Callback, manual: bool = False) -> None:
+        self._entries[event_socket] = Entry(event_socket, callback, manual)
+        self.wake()
+
+    def remove(self, event_socket: EventSocket) -> None:
+        entry = self._entries.pop(event_socket, None)
+        if entry is not None:
+            entry.removed = True
+            self.wake()
+
+    def replace(self, event_socket: EventSocket, callback: Callback) -> None:
+        """Another callback from the next event on. Raises InvalidArgument where there is none to replace."""
+        entry = self._entries.get(event_socket)
+        if entry is None:
+            raise InvalidArgument("the subscription has no callback")
+        entry.callback = callback
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def wake(self) -> None:
+        """Have the thread that waits in ``run`` look again."""
+        if self._polls:
+            with contextlib.suppress(OSError):
+                os.eventfd_write(self._wake, 1)
+
+    def done(self, entry: Entry, event: Event) -> None:
+        """The program is done with an event that ``manual`` gave out. Raises InvalidArgument if it was before."""
+        with self._state:
+            if event._held is not entry:
+                raise InvalidArgument("the event is done already")
+            event._held = None
+            entry.held = None
+            blocked, entry.blocked = entry.blocked, False
+        if blocked:
+            if not entry.removed and entry.ended is None:
+                self._out_of_line(entry.socket, False)
+            self.wake()
+
+    # --- dispatching --------------------------------------------------------------------------------------------
+
+    def dispatch(self, only: EventSocket | None = None) -> bool:
+        """Run the callbacks of the next frame. False where nothing is pending (of ``only``: on that one).
+
+        Never waits for events. Raises WouldDeadlock inside a callback, NotConnected where ``only`` has ended.
+        """
+        me = threading.get_ident()
+        if self._thread == me:
+            raise WouldDeadlock("this thread is in a callback already")
+        with self._dispatching:
+            self._thread = me
+            try:
+                if only is not None and not self._is_pending(only):
+                    return False
+                entry = self._choose()
+                if entry is None:
+                    return False
+                self._run_frame(entry)
+                return True
+            finally:
+                self._thread = 0
+
+    def handle(self, event_socket: EventSocket) -> None:
+        """Dispatch what is pending on one subscription, smaller turns of the others first. Never waits."""
+        while self.dispatch(event_socket):
+            pass
+
+    def _is_pending(self, event_socket: EventSocket) -> bool:
+        entry = self._entries.get(event_socket)
+        if entry is None:
+            raise InvalidArgument("the subscription is closed or has no callback")
+        self._look(entry)
+        if entry.ended is not None:
+            raise entry.ended
+        return entry.key is not None and entry.held is None
+
+    def _look(self, entry: Entry) -> None:
+        if entry.key is None and entry.ended is None and not entry.removed:
+            try:
+                entry.key = entry.socket.head()
+            except NotConnected as error:
+                entry.ended = error
+            except InvalidArgument:
+                entry.removed = True
+
+    def _best(self, entries: list[Entry]) -> Entry | None:
+        best: Entry | None = None
+        for entry in entries:
+            key = entry.key
+            if key is None or entry.held is not None or entry.removed:
+                continue
+            if best is None or best.key is None or key < best.key:
+                best = entry
+        return best
+
+    def _choose(self) -> Entry | None:
+        entries = list(self._entries.values())
+        best = self._best(entries)
+        generation, turn = self._last
+        if best is not None and best.key == (generation, turn + 1):
+            return best
+        for _ in range(2 if best is None else 1):
+            for entry in entries:
+                self._look(entry)
+            best = self._best(entries)
+            if best is None or best.key == (generation, turn + 1):
+                return best
+        return best
+
+    def _run_frame(self, entry: Entry) -> None:
+        key = entry.key
+        assert key is not None  # noqa: S101 - it was chosen for it
+        if key > self._last:
+            self._last = key
+        event_socket = entry.socket
+        try:
+            if entry.manual:
+                self._run_manual(entry, key)
+            else:
+                self._run_plain(entry, key)
+        except InvalidArgument:
+            if not event_socket.closed:
+                raise
+        finally:
+            if not event_socket.is_inside(key):
+                entry.key = None
+
+    def _run_plain(self, entry: Entry, key: tuple[int, int]) -> None:
+        event_socket = entry.socket
+        while event_socket.is_inside(key):
+            events, left = event_socket.begin()
+            callback = entry.callback
+            taken = 0
+            if left > 1:
+                try:
+                    for event in islice(events, left - 1):
+                        taken += 1
+                        callback(event)
+                        if entry.removed:
+                            return
+                finally:
+                    event_socket.advance(taken)
+            last = event_socket.take_event()
+            if last is not None:
+                callback(last)
+            if entry.removed:
+                return
+
+    def _run_manual(self, entry: Entry, key: tuple[int, int]) -> None:
+        event_socket = entry.socket
+        while event_socket.is_inside(key) and not entry.removed:
+            event = event_socket.take_event()
+            if event is None:
+                return
+            entry.held = event
+            event._held = entry
+            try:
+                entry.callback(event)
+            finally:
+                blocked = False
+                if entry.held is not None:
+                    with self._state:
+                        blocked = entry.blocked = entry.held is not None and not entry.removed
+            if blocked:
+                self._out_of_line(event_socket, True)
+                return
+
+    # --- waiting ------------------------------------------------------------------------------------------------
+
+    def run(self, timeout: float | None = None) -> None:
+        """Serve callbacks until no callback subscription is left, at most ``timeout`` seconds.
+
+        Raises NoSubscription where there is none to begin with, NotConnected where all that are left have ended.
+        """
+        if not self._entries:
+            raise NoSubscription("there is no subscription with a callback")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._entries:
+            if self.dispatch():
+                continue
+            entries = list(self._entries.values())
+            ended = [entry.ended for entry in entries if entry.ended is not None]
+            if entries and len(ended) == len(entries):
+                raise NotConnected(ended[0].strerror or "every subscription has ended")
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            self._wait(entries, left)
+
+    def _wait(self, entries: list[Entry], left: float | None) -> None:
+        with self._state:
+            if self._wake < 0:
+                self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._polls += 1
+        waited: list[Entry] = []
+        try:
+            poll = select.poll()
+            poll.register(self._wake, select.POLLIN)
+            for entry in entries:
+                if entry.held is None and entry.ended is None and not entry.removed:
+                    with contextlib.suppress(InvalidArgument):
+                        poll.register(entry.socket.enter_wait(), select.POLLIN)
+                        waited.append(entry)
+            if list(self._entries.values()) != entries:
+                return  # somebody else changed them since
+            poll.poll(None if left is None else left * 1000)
+        finally:
+            for entry in waited:
+                entry.socket.leave_wait()
+            with self._state:
+                self._polls -= 1
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+
+    def close(self) -> None:
+        with self._state:
+            if self._wake >= 0 and not self._polls:
+                os.close(self._wake)
+                self._wake = -1
+
+    def abandon_in_child(self) -> None:
+        self._entries.clear()
+        self._dispatching = threading.Lock()
+        self._state = threading.Lock()
+        self._thread = 0
+        self._polls = 0
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1

@@ -1,0 +1,484 @@
+"""One subscription's descriptor and what waits behind it.
+
+The library makes a SOCK_SEQPACKET pair, keeps both ends and lends one to each agent in turn. The other end is the
+subscription's descriptor. It is *truthful*, readable exactly while something waits to be taken, because a frame is
+peeked at, and taken off the socket only with its last event. Where something waits in memory instead (old frames
+after the agent's end, notices of the library), a *bell* stands in for it: a frame without records that the library
+itself put into the socket. After the end the bell stays, so that whoever polls gets to know.
+
+Every method takes the socket's own lock; none takes another lock inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from ocfcluster.client.events import Event, Notice, NoticeCode, Run, RunMeta
+from ocfcluster.client.session import SubscriptionState
+from ocfcluster.errors import ClientError, InvalidArgument, MalformedFrame, NotConnected
+from ocfcluster.limits import (
+    EVENT_SOCKET_SEND_BYTES,
+    FRAME_BYTES,
+    FRAME_HEADER_BYTES,
+    RECORD_HEADER_BYTES,
+    RUN_HEADER_BYTES,
+)
+from ocfcluster.wire.frames import EVENT_HEADER, LOCAL_ID, RECORD_HEADER, RecordKind
+from ocfcluster.wire.run import CHECKED_FROM, HEADER, LENGTHS_TABLE
+
+HIGH_DESCRIPTOR: Final = 1024  # from here on select() cannot go, so the lent end takes no room from programs
+LAST_TURN: Final = 1 << 64  # behind all turns of a connection
+_PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
+_CMSG_BYTES: Final = socket.CMSG_SPACE(struct.calcsize("i"))
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
+_RUN: Final = int(RecordKind.RUN)
+_SHARED: Final = int(RecordKind.SHARED)
+
+
+class Frame(NamedTuple):
+    """One message of the agent, opened. ``key`` orders the frames of all callback subscriptions of a client."""
+
+    key: tuple[int, int]  # generation of the connection, turn
+    runs: list[Run]
+
+
+class EventSocket:
+    """The events of one subscription, from the agent's frames to Event objects."""
+
+    __slots__ = (
+        "state", "resume", "lock", "generation", "closed", "final", "early", "drainer", "damaged", "_reader", "_writer",
+        "_memory", "_bell", "_rung", "_frame", "_on_socket", "_at", "_run", "_events", "_left", "_ended", "_waiters",
+        "_told", "_notices",
+    )  # fmt: skip
+
+    def __init__(self, state: SubscriptionState, resume: bool) -> None:
+        self.state = state
+        self.resume = resume
+        self.lock = threading.Lock()
+        self.generation = 1  # of connections
+        self.closed = False
+        self.final = False  # a final notice has been seen, so the next agent is not asked to go on
+        self.early = False  # the next frame waits until the session knows its connection
+        self.drainer = 0  # the thread that took the last frame
+        self.damaged = 0  # runs whose bytes did not agree with their checksum
+        self._reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._writer = _move_up(writer)
+        self._writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, EVENT_SOCKET_SEND_BYTES)
+        state.lend = self._writer.fileno()
+        self._memory: deque[Frame] = deque()
+        self._bell = 0
+        self._rung = False
+        self._frame: Frame | None = None
+        self._on_socket = False  # whether the current frame is still at the head of the socket
+        self._at = 0  # index of the current run in the frame
+        self._run: Run | None = None
+        self._events: Iterator[Event] = iter(())
+        self._left = 0  # events of the current run not taken yet
+        self._ended: ClientError | None = None
+        self._waiters = 0
+        self._told = False  # the agent itself announced its end
+        self._notices = 0
+
+    def fileno(self) -> int:
+        """The descriptor; the same as long as the subscription lives. Raises InvalidArgument once it is closed."""
+        if self.closed:
+            raise InvalidArgument("the subscription is closed")
+        return self._reader.fileno()
+
+    # --- taking -------------------------------------------------------------------------------------------------
+
+    def take_event(self) -> Event | None:
+        """The next event, or None. Raises NotConnected behind a final notice, InvalidArgument once closed."""
+        with self.lock:
+            left = self._left
+            if left > 1:
+                self._left = left - 1
+                return next(self._events)
+            if not left:
+                if not self._load():
+                    return None
+                left = self._left
+            event = next(self._events)
+            self._left = left - 1
+            if left == 1:
+                self._finish_run()
+            return event
+
+    def take_run(self) -> Run | None:
+        """What is left of the current run, or the next one, or None. Raises as ``take_event``."""
+        with self.lock:
+            if not self._left and not self._load():
+                return None
+            run = self._run
+            assert run is not None  # noqa: S101 - for the type checker
+            whole = 1 if run.notice is not None else len(run)
+            run = run.rest(whole - self._left)
+            self._left = 0
+            self._finish_run()
+            return run
+
+    def head(self) -> tuple[int, int] | None:
+        """The key of the frame whose event is next, or None. Raises as ``take_event``."""
+        with self.lock:
+            if not self._left and not self._load():
+                return None
+            assert self._frame is not None  # noqa: S101 - for the type checker
+            return self._frame.key
+
+    def is_inside(self, key: tuple[int, int]) -> bool:
+        """Whether the next event is one of the frame with this key."""
+        frame = self._frame
+        return frame is not None and frame.key == key
+
+    def begin(self) -> tuple[Iterator[Event], int]:
+        """For dispatching: the current run's events, how many are left. ``advance`` says how many were taken."""
+        with self.lock:
+            return self._events, self._left
+
+    def advance(self, taken: int) -> None:
+        with self.lock:
+            if taken and self._left:
+                self._left -= taken
+
+    def _finish_run(self) -> None:
+        """The last event of the current run was taken: go to the next run, or take the frame off the socket."""
+        frame, run = self._frame, self._run
+        assert frame is not None and run is not None  # noqa: S101 - for the type checker
+        notice = run.notice
+        if notice is not None and notice.final:
+            self._end(NotConnected(notice.reason or f"the subscription ended ({notice.name})"))
+            return
+        self._at += 1
+        if self._at < len(frame.runs):
+            self._enter(frame.runs[self._at])
+            return
+        self._drop_frame()
+
+    def _drop_frame(self) -> None:
+        self._frame = None
+        self._run = None
+        if self._on_socket:
+            self._discard()
+            self._on_socket = False
+        if self._rung and not self._memory and self._ended is None:
+            self._hush()
+
+    def _enter(self, run: Run) -> None:
+        self._run = run
+        self._events = run.events()
+        self._left = 1 if run.notice is not None else len(run)
+
+    def _load(self) -> bool:
+        """Make the next frame the current one. False where there is none."""
+        if self.closed:
+            raise InvalidArgument("the subscription is closed")
+        while True:
+            if self._memory:
+                frame = self._memory.popleft()
+            elif self._ended is not None:
+                raise NotConnected(self._ended.strerror or "the subscription ended")
+            else:
+                peeked = self._peek()
+                if peeked is None:
+                    return False
+                frame = peeked
+                self._on_socket = True
+            self._frame = frame
+            if frame.runs:
+                self._at = 0
+                self._enter(frame.runs[0])
+                self.drainer = threading.get_ident()
+                return True
+            self._drop_frame()
+
+    def _peek(self) -> Frame | None:
+        """The frame at the head of the socket, left there; what does not count any more is removed."""
+        self.early = False
+        while True:
+            try:
+                message = self._reader.recv(FRAME_BYTES, _PEEK)
+            except BlockingIOError:
+                return None
+            connection = EVENT_HEADER.unpack_from(message)[0] if len(message) >= FRAME_HEADER_BYTES else 0
+            if connection == self.state.connection and connection:
+                return self._open(message, None)
+            if connection and not self.state.connection:
+                self.early = True
+                return None
+            self._discard()  # a bell that has been heard, or late frames of a connection that was lost
+            if connection == 0:
+                self._rung = False
+
+    def _discard(self) -> None:
+        """Take the message at the head of the socket off it."""
+        with contextlib.suppress(BlockingIOError):
+            self._reader.recv(1, socket.MSG_DONTWAIT)
+
+    # --- opening frames -----------------------------------------------------------------------------------------
+
+    def _open(self, message: bytes, descriptor: int | None) -> Frame:
+        """``descriptor`` came with the message; None: look for one where the message is only peeked at."""
+        _, _, turn, records, _ = EVENT_HEADER.unpack_from(message)
+        runs: list[Run] = []
+        at = FRAME_HEADER_BYTES
+        try:
+            for _ in range(records):
+                length, kind, flags, _, skip, *numbers = RECORD_HEADER.unpack_from(message, at)
+                meta = RunMeta(skip, flags, *numbers)
+                begin = at + RECORD_HEADER_BYTES
+                at += length
+                if length < RECORD_HEADER_BYTES or at > len(message):
+                    raise MalformedFrame("a record that is longer than its frame")
+                if kind == _RUN:
+                    runs.append(self._open_run(message, begin, at - begin, meta))
+                elif kind == _SHARED:
+                    shared = self._descriptor() if descriptor is None else descriptor
+                    runs.append(self._open_shared(shared, meta))
+                else:
+                    runs.append(self._open_notice(message[begin:at], meta))
+        except (MalformedFrame, struct.error) as error:
+            self.damaged += 1
+            runs.append(
+                self.notice_run(Notice(NoticeCode.GAP, reason=f"the agent's frame is damaged: {error}"))
+            )
+        return Frame((self.generation, turn), runs)
+
+    def _open_run(self, buffer: bytes | mmap.mmap, base: int, size: int, meta: RunMeta) -> Run:
+        if size < RUN_HEADER_BYTES:
+            raise MalformedFrame("a run shorter than its header")
+        header = HEADER.unpack_from(buffer, base)
+        length, _, heads, _, checksum, topic_id, count, *_, event_length, properties_length = header
+        state = self.state
+        topic = state.names.get(topic_id, "")
+        last = meta.seq + count - meta.skip - 1
+        if topic_id in state.positions:
+            state.positions[topic_id] = last
+        whole = length == size and heads == 1 and meta.skip < count
+        if whole and event_length != LENGTHS_TABLE:
+            whole = RUN_HEADER_BYTES + properties_length + event_length * count == size
+        if whole:
+            with memoryview(buffer) as view, view[base + CHECKED_FROM : base + size] as checked:
+                whole = xxh3_64_intdigest(checked) == checksum
+        if whole:
+            return Run(topic, buffer, base, header, meta)
+        self.damaged += 1
+        reason = "the run's bytes do not agree with its checksum"
+        return Run.of_notice(Notice(NoticeCode.GAP, topic, meta.seq, last, reason), meta)
+
+    def _open_shared(self, descriptor: int, meta: RunMeta) -> Run:
+        if descriptor < 0:
+            raise MalformedFrame("a shared run without its descriptor")
+        try:
+            if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+                raise MalformedFrame("a shared run that could change under us")
+            run = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise MalformedFrame(f"a shared run that cannot be mapped: {error}") from None
+        finally:
+            os.close(descriptor)
+        return self._open_run(run, 0, len(run), meta)
+
+    def _open_notice(self, data: bytes, meta: RunMeta) -> Run:
+        notice = Notice.decode(data)
+        if notice.code is NoticeCode.SHUTDOWN:
+            self._told = True
+            if self.resume:
+                notice = Notice(notice.code, notice.topic, reason=notice.reason)
+        self.final = self.final or notice.final
+        return Run.of_notice(notice, meta)
+
+    def _descriptor(self) -> int:
+        """A descriptor of our own of what comes with the message at the head of the socket, or -1."""
+        _, ancillary, _, _ = self._reader.recvmsg(1, _CMSG_BYTES, _PEEK | socket.MSG_CMSG_CLOEXEC)
+        return _first_descriptor(ancillary)
+
+    def notice_run(self, notice: Notice) -> Run:
+        """A notice of the library's own."""
+        self._notices += 1
+        state = self.state
+        seq = next(iter(state.positions.values()), 0) if len(state.positions) == 1 else 0
+        topic = state.topics[0] if not notice.topic and len(state.topics) == 1 else notice.topic
+        if topic != notice.topic:
+            notice = Notice(
+                notice.code, topic, notice.first_seq, notice.last_seq, notice.reason, notice.final
+            )
+        return Run.of_notice(notice, RunMeta(0, 0, 0, 0, 0, seq, LOCAL_ID | self._notices, 0))
+
+    # --- the agent goes and comes -------------------------------------------------------------------------------
+
+    def lose(self, notice: Notice) -> bool:
+        """The agent is gone: what it wrote moves into memory, then ``notice``. Whether to go on with another agent."""
+        with self.lock:
+            if self.closed or self._ended is not None:
+                return False
+            self._move_to_memory()
+            self.state.connection = 0
+            if self.final:
+                return False
+            if not (self._told and notice.code in (NoticeCode.SHUTDOWN, NoticeCode.AGENT_LOST)):
+                self._memory.append(Frame((self.generation, LAST_TURN), [self.notice_run(notice)]))
+                self.final = notice.final
+            self._told = False
+            self._ring_if_needed()
+            return not self.final
+
+    def resumed(self, notices: list[Notice], generation: int) -> None:
+        """An agent goes on with the subscription, or it ends: the last notice is final then."""
+        with self.lock:
+            if self.closed or self._ended is not None:
+                return
+            self.generation = generation
+            for notice in notices:
+                self._memory.append(Frame((generation, 0), [self.notice_run(notice)]))
+                self.final = self.final or notice.final
+            self._ring_if_needed()
+
+    def _move_to_memory(self) -> None:
+        """Everything in the socket goes to memory, behind a new bell, so that the descriptor stays readable."""
+        rung = self._ring() if self._on_socket or self._readable() else False
+        if self._on_socket:
+            self._discard()
+            self._on_socket = False
+        while True:
+            try:
+                message, ancillary, _, _ = self._reader.recvmsg(
+                    FRAME_BYTES, _CMSG_BYTES, _PEEK | socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                break
+            descriptor = _first_descriptor(ancillary)
+            connection, _, turn, _, _ = EVENT_HEADER.unpack_from(message)
+            if connection == 0 and rung and turn == self._bell:
+                break
+            self._discard()
+            if connection and connection == self.state.connection:
+                self._memory.append(self._open(message, descriptor))
+            elif descriptor >= 0:
+                os.close(descriptor)
+            rung = rung or self._ring()
+        self._rung = rung
+        if rung and not self._memory and self._frame is None:
+            self._hush()
+
+    def _readable(self) -> bool:
+        try:
+            self._reader.recv(1, _PEEK)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _ring_if_needed(self) -> None:
+        if not self._rung and not self._on_socket and (self._memory or self._frame is not None):
+            self._ring()
+
+    def _ring(self) -> bool:
+        """Put a bell into the socket. False where it is full: then it is readable anyway."""
+        self._bell += 1
+        try:
+            self._writer.send(EVENT_HEADER.pack(0, 0, self._bell, 0, 0), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        self._rung = True
+        return True
+
+    def _hush(self) -> None:
+        """Take the bell off the head of the socket, if it has got there: nothing waits in memory any more."""
+        try:
+            header = self._reader.recv(FRAME_HEADER_BYTES, _PEEK)
+        except BlockingIOError:
+            self._rung = False
+            return
+        if EVENT_HEADER.unpack_from(header)[0] == 0:
+            self._discard()
+            self._rung = False
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def _end(self, error: ClientError) -> None:
+        """Behind the final notice: readable for ever, and every call says why."""
+        self._ended = error
+        self._frame = None
+        self._run = None
+        self._left = 0
+        self._on_socket = False
+        self._memory.clear()
+        if not self._ring():
+            while self._readable():
+                self._discard()
+            self._ring()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the final notice was taken."""
+        return self._ended is not None
+
+    def enter_wait(self) -> int:
+        """A thread is about to poll the descriptor, which stays open until ``leave_wait``. Raises InvalidArgument."""
+        with self.lock:
+            if self.closed:
+                raise InvalidArgument("the subscription is closed")
+            self._waiters += 1
+            return self._reader.fileno()
+
+    def leave_wait(self) -> None:
+        with self.lock:
+            self._waiters -= 1
+            if self.closed and not self._waiters:
+                self._close_sockets()
+
+    def close(self) -> None:
+        """No event after this. Threads that wait are woken; the last of them closes the descriptors."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+            self._left = 0
+            self._frame = None
+            self._memory.clear()
+            if not self._waiters:
+                self._close_sockets()
+            else:
+                self._ring()
+
+    def _close_sockets(self) -> None:
+        self.state.lend = -1
+        self._reader.close()
+        self._writer.close()
+
+    def abandon_in_child(self) -> None:
+        """After a fork: this process's copies go, without a word to anybody, whatever lock was held."""
+        self.lock = threading.Lock()
+        self.closed = True
+        self._left = 0
+        self._frame = None
+        self._memory.clear()
+        self._close_sockets()
+
+
+def _first_descriptor(ancillary: list[tuple[int, int, bytes]]) -> int:
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= 4:
+            descriptor: int = struct.unpack_from("i", data)[0]
+            return descriptor
+    return -1
+
+
+def _move_up(end: socket.socket) -> socket.socket:
+    """The same socket above what select() can watch, where the process's limit allows."""
+    try:
+        descriptor = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR)
+    except OSError:
+        return end
+    end.close()
+    return socket.socket(fileno=descriptor)

@@ -1,0 +1,319 @@
+"""Publishing from threads: gathering into runs, the window, and the receipts.
+
+The first publication of an idle client goes out at once, from the calling thread. While the agent has not taken
+what was written before, more gather into one run; the calling thread looks at 1, 2, 4, 8, ... gathered ones whether
+the agent is ready, and a full run goes out in any case. What is left over when the program stops publishing is sent
+by the library's thread, by ``flush`` and by ``wait``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from ocfcluster.client.connection import Connection, deadline_of
+from ocfcluster.client.events import Receipt
+from ocfcluster.client.producer import Batch, Producer, run_size, split
+from ocfcluster.client.session import Stage, check_topic
+from ocfcluster.errors import InvalidArgument, NotConnected, TooLarge, WouldBlock
+from ocfcluster.limits import RUN_BYTES, RUN_COUNT
+from ocfcluster.wire import frames
+from ocfcluster.wire.frames import Request
+from ocfcluster.wire.properties import encode_properties
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from ocfcluster.client.client import Client
+
+Data = bytes | bytearray | memoryview
+_LENGTH_BYTES: Final = 4
+_RE_ID_END: Final = 1 << 64
+
+
+class Publisher:
+    """Publications in one FIFO order. Made by ``Client.publisher``; every method is thread-safe.
+
+    >>> with client.publisher("demo") as p:                          # doctest: +SKIP
+    ...     receipts = [p.publish(b"%d" % i) for i in range(1000)]
+    ...     p.flush()
+    ...     print(receipts[-1].wait().seq)
+    """
+
+    def __init__(self, client: Client, topic: str | None) -> None:
+        self._client = client
+        self._topic = topic
+        self._connection: Connection | None = None
+        self._global: Producer | None = None
+        self._local: Producer | None = None
+        self._closed = False
+        # What the last publication resolved to, so that an equal one costs a comparison:
+        self._last_topic: str | None = None
+        self._last_properties: Mapping[str, str] | None = None
+        self._producer: Producer | None = None
+        if topic is not None:
+            check_topic(topic)
+
+    # --- publishing ---------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        data: Data,
+        *,
+        topic: str | None = None,
+        re_id: int = 0,
+        properties: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Publish one event. Blocks while the window is full, at most ``timeout`` seconds.
+
+        ``re_id`` is the ev_id of the event that this one answers, 0 for none. Raises UnknownTopic, TooLarge,
+        WouldBlock (nothing was published), WouldDeadlock, NotConnected.
+        """
+        if type(data) is not bytes:
+            data = _as_bytes(data)
+        connection = self._connected()
+        with connection.lock:
+            producer = self._producer
+            if producer is not None and topic == self._last_topic and properties is None:
+                batch = producer.gathering
+                if batch is not None and batch.re_id == re_id and not batch.properties:
+                    size = batch.size + len(data) + _LENGTH_BYTES
+                    if (
+                        size <= RUN_BYTES
+                        and batch.count < RUN_COUNT
+                        and batch.topic == (topic or self._topic)
+                    ):
+                        assert batch.events is not None  # noqa: S101 - it gathers
+                        batch.events.append(data)
+                        index = batch.count
+                        batch.count = index + 1
+                        batch.size = size
+                        if index == batch.look_at:
+                            batch.look_at = 2 * index
+                            self._look(connection, producer)
+                        return Receipt(batch.alone, index, 1)
+            return self._publish(connection, data, topic, re_id, properties, timeout)
+
+    def _publish(
+        self,
+        connection: Connection,
+        data: bytes,
+        topic: str | None,
+        re_id: int,
+        properties: Mapping[str, str] | None,
+        timeout: float | None,
+    ) -> Receipt:
+        """Join what gathers, or begin a new batch, and send it at once if the agent is idle. The lock is held."""
+        deadline = deadline_of(timeout)
+        encoded = encode_properties(properties) if properties else b""
+        _check_re_id(re_id)
+        info, producer = self._prepare(connection, topic, deadline)
+        self._check_size(connection, len(data))
+        size = run_size(1, len(data), encoded)
+        batch = producer.gathering
+        if batch is not None:
+            joined = batch.size + len(data) + _LENGTH_BYTES
+            if (
+                batch.topic_id == info.topic_id and batch.re_id == re_id and batch.properties == encoded
+                and joined <= RUN_BYTES and batch.count < RUN_COUNT
+            ):  # fmt: skip
+                assert batch.events is not None  # noqa: S101 - it gathers
+                batch.events.append(data)
+                batch.count += 1
+                batch.size = joined
+                if batch.count > batch.look_at:
+                    batch.look_at *= 2
+                    self._look(connection, producer)
+                return Receipt(batch.alone, batch.count - 1, 1)
+            connection.send_gathered(producer)
+            connection.flush_output()
+        batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, [data], size)
+        self._wait_for_room(connection, producer, max(size, RUN_BYTES), deadline)
+        if producer.gathering is not None:  # another thread began one while this one waited
+            connection.send_gathered(producer)
+        producer.gathering = batch
+        if size >= RUN_BYTES or not producer.unanswered:
+            connection.send_gathered(producer)
+            connection.flush_output()
+        else:
+            self._look(connection, producer)
+        return Receipt(batch.alone, 0, 1)
+
+    def _look(self, connection: Connection, producer: Producer) -> None:
+        """Send what has gathered if the agent is ready for it, else see that it is sent then."""
+        control = connection.control
+        if control is not None and not connection.session.outgoing and control.idle():
+            connection.send_gathered(producer)
+            connection.flush_output()
+        else:
+            connection.arm()
+
+    def publish_many(
+        self,
+        datas: Sequence[Data],
+        *,
+        topic: str | None = None,
+        re_id: int = 0,
+        properties: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Publish the events of a list, in full runs: the fast way. One receipt for all; errors as ``publish``.
+
+        Where the window closes for longer than ``timeout`` in the middle, WouldBlock says how many were published.
+        """
+        if not isinstance(datas, list):
+            datas = list(datas)
+        if not datas:
+            raise InvalidArgument("publish_many needs at least one event")
+        if set(map(type, datas)) != {bytes}:
+            datas = list(map(_as_bytes, datas))
+        deadline = deadline_of(timeout)
+        encoded = encode_properties(properties) if properties else b""
+        _check_re_id(re_id)
+        cuts = split(datas, encoded)  # type: ignore[arg-type]  # all are bytes by now
+        largest = max(map(len, datas)) if len(cuts) == len(datas) else 0
+        connection = self._connected()
+        batches: list[Batch] = []
+        with connection.lock:
+            info, producer = self._prepare(connection, topic, deadline)
+            self._check_size(connection, largest)
+            for begin, end, size in cuts:
+                try:
+                    self._wait_for_room(connection, producer, size, deadline)
+                except WouldBlock:
+                    raise WouldBlock(
+                        f"no room in the time given; {begin} of {len(datas)} were published"
+                    ) from None
+                if producer.gathering is not None:
+                    connection.send_gathered(producer)
+                batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, datas[begin:end], size)  # type: ignore[arg-type]
+                producer.queue(batch, time.time_ns())
+                connection.session.publish(producer, batch)
+                connection.flush_output()
+                batches.append(batch)
+        return Receipt(tuple(batches), 0, len(datas))
+
+    # --- what both need -----------------------------------------------------------------------------------------
+
+    def _connected(self) -> Connection:
+        if self._closed:
+            raise NotConnected("the publisher is closed")
+        connection = self._client.connection()
+        if connection is not self._connection:  # the first use, or the first in a child process
+            self._connection = connection
+            self._global = self._local = self._producer = None
+        return connection
+
+    def _prepare(
+        self, connection: Connection, topic: str | None, deadline: float | None
+    ) -> tuple[frames.Topic, Producer]:
+        """The topic, and an open producer for its scope. May give the lock away for a while."""
+        name = topic if topic is not None else self._topic
+        if name is None:
+            raise InvalidArgument("publish needs a topic")
+        connection.check_open()
+        if connection.session.stage is Stage.ENDED:
+            raise NotConnected("the connection to the agent has ended")
+        info = resolve(connection, name, deadline)
+        producer = self._local if info.local else self._global
+        if producer is None:
+            producer = connection.session.add_producer(info.local)
+            if info.local:
+                self._local = producer
+            else:
+                self._global = producer
+        if not producer.id:
+            connection.session.open(producer)
+            connection.flush_output()
+            opened = producer
+            ended = connection.session
+            if not connection.wait_until(lambda: bool(opened.id) or not opened.opening, deadline):
+                raise WouldBlock("the cluster has not opened a producer in the time given")
+            if not producer.id and ended.stage is not Stage.ENDED and producer.refusal is not None:
+                raise producer.refusal
+            if not producer.id:
+                raise NotConnected("the connection to the agent has ended")
+        self._last_topic = topic
+        self._producer = producer
+        return info, producer
+
+    def _wait_for_room(
+        self, connection: Connection, producer: Producer, size: int, deadline: float | None
+    ) -> None:
+        if producer.has_room(size):
+            return
+        session = connection.session
+        room = connection.wait_until(
+            lambda: producer.has_room(size) or session.stage is Stage.ENDED, deadline, deadlocks=True
+        )
+        if not room:
+            raise WouldBlock("the cluster has not taken enough of what was published in the time given")
+        if session.stage is Stage.ENDED:
+            raise NotConnected("the connection to the agent has ended")
+
+    def _check_size(self, connection: Connection, size: int) -> None:
+        welcome = connection.session.welcome
+        if welcome is not None and size > welcome.event_bytes:
+            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {welcome.event_bytes}")
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Until everything published here is answered, at most ``timeout`` seconds.
+
+        Raises WouldBlock, WouldDeadlock. What was refused shows in the receipts.
+        """
+        connection = self._connected()
+        producers = [producer for producer in (self._global, self._local) if producer is not None]
+        if producers:
+            connection.flush(producers, timeout)
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice."""
+        if self._closed:
+            return
+        try:
+            self.flush(timeout)
+        except NotConnected:
+            pass
+        finally:
+            self._closed = True
+            connection = self._connection
+            if connection is not None:
+                with connection.lock:
+                    for producer in (self._global, self._local):
+                        if producer is not None and producer in connection.session.producers:
+                            connection.session.close_producer(producer)
+                    connection.flush_output()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def resolve(connection: Connection, name: str, deadline: float | None) -> frames.Topic:
+    """The topic of that name. Asks the agent the first time. The lock is held."""
+    topics = connection.session.topics
+    info = topics.get(name)
+    if info is None:
+        answer: Any = connection.call_locked(
+            Request.TOPIC_RESOLVE, frames.TopicResolve(check_topic(name)), deadline
+        )
+        info = topics[name] = answer
+    return info
+
+
+def _as_bytes(data: object) -> bytes:
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"event data is bytes, not {type(data).__name__}")
+
+
+def _check_re_id(re_id: int) -> None:
+    if not 0 <= re_id < _RE_ID_END:
+        raise InvalidArgument(f"re_id {re_id} is no 64-bit id")

@@ -1,0 +1,547 @@
+"""A client's control connection, sans-IO: bytes in, bytes out, and what outlives a connection.
+
+Contract with the shell (``connection.py`` for threads, ``aio.py`` for asyncio):
+
+- ``connected()`` when a socket is connected; ``receive()`` what it gave; ``lost()`` when it ended.
+- After each call write what ``outgoing`` holds, in order, each descriptor beside the first byte of its entry, and
+  work off ``take_effects()``.
+- One thread at a time.
+
+Life of a session::
+
+    OFFLINE --connected--> GREETING --WELCOME--> READY --lost--> OFFLINE (resume) or ENDED
+                                                                 close() from anywhere: ENDED
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from ocfcluster.client.events import Notice, NoticeCode
+from ocfcluster.client.producer import PRODUCER_LOST, Batch, Producer
+from ocfcluster.errors import (
+    ClientError,
+    InvalidArgument,
+    MalformedFrame,
+    NotConnected,
+    OutcomeUnknown,
+    UnknownTopic,
+    client_error,
+)
+from ocfcluster.limits import (
+    CLIENT_NAME_BYTES,
+    CONTROL_OUTPUT_BYTES,
+    LENT_SOCKETS_UNANSWERED,
+    REQUESTS_UNANSWERED,
+    TOPIC_NAME_BYTES,
+)
+from ocfcluster.wire import frames
+from ocfcluster.wire.frames import CONTROL_HEADER, LOCAL_PROTOCOL_VERSION, RECEIPT, Answer, Request
+
+HEADER_BYTES: Final = CONTROL_HEADER.size
+_BODIES_NONE: Final = frozenset({int(Answer.DONE)})  # kinds without a body
+_OWN_ANSWER: Final = {
+    Request.OPEN_PRODUCER: Answer.PRODUCER, Request.SUBSCRIBE: Answer.SUBSCRIBED, Request.STATUS: Answer.STATUS,
+    Request.TOPIC_LIST: Answer.TOPICS, Request.TOPIC_RESOLVE: Answer.TOPIC,
+}  # fmt: skip
+
+
+class Stage(Enum):
+    OFFLINE = "offline"  # no connection; the shell tries again
+    GREETING = "greeting"  # HELLO is out
+    READY = "ready"
+    ENDED = "ended"  # closed, or lost without resume
+
+
+class Pending:
+    """A request and, once ``done``, its answer or error."""
+
+    __slots__ = ("kind", "body", "subscription", "done", "answer", "error", "on_done", "sends")
+
+    def __init__(
+        self, kind: Request, body: frames.Body | None, subscription: SubscriptionState | None
+    ) -> None:
+        self.kind = kind
+        self.body = body
+        self.subscription = subscription  # of SUBSCRIBE: whose socket is lent with it
+        self.done = False
+        self.answer: frames.Body | None = None
+        self.error: ClientError | None = None
+        self.on_done: list[Callable[[], None]] = []
+        self.sends = 0
+
+    def finish(self, answer: frames.Body | None, error: ClientError | None) -> None:
+        self.done = True
+        self.answer = answer
+        self.error = error
+        for callback in self.on_done:
+            callback()
+        self.on_done.clear()
+
+    def result(self) -> Any:
+        """The answer's body (None for DONE). Raises its error."""
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+
+@dataclass(slots=True, eq=False)
+class SubscriptionState:
+    """What is known of one subscription across connections. ``positions`` is kept by whoever reads its frames."""
+
+    id: int
+    topics: list[str]
+    callback: bool
+    lend: int = -1  # descriptor of the agent's end
+    cluster_id: str = ""
+    starts: dict[str, frames.Start] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    positions: dict[int, int] = field(default_factory=dict)  # topic id: last seq taken over
+    connection: int = 0  # the connection whose frames are good; 0 while there is none
+    started: bool = False
+
+    def accept(self, answer: frames.Subscribed, connection: int) -> None:
+        if answer.cluster_id:
+            self.cluster_id = answer.cluster_id
+        self.connection = connection
+        for start in answer.starts:
+            self.starts.setdefault(start.topic, start)
+            self.names[start.topic_id] = start.topic
+            self.positions[start.topic_id] = start.next_seq - 1
+        self.started = True
+
+    def request(self) -> frames.Subscribe:
+        positions = [
+            frames.Position(self.names[topic_id], topic_id, seq) for topic_id, seq in self.positions.items()
+        ]
+        return frames.Subscribe(
+            self.id, self.topics, self.callback, self.cluster_id if positions else "", positions
+        )
+
+
+class Outgoing(NamedTuple):
+    """Bytes to write, and the descriptor to send with the first of them (-1: none)."""
+
+    buffer: bytes
+    descriptor: int
+
+
+@dataclass(slots=True, frozen=True)
+class Lost:
+    """The connection ended. Every started subscription must be told: ``notice`` (final without resume)."""
+
+    notice: Notice
+
+
+@dataclass(slots=True, frozen=True)
+class Resumed:
+    """A subscription goes on on a new connection, after ``notices``; with a final one among them it ends."""
+
+    subscription: SubscriptionState
+    notices: list[Notice]
+
+
+Effect = Lost | Resumed
+
+
+class Session:
+    """One client as its agents see it."""
+
+    __slots__ = (
+        "stage", "welcome", "cluster_id", "full", "outgoing", "resume", "producers", "subscriptions", "topics",
+        "shutdown_reason", "receipts_taken", "_library", "_name", "_buffer", "_effects", "_queue", "_in_flight",
+        "_lent", "_next_request", "_next_subscription", "_clock_ns", "_said",
+    )  # fmt: skip
+
+    def __init__(self, *, library: str, name: str, resume: bool, clock_ns: Callable[[], int]) -> None:
+        """``clock_ns`` gives the wall clock, for the publish time of runs."""
+        if len(name.encode()) > CLIENT_NAME_BYTES:
+            raise InvalidArgument(f"a client's name has at most {CLIENT_NAME_BYTES} bytes")
+        self.stage = Stage.OFFLINE
+        self.welcome: frames.Welcome | None = None
+        self.cluster_id = ""
+        self.full: frozenset[int] = frozenset()
+        self.outgoing: deque[Outgoing] = deque()
+        self.resume = resume
+        self.producers: list[Producer] = []
+        self.subscriptions: dict[int, SubscriptionState] = {}
+        self.topics: dict[str, frames.Topic] = {}  # resolved names
+        self.shutdown_reason = ""
+        self.receipts_taken = 0
+        self._library = library
+        self._name = name
+        self._buffer = bytearray()
+        self._effects: list[Effect] = []
+        self._queue: deque[Pending] = deque()
+        self._in_flight: dict[int, Pending] = {}
+        self._lent = 0
+        self._next_request = 1
+        self._next_subscription = 1
+        self._clock_ns = clock_ns
+        self._said = ""  # by the agent, before it hung up
+
+    # --- the connection's life ----------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        self.stage = Stage.GREETING
+        hello = frames.Hello(LOCAL_PROTOCOL_VERSION, self._library, self._name)
+        self._put(frames.control_frame(Request.HELLO, 0, hello))
+
+    def lost(self, reason: str) -> None:
+        """The connection ended. Nothing that was written on it counts as received, or as not received."""
+        was = self.stage
+        if was in (Stage.OFFLINE, Stage.ENDED):
+            return
+        self.outgoing.clear()
+        self._buffer.clear()
+        self._lent = 0
+        self.full = frozenset()
+        reason = self.shutdown_reason or self._said or reason
+        if was is Stage.READY:
+            code = NoticeCode.SHUTDOWN if self.shutdown_reason else NoticeCode.AGENT_LOST
+            self._effects.append(Lost(Notice(code, reason=reason, final=not self.resume)))
+        self.shutdown_reason = self._said = ""
+        if not self.resume:
+            self.end(reason)
+            return
+        self.stage = Stage.OFFLINE
+        again = [
+            pending for pending in self._in_flight.values()
+            if pending.kind is not Request.SUBSCRIBE or not pending.subscription or not pending.subscription.started
+        ]  # fmt: skip
+        self._in_flight.clear()
+        self._queue = deque([*again, *(pending for pending in self._queue if not _is_resume(pending))])
+
+    def end(self, reason: str) -> None:
+        """Nothing more will come: everything that waits fails."""
+        self.stage = Stage.ENDED
+        waiting = [*self._in_flight.values(), *self._queue]
+        self._in_flight.clear()
+        self._queue.clear()
+        for pending in waiting:
+            pending.finish(None, NotConnected(reason))
+        for producer in self.producers:
+            producer.opening = False
+            if producer.unanswered:
+                producer.abandon(OutcomeUnknown(f"publications were unanswered: {reason}"))
+            if producer.gathering is not None:
+                producer.gathering.fail(NotConnected(reason))
+                producer.gathering = None
+
+    def goodbye(self) -> None:
+        """An orderly end: the agent closes what this client has."""
+        if self.stage is Stage.READY:
+            self._put(frames.control_frame(Request.GOODBYE))
+
+    def take_effects(self) -> list[Effect]:
+        effects = self._effects
+        if effects:
+            self._effects = []
+        return effects
+
+    # --- out ----------------------------------------------------------------------------------------------------
+
+    def _put(self, buffer: bytes, descriptor: int = -1) -> None:
+        self.outgoing.append(Outgoing(buffer, descriptor))
+
+    def request(
+        self,
+        kind: Request,
+        body: frames.Body | None = None,
+        *,
+        subscription: SubscriptionState | None = None,
+        on_done: Callable[[], None] | None = None,
+    ) -> Pending:
+        """Ask; the answer comes in the Pending. Raises NotConnected once the session has ended."""
+        if self.stage is Stage.ENDED:
+            raise NotConnected("the connection to the agent has ended")
+        pending = Pending(kind, body, subscription)
+        if on_done is not None:
+            pending.on_done.append(on_done)
+        self._queue.append(pending)
+        if self.stage is Stage.READY:
+            self._send_queue()
+        return pending
+
+    def _send_queue(self) -> None:
+        queue = self._queue
+        while queue and len(self._in_flight) < REQUESTS_UNANSWERED:
+            pending = queue[0]
+            descriptor = -1
+            if pending.kind is Request.SUBSCRIBE:
+                if self._lent >= LENT_SOCKETS_UNANSWERED:
+                    return
+                assert pending.subscription is not None  # noqa: S101 - for the type checker
+                self._lent += 1
+                descriptor = pending.subscription.lend
+            queue.popleft()
+            request_id = self._next_request
+            self._next_request = request_id % 0xFFFF_FFFF + 1
+            self._in_flight[request_id] = pending
+            pending.sends += 1
+            self._put(frames.control_frame(pending.kind, request_id, pending.body), descriptor)
+
+    # --- publishing ---------------------------------------------------------------------------------------------
+
+    def add_producer(self, local: bool) -> Producer:
+        producer = Producer(local)
+        self.producers.append(producer)
+        return producer
+
+    def open(self, producer: Producer) -> None:
+        """See that the producer has an id, now or later; what is queued on it goes out then."""
+        if producer.id or producer.opening or self.stage is Stage.ENDED:
+            return
+        producer.opening = True
+        pending = self.request(Request.OPEN_PRODUCER, frames.OpenProducer(producer.local))
+        pending.on_done.append(lambda: self._opened(producer, pending))
+
+    def _opened(self, producer: Producer, pending: Pending) -> None:
+        producer.opening = False
+        if isinstance(pending.answer, frames.Producer):
+            producer.opened(pending.answer.producer, self._clock_ns())
+            if self.stage is Stage.READY:
+                for batch in producer.unanswered:
+                    self._publish(batch)
+        else:
+            producer.refusal = pending.error or NotConnected("the producer was not opened")
+            producer.abandon(producer.refusal)
+
+    def publish(self, producer: Producer, batch: Batch) -> None:
+        """Send a batch that was just queued on its producer, as soon as there is a connection and an id."""
+        if self.stage is Stage.READY and producer.id:
+            self._publish(batch)
+        elif self.stage is Stage.ENDED:
+            producer.abandon(NotConnected("the connection to the agent has ended"))
+        else:
+            self.open(producer)
+
+    def _publish(self, batch: Batch) -> None:
+        batch.sends += 1
+        self._put(CONTROL_HEADER.pack(len(batch.run), Request.PUBLISH, 0, 0, 0))
+        self._put(batch.run)
+
+    def close_producer(self, producer: Producer) -> None:
+        self.producers.remove(producer)
+        if producer.id and self.stage is Stage.READY:
+            self.request(Request.CLOSE_PRODUCER, frames.Producer(producer.id))
+
+    # --- subscribing --------------------------------------------------------------------------------------------
+
+    def new_subscription(self, topics: list[str], callback: bool) -> SubscriptionState:
+        state = SubscriptionState(self._next_subscription, topics, callback)
+        self._next_subscription += 1
+        return state
+
+    def subscribe(self, state: SubscriptionState) -> Pending:
+        pending = self.request(
+            Request.SUBSCRIBE, frames.Subscribe(state.id, state.topics, state.callback), subscription=state
+        )
+        pending.on_done.append(lambda: self._subscribed(state, pending))
+        return pending
+
+    def _subscribed(self, state: SubscriptionState, pending: Pending) -> None:
+        if isinstance(pending.answer, frames.Subscribed) and self.welcome is not None:
+            self.subscriptions[state.id] = state
+            state.accept(pending.answer, self.welcome.connection)
+
+    def unsubscribe(self, state: SubscriptionState) -> Pending | None:
+        """None where there is no agent that could be told; its next one will not hear of the subscription."""
+        self.subscriptions.pop(state.id, None)
+        if self.stage is not Stage.READY:
+            return None
+        return self.request(Request.UNSUBSCRIBE, frames.Unsubscribe(state.id))
+
+    def _resubscribe(self, state: SubscriptionState) -> None:
+        pending = Pending(Request.SUBSCRIBE, state.request(), state)
+        pending.on_done.append(lambda: self._resubscribed(state, pending))
+        self._queue.append(pending)
+
+    def _resubscribed(self, state: SubscriptionState, pending: Pending) -> None:
+        if state.id not in self.subscriptions or self.stage is Stage.ENDED:
+            return
+        error = pending.error
+        answer = pending.answer
+        if error is not None or not isinstance(answer, frames.Subscribed):
+            code = NoticeCode.TOPIC_REMOVED if isinstance(error, UnknownTopic) else NoticeCode.AGENT_LOST
+            reason = error.strerror if error is not None and error.strerror else "not subscribed again"
+            self._end_subscription(state, Notice(code, reason=reason, final=True))
+            return
+        if answer.history_lost:
+            reason = f"the history {state.cluster_id} ended"
+            last = max(state.positions.values(), default=0)
+            self._end_subscription(state, Notice(NoticeCode.HISTORY_LOST, "", 0, last, reason, True))
+            return
+        assert self.welcome is not None  # noqa: S101 - for the type checker
+        gaps = [
+            Notice(NoticeCode.GAP, start.topic, start.gap_from, start.next_seq - 1, "the agent was away")
+            for start in answer.starts if start.gap_from
+        ]  # fmt: skip
+        state.accept(answer, self.welcome.connection)
+        self._effects.append(Resumed(state, [*gaps, Notice(NoticeCode.RESUMED)]))
+
+    def _end_subscription(self, state: SubscriptionState, notice: Notice) -> None:
+        self.subscriptions.pop(state.id, None)
+        self._effects.append(Resumed(state, [notice]))
+
+    # --- in -----------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take in what the socket gave. Raises MalformedFrame, after which the connection is lost."""
+        buffer: bytes | bytearray
+        if self._buffer:
+            self._buffer += data
+            buffer = self._buffer
+        else:
+            buffer = data
+        at = 0
+        size = len(buffer)
+        with memoryview(buffer) as view:
+            while size - at >= HEADER_BYTES:
+                length, kind, _, _, request_id = CONTROL_HEADER.unpack_from(view, at)
+                if length > CONTROL_OUTPUT_BYTES:
+                    raise MalformedFrame(f"the agent sent a frame of {length} bytes")
+                end = at + HEADER_BYTES + length
+                if end > size:
+                    break
+                with view[at + HEADER_BYTES : end] as body:
+                    if kind == Answer.RECEIPTS:
+                        self._receipts(body)
+                    else:
+                        self._frame(kind, request_id, body)
+                at = end
+        if buffer is self._buffer:
+            del self._buffer[:at]
+        elif at < size:
+            self._buffer += data[at:]
+
+    def _receipts(self, body: memoryview) -> None:
+        if len(body) % RECEIPT.size:
+            raise MalformedFrame(f"{len(body)} bytes are no whole number of receipts")
+        by_id = {producer.id: producer for producer in self.producers if producer.id}
+        for producer_id, first, count, code, seq, ev_id in RECEIPT.iter_unpack(body):
+            self.receipts_taken += 1
+            producer = by_id.get(producer_id)
+            if producer is None:
+                continue
+            if code in PRODUCER_LOST:
+                if producer.id and producer.unanswered and producer.unanswered[0].number:
+                    producer.forgotten()
+                    self.open(producer)
+                by_id.pop(producer_id)
+                continue
+            if code == errno.EINVAL:
+                self._forget_topics()
+            producer.answered(first, count, code, seq, ev_id)
+
+    def _forget_topics(self) -> None:
+        self.topics.clear()  # one of them was removed, perhaps made again: ask before the next publication
+
+    def _frame(self, kind: int, request_id: int, view: memoryview) -> None:
+        try:
+            answer = Answer(kind)
+        except ValueError:
+            raise MalformedFrame(f"the agent sent a frame of kind {kind}") from None
+        body = None if kind in _BODIES_NONE else frames.read_body(kind, view)
+        if answer is Answer.WELCOME:
+            assert isinstance(body, frames.Welcome)  # noqa: S101 - for the type checker
+            self._welcomed(body)
+        elif answer is Answer.FULL:
+            assert isinstance(body, frames.Full)  # noqa: S101
+            self.full = frozenset(body.subscriptions)
+        elif answer is Answer.SHUTDOWN:
+            assert isinstance(body, frames.Shutdown)  # noqa: S101
+            self.shutdown_reason = body.reason or "the agent ended in order"
+        else:
+            self._answered(answer, request_id, body)
+
+    def _answered(self, answer: Answer, request_id: int, body: frames.Body | None) -> None:
+        pending = self._in_flight.pop(request_id, None)
+        if pending is None:
+            if isinstance(body, frames.Error):
+                self._said = body.message  # about the connection itself; the agent hangs up next
+                if self.stage is Stage.GREETING:
+                    raise MalformedFrame(f"the agent refused the connection: {body.message}")
+                return
+            raise MalformedFrame(f"the agent answered request {request_id}, which is not under way")
+        if pending.kind is Request.SUBSCRIBE:
+            self._lent -= 1
+        if isinstance(body, frames.Error):
+            if pending.kind is Request.TOPIC_REMOVE and pending.sends > 1 and body.errno == errno.EINVAL:
+                pending.finish(None, None)  # the first try, whose answer was lost, removed it
+            else:
+                pending.finish(None, _error_of(pending.kind, body))
+        elif answer is _OWN_ANSWER.get(pending.kind, answer):
+            pending.finish(body, None)
+        else:
+            raise MalformedFrame(f"the agent answered {pending.kind.name} with {answer.name}")
+        self._send_queue()
+
+    def _welcomed(self, welcome: frames.Welcome) -> None:
+        if welcome.version != LOCAL_PROTOCOL_VERSION:
+            raise MalformedFrame(
+                f"the agent speaks version {welcome.version}, this library {LOCAL_PROTOCOL_VERSION}"
+            )
+        before = self.welcome
+        self.welcome = welcome
+        self.stage = Stage.READY
+        if welcome.cluster_id and welcome.cluster_id != self.cluster_id:
+            if self.cluster_id:
+                self._history_ended()
+            self.cluster_id = welcome.cluster_id
+        if before is not None and before.incarnation != welcome.incarnation:
+            for producer in self.producers:
+                if producer.is_of_agent():
+                    producer.abandon(
+                        OutcomeUnknown("the agent that had the local publications was restarted")
+                    )
+        for state in self.subscriptions.values():
+            self._resubscribe(state)
+        for producer in self.producers:
+            if producer.id:
+                for batch in producer.unanswered:
+                    if not batch.done:
+                        self._publish(batch)
+            elif producer.unanswered:
+                self.open(producer)
+        self._send_queue()
+
+    def _history_ended(self) -> None:
+        self.topics.clear()
+        for producer in self.producers:
+            producer.abandon(OutcomeUnknown(f"the history {self.cluster_id} ended"))
+
+
+def _is_resume(pending: Pending) -> bool:
+    return (
+        pending.kind is Request.SUBSCRIBE
+        and pending.subscription is not None
+        and pending.subscription.started
+    )
+
+
+def _error_of(kind: Request, body: frames.Error) -> ClientError:
+    named = kind in (Request.SUBSCRIBE, Request.TOPIC_RESOLVE, Request.TOPIC_REMOVE)
+    if named and body.errno == errno.EINVAL:
+        return UnknownTopic(body.message)
+    return client_error(body.errno, body.message)
+
+
+def check_topic(name: str) -> str:
+    """The name, if it can be a topic's. Raises InvalidArgument."""
+    if not isinstance(name, str):
+        raise InvalidArgument(f"a topic is named by a str, not {type(name).__name__}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"topic {name!r:.80}: only text that UTF-8 has is allowed") from None
+    if not 1 <= size <= TOPIC_NAME_BYTES or "\0" in name:
+        raise InvalidArgument(
+            f"topic {name!r:.80}: 1 to {TOPIC_NAME_BYTES} bytes of UTF-8 without NUL are allowed"
+        )
+    return name
