@@ -1,0 +1,287 @@
+"""The agent's configuration: TOML, typed, nothing unknown accepted. docs/configuration.md describes every key."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from ocfcluster import limits
+from ocfcluster.agent.names import administration_fault
+from ocfcluster.client.locate import default_socket_path
+from ocfcluster.errors import ConfigurationError
+from ocfcluster.protocol.settings import Limits as ReplicatedLimits
+
+NODE_ID_MAXIMUM: Final = 0xFFFF_FFFF
+VOTES_MAXIMUM: Final = 255
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAXIMUM)]
+Votes = Annotated[int, msgspec.Meta(ge=0, le=VOTES_MAXIMUM)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=3_600_000)]
+ClusterName = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.CLUSTER_NAME_BYTES)]
+EventBytes = Annotated[int, msgspec.Meta(ge=1024, le=limits.EVENT_BYTES_CEILING)]
+Mtu = Annotated[int, msgspec.Meta(ge=limits.MTU_MINIMUM, le=limits.MTU_MAXIMUM)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the tables of a configuration file."""
+
+
+class Cluster(Section, frozen=True):
+    name: ClusterName = "ocfcluster"
+    nodes: dict[NodeId, Votes] | list[NodeId] = []
+    delivery: Literal["safe", "agreed"] = "safe"
+
+    def table(self) -> dict[int, int]:
+        """node_id → votes; empty where no table is configured."""
+        nodes = self.nodes
+        return dict(nodes) if isinstance(nodes, dict) else dict.fromkeys(nodes, 1)
+
+
+class Node(Section, frozen=True):
+    id: NodeId = 1
+    state_dir: str = ""
+    socket: str = ""
+    socket_mode: Annotated[str, msgspec.Meta(pattern="^0[0-7]{3}$")] = "0660"
+    event_loop: Literal["asyncio", "uvloop"] = "asyncio"
+
+
+class Network(Section, frozen=True):
+    transport: Literal["multicast", "unicast", "memory"] | None = None
+    interface: str = ""
+    group: str = "239.192.77.1"
+    port: Port = 5405
+    unicast_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    ttl: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
+    loop: bool | Literal["auto"] = "auto"
+    peers: list[str] = []
+    mtu: Mtu | None = None
+    segmentation: bool = True
+
+
+class Security(Section, frozen=True):
+    insecure: bool = False
+
+
+class Limits(Section, frozen=True):
+    event_bytes: EventBytes = limits.EVENT_BYTES_DEFAULT
+    topics: Annotated[int, msgspec.Meta(ge=1, le=limits.TOPICS)] = limits.TOPICS
+    producers_per_node: Annotated[int, msgspec.Meta(ge=1, le=limits.PRODUCERS_PER_NODE)] = (
+        limits.PRODUCERS_PER_NODE
+    )
+    clients: Annotated[int, msgspec.Meta(ge=1, le=limits.CLIENTS)] = limits.CLIENTS
+    subscriptions_per_client: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = limits.SUBSCRIPTIONS_PER_CLIENT
+    window_bytes: Annotated[int, msgspec.Meta(ge=65_536, le=limits.WINDOW_BYTES)] = limits.WINDOW_BYTES
+    backlog_bytes: Annotated[int, msgspec.Meta(ge=limits.MIB, le=limits.BACKLOG_BYTES)] = limits.BACKLOG_BYTES
+    receive_buffer_bytes: Annotated[
+        int, msgspec.Meta(ge=limits.RECEIVE_BUFFER_FLOOR_BYTES, le=1024 * limits.MIB)
+    ] = limits.RECEIVE_BUFFER_BYTES
+
+
+class TopicSetting(Section, frozen=True):
+    name: str
+    scope: Literal["global", "local"] = "global"
+
+
+class Timing(Section, frozen=True):
+    heartbeat_ms: Milliseconds = limits.HEARTBEAT_NS // limits.MILLISECOND_NS
+    suspicion_ms: Milliseconds = limits.SUSPICION_NS // limits.MILLISECOND_NS
+
+
+class Log(Section, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class AgentConfig(Section, frozen=True):
+    """A whole configuration. As made by the constructor alone: one development node, on loopback."""
+
+    cluster: Cluster = Cluster()
+    node: Node = Node()
+    network: Network = Network()
+    security: Security = Security()
+    limits: Limits = Limits()
+    timing: Timing = Timing()
+    log: Log = Log()
+    topics: list[TopicSetting] = []
+
+    def socket_path(self) -> str:
+        return self.node.socket or default_socket_path()
+
+    def transport(self) -> Literal["multicast", "unicast", "memory"]:
+        """The chosen one; where none is chosen, multicast for a cluster and memory for a node that is alone."""
+        if self.network.transport is not None:
+            return self.network.transport
+        return "multicast" if len(self.cluster.table()) > 1 else "memory"
+
+    def replicated_limits(self) -> ReplicatedLimits:
+        return ReplicatedLimits(
+            event_bytes=self.limits.event_bytes,
+            topics=self.limits.topics,
+            producers_per_node=self.limits.producers_per_node,
+        )
+
+
+def load(path: str | os.PathLike[str]) -> AgentConfig:
+    """The configuration in the file ``path``. Raises ConfigurationError: the key, the file, what would be right."""
+    file = Path(path)
+    try:
+        text = file.read_bytes().decode()
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file}: is not UTF-8 (byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file}: is not TOML: {error}") from None
+    try:
+        config = msgspec.convert(document, AgentConfig, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{file}: {_explain(str(error))}") from None
+    problem = _impossible(config, document)
+    if problem:
+        raise ConfigurationError(f"{file}: {problem}")
+    return config
+
+
+_SECTIONS: Final[dict[str, type[Section]]] = {
+    "": AgentConfig, "cluster": Cluster, "node": Node, "network": Network, "security": Security, "limits": Limits,
+    "timing": Timing, "log": Log, "topics": TopicSetting,
+}  # fmt: skip
+_AT: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`$")
+_EXPECTED: Final = re.compile(
+    r"^Expected `(?P<expected>[^`]*)`(?P<bound> [<>=]+ [-0-9]+)?(?:, got `(?P<got>[^`]*)`)?"
+)
+_TOML_NAMES: Final = {
+    "int": "a whole number", "str": "text in quotes", "bool": "true or false", "array": "a list [...]",
+    "object": "a table", "null": "nothing", "float": "a number",
+}  # fmt: skip
+
+
+def _explain(message: str) -> str:
+    """msgspec's message in terms of the file: the key first, then what would be right."""
+    match = _AT.match(message)
+    what, where = (match["what"], match["where"] or "") if match else (message, "")
+    key = where.replace("[...]", "")
+    section = key.split(".")[0].split("[")[0]
+    unknown = _UNKNOWN.match(what)
+    if unknown:
+        name = f"{key}.{unknown['name']}" if key else unknown["name"]
+        known = ", ".join(sorted(_SECTIONS[section].__struct_fields__))
+        return f"{name}: unknown key; known here: {known}"
+    expected = _EXPECTED.match(what)
+    if expected:
+        wanted = " or ".join(_TOML_NAMES.get(kind.strip(), kind) for kind in expected["expected"].split("|"))
+        got = f", not {_TOML_NAMES.get(expected['got'], expected['got'])}" if expected["got"] else ""
+        return f"{key}: must be {wanted}{expected['bound'] or ''}{got}"
+    if "missing required field" in what:
+        return f"{key or section}: {what[0].lower()}{what[1:]}"
+    return f"{key}: {what[0].lower()}{what[1:]}{_choices(section, key)}"
+
+
+def _choices(section: str, key: str) -> str:
+    """The allowed values of a key that has only a few."""
+    field = key.rpartition(".")[2]
+    choices = {
+        "delivery": '"safe" or "agreed"', "transport": '"multicast", "unicast" or "memory"',
+        "scope": '"global" or "local"', "loop": 'true, false or "auto"', "level": "debug, info, warning or error",
+        "format": "auto, console or json", "event_loop": '"asyncio" or "uvloop"',
+        "socket_mode": 'an octal mode of four digits as "0660"',
+    }  # fmt: skip
+    return f"; right would be {choices[field]}" if section and field in choices else ""
+
+
+def _impossible(config: AgentConfig, document: dict[str, Any]) -> str:
+    """What in a well-typed configuration cannot be meant; empty: nothing."""
+    return (
+        _impossible_cluster(config, document)
+        or _impossible_network(config)
+        or _impossible_values(config)
+        or _impossible_topics(config)
+    )
+
+
+def _impossible_cluster(config: AgentConfig, document: dict[str, Any]) -> str:
+    table = config.cluster.table()
+    nodes = config.cluster.nodes
+    if len(config.cluster.name.encode()) > limits.CLUSTER_NAME_BYTES:
+        return f"cluster.name: at most {limits.CLUSTER_NAME_BYTES} bytes of UTF-8"
+    if len(table) > limits.NODES:
+        return f"cluster.nodes: names {len(table)} nodes; at most {limits.NODES} are supported"
+    if not isinstance(nodes, dict) and len(table) != len(nodes):
+        return "cluster.nodes: names a node twice; each id once, or { id = votes }"
+    if table and not sum(table.values()):
+        return "cluster.nodes: nobody has a vote; give at least one node 1"
+    if len(table) > 1 and "id" not in document.get("node", {}):
+        return f"node.id: is missing; which of {_list(table)} is this node?"
+    if table and config.node.id not in table:
+        return f"node.id: {config.node.id} is not in cluster.nodes ({_list(table)}); correct one of them"
+    if not table and config.network.transport in ("multicast", "unicast"):
+        return (
+            "cluster.nodes: is missing; with a network the cluster needs its node table, the same on every node: "
+            "nodes = [1, 2, 3]"
+        )
+    return ""
+
+
+def _impossible_network(config: AgentConfig) -> str:
+    network = config.network
+    transport = config.transport()
+    if transport == "memory" and len(config.cluster.table()) > 1:
+        return 'network.transport: "memory" reaches no other node; several cluster.nodes need "multicast" or "unicast"'
+    if transport == "unicast" and not network.peers:
+        return 'network.peers: is missing; transport "unicast" needs every node\'s address: peers = ["10.0.0.2:5405"]'
+    if transport != "unicast" and network.peers:
+        return 'network.peers: is for transport = "unicast" alone; remove one of the two'
+    if transport == "multicast":
+        try:
+            group = ipaddress.ip_address(network.group)
+        except ValueError:
+            return f"network.group: {network.group!r} is no IP address; 239.192.77.1 would be one"
+        if not group.is_multicast:
+            return f"network.group: {network.group} is no multicast address; 239.192.77.1 would be one"
+        if network.unicast_port == network.port:
+            return "network.unicast_port: must differ from network.port; 0 takes any free one"
+    return ""
+
+
+def _impossible_values(config: AgentConfig) -> str:
+    if config.timing.suspicion_ms < 4 * config.timing.heartbeat_ms:
+        return (
+            f"timing.suspicion_ms: {config.timing.suspicion_ms} is less than four heartbeats of "
+            f"{config.timing.heartbeat_ms} ms: at least {4 * config.timing.heartbeat_ms}, "
+            "or a shorter timing.heartbeat_ms"
+        )
+    if config.limits.event_bytes > config.limits.backlog_bytes:
+        return (
+            f"limits.event_bytes: one event of {config.limits.event_bytes} bytes must fit limits.backlog_bytes "
+            f"({config.limits.backlog_bytes})"
+        )
+    if config.limits.window_bytes > config.limits.backlog_bytes:
+        return f"limits.window_bytes: at most limits.backlog_bytes ({config.limits.backlog_bytes})"
+    return ""
+
+
+def _impossible_topics(config: AgentConfig) -> str:
+    if len(config.topics) > config.limits.topics:
+        return f"topics: {len(config.topics)} topics; limits.topics allows {config.limits.topics}"
+    scopes: dict[str, str] = {}
+    for topic in config.topics:
+        fault = administration_fault(topic.name)[1]
+        if fault:
+            return f"topics.name: {fault}"
+        if topic.name in scopes:
+            return f"topics.name: {topic.name!r} is there twice; name each topic once"
+        scopes[topic.name] = topic.scope
+    return ""
+
+
+def _list(table: dict[int, int]) -> str:
+    return ", ".join(str(node_id) for node_id in table)

@@ -1,0 +1,493 @@
+"""The agent: one event loop that wires network, node, clients and disk together.
+
+A burst goes one way: read what a socket has, feed the node, ``end_burst`` once, carry out its effects in order,
+write one message per subscriber and one per publisher. Nothing on that way waits, and nothing is done per event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final
+
+import structlog
+
+from ocfcluster.agent.clients import READ_BYTES, Client
+from ocfcluster.agent.config import AgentConfig
+from ocfcluster.agent.intake import Intake
+from ocfcluster.agent.listener import Listener
+from ocfcluster.agent.local import LocalTopics
+from ocfcluster.agent.metrics import Counters
+from ocfcluster.agent.node_api import NodeApi
+from ocfcluster.agent.requests import Requests
+from ocfcluster.agent.router import Router
+from ocfcluster.agent.state_dir import StateDirectory
+from ocfcluster.agent.status import status_document
+from ocfcluster.errors import MalformedFrame
+from ocfcluster.ipc.delivery import Hub, Subscription
+from ocfcluster.ipc.peer import open_pidfd, peer_credentials
+from ocfcluster.ipc.session import Incoming
+from ocfcluster.limits import CLIENTS, RECEIVE_BURST
+from ocfcluster.net.transport import Transport
+from ocfcluster.protocol.effects import (
+    Deliver,
+    Effect,
+    Fault,
+    Multicast,
+    Outcome,
+    Persist,
+    Send,
+    State,
+    StateChange,
+)
+from ocfcluster.wire import control
+from ocfcluster.wire.frames import Answer, Error, Full, Shutdown, control_frame
+from ocfcluster.wire.run import RunHeader
+
+_ACCEPTS: Final = 16  # connections taken at once, so that a storm of them does not hold up the order
+_ACCEPT_PAUSE_S: Final = 0.2  # after the system has run out of descriptors
+_FAREWELL_S: Final = 0.5  # for clients to take the news of a shutdown
+
+NodeFactory = Callable[[int, int], NodeApi]
+log = structlog.get_logger("ocfcluster.agent")
+
+
+class Agent:
+    """One agent in one event loop. Made by ``main``; ``run`` serves until ``stop``.
+
+    The transport, the state directory and the listener are the agent's from here on: it closes them.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        make_node: NodeFactory,
+        transport: Transport,
+        state_dir: StateDirectory,
+        listener: Listener,
+        *,
+        incarnation: int,
+        warnings: list[str] | None = None,
+    ) -> None:
+        self.config = config
+        self.incarnation = incarnation
+        self.transport = transport
+        self.state_dir = state_dir
+        self.listener = listener
+        self.warnings = list(warnings or [])
+        self.counters = Counters()
+        self.started_at = time.monotonic_ns()
+        self.node = make_node(self.started_at, time.time_ns())
+        self.hub = Hub(self)
+        self.local = LocalTopics()
+        self.intake = Intake(self.node, self.local, self, self.counters)
+        self.requests = Requests(self)
+        self.router = Router(self.hub, self.intake.owners, self.requests, self.local, self.counters)
+        self.clients: dict[int, Client] = {}
+        self._last_connection = 0
+        self._read_buffer = memoryview(bytearray(READ_BYTES))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0
+        self._disk = ThreadPoolExecutor(1, "ocfcluster-disk")
+        self._stopping: asyncio.Event | None = None
+        self._stop_reason = ""
+        self._topics_asked = False
+        self._watched: list[int] = []
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until ``stop``; then end in order."""
+        loop = self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        if self._stop_reason:
+            self._stopping.set()
+        for descriptor in self.transport.filenos():
+            loop.add_reader(descriptor, self.on_network)
+            self._watched.append(descriptor)
+        loop.add_reader(self.listener.socket.fileno(), self.on_connection)
+        try:
+            self.settle(time.monotonic_ns())
+            await self._stopping.wait()
+            await self._end()
+        finally:
+            self._close()
+
+    def stop(self, reason: str) -> None:
+        """End in order; ``run`` returns when that is done."""
+        self._stop_reason = self._stop_reason or reason
+        if self._stopping is not None:
+            self._stopping.set()
+
+    async def _end(self) -> None:
+        log.info("stopping", reason=self._stop_reason)
+        now = time.monotonic_ns()
+        self._running_loop().remove_reader(self.listener.socket.fileno())
+        self.listener.close()
+        self.catch_up()
+        self.hub.shut_down(self._stop_reason, now)
+        for client in list(self.clients.values()):
+            client.session.answer(0, Answer.SHUTDOWN, Shutdown(self._stop_reason))
+            client.write()
+        self.node.leave(now)
+        self.settle(now)
+        until = now + int(_FAREWELL_S * 1e9)
+        while self._unsaid() and time.monotonic_ns() < until:  # noqa: ASYNC110 - the kernel sets no event
+            await asyncio.sleep(0.01)
+
+    def _unsaid(self) -> bool:
+        """Whether some client has not taken what it was told."""
+        return any(client.session.output_bytes for client in self.clients.values()) or any(
+            subscription.queue for subscription in self.hub.subscriptions()
+        )
+
+    def _close(self) -> None:
+        loop = self._running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        for descriptor in self._watched:
+            loop.remove_reader(descriptor)
+        if self.listener.socket.fileno() >= 0:
+            loop.remove_reader(self.listener.socket.fileno())
+        for client in list(self.clients.values()):
+            self.client_lost(client, "")
+        self.transport.close()
+        self.listener.close()
+        self._disk.shutdown(wait=True)
+        self.state_dir.close()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("the agent does not run")
+        return self._loop
+
+    # --- bursts -----------------------------------------------------------------------------------------------
+
+    def on_network(self) -> None:
+        """Datagrams have come: one burst of them."""
+        received = self.transport.receive(RECEIVE_BURST)
+        now = time.monotonic_ns()
+        if received:
+            self.counters.bursts += 1
+            self.counters.buffers_received += len(received)
+            datagram = self.node.datagram
+            for buffer, segment, address in received:
+                datagram(buffer, segment, address, now)
+        self.settle(now)
+
+    def settle(self, now: int) -> None:
+        """After inputs: let the node work off the burst, carry out its effects, take in what now has room, write."""
+        node = self.node
+        intake = self.intake
+        while True:
+            node.end_burst(now)
+            self._carry_out(node.take_effects())
+            if not intake.waiting or not intake.pump():
+                break
+        self.hub.flush(now)
+        touched = self.router.touched
+        while touched:
+            self.router.touched = []
+            for client in touched:
+                client.write()
+            touched = self.router.touched
+        self._arm(now)
+
+    def catch_up(self) -> None:
+        """Carry out what the node has decided already, so that its state is the one of what was delivered."""
+        self.node.end_burst(time.monotonic_ns())
+        self._carry_out(self.node.take_effects())
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            kind = type(effect)
+            if kind is Deliver:
+                self.router.deliver(effect.items)  # type: ignore[union-attr]
+            elif kind is Multicast:
+                self.counters.buffers_sent += 1
+                self.transport.multicast(effect.buffer, effect.segment)  # type: ignore[union-attr]
+            elif kind is Send:
+                self.counters.buffers_sent += 1
+                self.transport.send(effect.address, effect.buffer, effect.segment)  # type: ignore[union-attr]
+            elif isinstance(effect, Persist):
+                self._persist(effect)
+            elif isinstance(effect, StateChange):
+                self._state_changed(effect)
+            elif isinstance(effect, Fault):
+                self.counters.faults += 1
+                log.error("fault", code=effect.code, text=effect.text)
+        if self.requests.deferred:
+            self.requests.run_deferred()
+
+    def _arm(self, now: int) -> None:
+        """Have the timer ring when the node or the hub wants it; a later ring that is armed already is moved."""
+        if self.node.state is State.STOPPED:
+            return
+        due = self.node.next_timer()
+        deadline = self.hub.deadline()
+        if deadline is not None and deadline < due:
+            due = deadline
+        if self._timer is not None:
+            if self._timer_at <= due:
+                return
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._running_loop().call_later(max(0, due - now) / 1e9, self.on_timer)
+
+    def on_timer(self) -> None:
+        self._timer = None
+        now = time.monotonic_ns()
+        if now >= self.node.next_timer():
+            self.node.timer(now, time.time_ns())
+        self.settle(now)
+
+    # --- disk -------------------------------------------------------------------------------------------------
+
+    def _persist(self, effect: Persist) -> None:
+        self.counters.persists += 1
+        done = self._disk.submit(self.state_dir.write_record, effect.record)
+        loop = self._running_loop()
+
+        def tell(future: Future[None]) -> None:
+            try:
+                loop.call_soon_threadsafe(self._persisted, effect.token, future.exception())
+            except RuntimeError:
+                pass  # the loop has ended meanwhile; nobody waits for the answer
+
+        done.add_done_callback(tell)
+
+    def _persisted(self, token: int, error: BaseException | None) -> None:
+        if error is not None:
+            self.counters.persists_failed += 1
+            log.error(
+                "the state directory cannot be written", path=str(self.state_dir.path), error=str(error)
+            )
+        now = time.monotonic_ns()
+        self.node.persisted(token, error is None, now)
+        self.settle(now)
+
+    # --- the node ---------------------------------------------------------------------------------------------
+
+    def control(self, operand: control.Operand) -> int:
+        return self.node.control(operand)
+
+    def cluster_id(self) -> str:
+        configuration = self.node.configuration
+        return "" if configuration is None else configuration.cluster_id
+
+    def event_bytes(self) -> int:
+        configuration = self.node.configuration
+        return self.config.limits.event_bytes if configuration is None else configuration.limits.event_bytes
+
+    def _state_changed(self, change: StateChange) -> None:
+        log.info("state", state=change.state.value, reason=change.reason)
+        if change.state is State.ACTIVE and not self._topics_asked:
+            self._topics_asked = True
+            for topic in self.config.topics:
+                self._create_topic(topic.name, topic.scope == "local")
+
+    def _create_topic(self, name: str, local: bool) -> None:
+        def then(outcome: Outcome) -> None:
+            if outcome.error:
+                exists = outcome.error == errno.EEXIST
+                why = "it exists with the other scope" if exists else os.strerror(outcome.error)
+                text = f"topic {name!r} of the configuration was not created: {why}"
+                self.warnings.append(text)
+                log.warning("topic", text=text)
+
+        self.requests.command(control.TopicCreate(name, local), then)
+
+    def status(self) -> dict[str, Any]:
+        return status_document(self)
+
+    # --- connections ------------------------------------------------------------------------------------------
+
+    def on_connection(self) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                connected, _address = self.listener.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.ECONNABORTED, errno.EINTR):
+                    continue
+                log.warning("no more clients can be taken for now", error=error.strerror)
+                descriptor = self.listener.socket.fileno()
+                self._running_loop().remove_reader(descriptor)
+                self._running_loop().call_later(_ACCEPT_PAUSE_S, self._accept_again)
+                return
+            self._connected(connected)
+
+    def _accept_again(self) -> None:
+        if self.listener.socket.fileno() >= 0:
+            self._running_loop().add_reader(self.listener.socket.fileno(), self.on_connection)
+
+    def _connected(self, connected: socket.socket) -> None:
+        connected.setblocking(False)
+        most = min(CLIENTS, self.config.limits.clients)
+        if len(self.clients) >= most:
+            self.counters.clients_refused += 1
+            frame = control_frame(
+                Answer.ERROR, 0, Error(errno.ENOMEM, f"this agent has its {most} clients (limits.clients)")
+            )
+            try:
+                connected.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except OSError:
+                pass  # it is refused in any case
+            connected.close()
+            return
+        try:
+            peer = peer_credentials(connected)
+        except OSError:
+            connected.close()
+            return
+        self.counters.clients_accepted += 1
+        self._last_connection = connection = self._last_connection % 0xFFFF_FFFF + 1
+        client = Client(self, connected, connection, peer, self.hub.open_line(connection), self.event_bytes())
+        self.clients[connection] = client
+        client.pidfd = open_pidfd(connected, peer)
+        if client.pidfd >= 0:
+            self._running_loop().add_reader(client.pidfd, self._on_process_end, client)
+        self.watch_client_readable(client, True)
+
+    def _on_process_end(self, client: Client) -> None:
+        """The process has ended; what it wrote before that still counts."""
+        while self._read(client) > 0:
+            pass
+        self.client_lost(client, "its process has ended")
+        self.settle(time.monotonic_ns())
+
+    def on_client(self, client: Client) -> None:
+        """A client's socket has something to read: one read, then the burst is over."""
+        if self._read(client) < 0:
+            self.client_lost(client, "")
+        self.settle(time.monotonic_ns())
+
+    def _read(self, client: Client) -> int:
+        """One read, taken in: bytes, 0 if there are none now, -1 at the end of the connection."""
+        if client.gone:
+            return -1
+        try:
+            size = client.read(self._read_buffer)
+        except MalformedFrame as error:
+            self.counters.clients_failed += 1
+            log.warning("client failed", **self._who(client), error=str(error))
+            client.write()
+            return -1
+        self.intake.arrived(client)
+        return size
+
+    def fail(self, client: Client, reason: str) -> None:
+        """The client broke the protocol: tell it why, then close."""
+        if client.gone:
+            return
+        self.counters.clients_failed += 1
+        log.warning("client failed", **self._who(client), error=reason)
+        client.session.fail(errno.EPROTO, reason)
+        self.touch(client)
+
+    def client_lost(self, client: Client, reason: str) -> None:
+        """Close a connection and what hangs on it; its producers stay known."""
+        if client.gone:
+            return
+        loop = self._running_loop()
+        if client.reading:
+            loop.remove_reader(client.socket.fileno())
+            client.reading = False
+        if client.writing:
+            loop.remove_writer(client.socket.fileno())
+            client.writing = False
+        if client.pidfd >= 0:
+            loop.remove_reader(client.pidfd)
+        now = time.monotonic_ns()
+        for subscription in self.hub.close_line(client.line, now):
+            subscription.socket.close()
+        del self.clients[client.connection]
+        client.release()
+        self.intake.forget_client(client)
+        log.debug("client gone", **self._who(client), reason=reason)
+
+    @staticmethod
+    def _who(client: Client) -> dict[str, Any]:
+        return {
+            "connection": client.connection, "name": client.name, "pid": client.peer.pid, "uid": client.peer.uid,
+        }  # fmt: skip
+
+    def handle(self, client: Client, request: Incoming) -> None:
+        self.requests.handle(client, request)
+
+    def deliver_local(self, run: bytes, header: RunHeader, skip: int, seq: int, ev_id: int) -> None:
+        configuration = self.node.configuration
+        self.router.deliver_local(
+            run, header, skip, seq, ev_id, self.config.node.id, self.incarnation,
+            0 if configuration is None else configuration.m_sequence,
+        )  # fmt: skip
+
+    def touch(self, client: Client) -> None:
+        """The client's session has output: write it when the burst is over."""
+        if not client.dirty:
+            client.dirty = True
+            self.router.touched.append(client)
+
+    # --- what the parts ask of the loop -----------------------------------------------------------------------
+
+    def watch_client_readable(self, client: Client, watch: bool) -> None:
+        if client.gone or client.reading == watch:
+            return
+        client.reading = watch
+        if watch:
+            self._running_loop().add_reader(client.socket.fileno(), self.on_client, client)
+        else:
+            self._running_loop().remove_reader(client.socket.fileno())
+
+    def watch_client_writable(self, client: Client, watch: bool) -> None:
+        if client.gone or client.writing == watch:
+            return
+        client.writing = watch
+        if watch:
+            self._running_loop().add_writer(client.socket.fileno(), client.write)
+        else:
+            self._running_loop().remove_writer(client.socket.fileno())
+
+    def watch_writable(self, subscription: Subscription, watch: bool) -> None:
+        event_socket = subscription.socket
+        if not isinstance(event_socket, socket.socket) or event_socket.fileno() < 0:
+            return
+        if watch:
+            self._running_loop().add_writer(event_socket.fileno(), self._on_event_room, subscription)
+        else:
+            self._running_loop().remove_writer(event_socket.fileno())
+
+    def _on_event_room(self, subscription: Subscription) -> None:
+        now = time.monotonic_ns()
+        self.hub.writable(subscription, now)
+        self.settle(now)
+
+    def full_changed(self, full: bool) -> None:
+        self.node.set_full(full)
+
+    def own_full_changed(self, connection: int, full: list[int]) -> None:
+        client = self.clients.get(connection)
+        if client is not None:
+            client.session.answer(0, Answer.FULL, Full(full))
+            self.touch(client)
+
+    def subscription_broken(self, subscription: Subscription) -> None:
+        subscription.socket.close()
+
+    def end_subscription(self, subscription: Subscription) -> None:
+        """Unsubscribed: out of the poller first, then closed (the library's copy would keep it registered)."""
+        self.hub.remove(subscription, time.monotonic_ns())
+        subscription.socket.close()
+
+
+def new_incarnation() -> int:
+    """Random, never 0: this start of this node."""
+    return secrets.randbits(64) or 1

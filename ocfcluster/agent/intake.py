@@ -1,0 +1,237 @@
+"""From clients to the node: publications are checked here and go on untouched, or enter the stream as void runs.
+
+Round robin over the clients that have something, one run each, as long as the node has room. What is no publication
+is handed on at once, but for requests that must not overtake the publications before them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ocfcluster.agent.clients import Client
+from ocfcluster.agent.local import LocalTopics
+from ocfcluster.agent.metrics import Counters
+from ocfcluster.agent.node_api import NodeApi
+from ocfcluster.errors import MalformedRun
+from ocfcluster.ipc.peer import is_closed
+from ocfcluster.ipc.session import Incoming, Stage
+from ocfcluster.limits import INTAKE_BYTES, PRODUCERS_PER_NODE, RUN_BYTES, WINDOW_BYTES
+from ocfcluster.protocol.state import FIRST_TOPIC_ID
+from ocfcluster.wire.frames import LOCAL_ID, Request
+from ocfcluster.wire.run import RunHeader, RunKind, check_run, void_run
+
+_PUBLISH: Final = int(Request.PUBLISH)
+_PUBLICATION: Final = int(RunKind.PUBLICATION)
+# What waits behind the publications that came before it on the connection; everything else may overtake them, so
+# that a client whose publications wait for room can still unsubscribe what holds them up.
+ORDERED: Final = frozenset(
+    int(kind)
+    for kind in (
+        Request.BARRIER, Request.CLOSE_PRODUCER, Request.GOODBYE, Request.TOPIC_CREATE, Request.TOPIC_REMOVE,
+    )
+)  # fmt: skip
+
+
+class Shell(Protocol):
+    """What the intake asks of the agent."""
+
+    def handle(self, client: Client, request: Incoming) -> None:
+        """Answer a request that is no publication."""
+
+    def deliver_local(self, run: bytes, header: RunHeader, skip: int, seq: int, ev_id: int) -> None:
+        """Give an event of a local topic to its subscribers."""
+
+    def fail(self, client: Client, reason: str) -> None:
+        """The client broke the protocol."""
+
+    def watch_client_readable(self, client: Client, watch: bool) -> None: ...
+    def touch(self, client: Client) -> None:
+        """The client's session has output."""
+
+
+class Intake:
+    """Publications on their way in, and who owns which producer."""
+
+    __slots__ = (
+        "owners", "inbox_bytes", "waiting", "_node", "_local", "_shell", "_counters", "_orphans",
+        "_publish", "_topic_by_id",
+    )  # fmt: skip
+
+    def __init__(self, node: NodeApi, local: LocalTopics, shell: Shell, counters: Counters) -> None:
+        self.owners: dict[int, Client] = {}  # producer → the live connection that uses it
+        self.inbox_bytes = 0  # of all clients
+        self.waiting: deque[Client] = deque()
+        self._node = node
+        self._local = local
+        self._shell = shell
+        self._counters = counters
+        self._orphans: dict[
+            int, int
+        ] = {}  # producer → uid of the user it belonged to, while no connection owns it
+        self._publish: Callable[[bytes], None] = node.publish
+        self._topic_by_id = node.topic_by_id
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def arrived(self, client: Client) -> None:
+        """Take what one read of ``client`` brought."""
+        requests = client.session.requests
+        inbox = client.inbox
+        while requests:
+            request = requests.popleft()
+            kind = request[0]
+            if kind == _PUBLISH:
+                size = len(request[2])
+                client.inbox_bytes += size
+                self.inbox_bytes += size
+                inbox.append(request)
+            elif kind in ORDERED and inbox:
+                inbox.append(request)
+            else:
+                self._shell.handle(client, request)
+        if inbox and not client.waiting:
+            client.waiting = True
+            self.waiting.append(client)
+
+    def pump(self) -> bool:
+        """Publish what waits while the node has room; whether anything was published."""
+        waiting = self.waiting
+        room = self._node.room()
+        published = False
+        while waiting and room > 0:
+            client = waiting.popleft()
+            inbox = client.inbox
+            run = inbox.popleft()[2]
+            size = len(run)
+            client.inbox_bytes -= size
+            self.inbox_bytes -= size
+            if client.session.stage is not Stage.FAILED:
+                self.publication(client, run)
+                room -= size
+                published = True
+            while inbox and inbox[0][0] != _PUBLISH:
+                self._shell.handle(client, inbox.popleft())
+            if inbox:
+                waiting.append(client)
+            else:
+                self._worked_off(client)
+        if waiting:
+            self._hold_back()
+        return published
+
+    def _worked_off(self, client: Client) -> None:
+        client.waiting = False
+        if client.gone:
+            self.forget_client(client)
+        elif not client.reading:
+            self._shell.watch_client_readable(client, True)
+
+    def _hold_back(self) -> None:
+        """Stop reading clients whose share of the queue is used up; ``pump`` goes on reading them."""
+        share = WINDOW_BYTES if self.inbox_bytes < INTAKE_BYTES else 0
+        for client in self.waiting:
+            if client.inbox_bytes > share and client.reading:
+                self._shell.watch_client_readable(client, False)
+
+    # --- publications -----------------------------------------------------------------------------------------
+
+    def publication(self, client: Client, run: bytes) -> None:
+        """One publication frame. The number of calls made here does not depend on what the run holds."""
+        try:
+            header = check_run(run)
+        except MalformedRun as error:
+            self._shell.fail(client, str(error))
+            return
+        _, kind, _, _, _, topic_id, count, producer, first_number, _, _, _, _ = header
+        if kind != _PUBLICATION or not first_number:
+            self._shell.fail(client, "programs publish runs of kind PUBLICATION, numbered from 1")
+            return
+        if self.owners.get(producer) is not client and not self._adopt(client, producer):
+            if not client.gone:
+                client.session.receipt(producer, first_number, count, errno.EPERM, 0, 0)
+                self._shell.touch(client)
+            return
+        topic = self._topic_by_id(topic_id)
+        if topic is None:
+            refused = errno.EINVAL
+        elif topic_id < FIRST_TOPIC_ID:
+            refused = errno.EPERM
+        elif count > 1 and len(run) > RUN_BYTES:
+            refused = errno.EMSGSIZE
+        else:
+            refused = 0
+        counters = self._counters
+        if producer & LOCAL_ID:
+            if topic is not None and not topic.local:
+                refused = errno.EINVAL
+            self._publish_local(client, run, header, refused)
+            return
+        if refused or (topic is not None and topic.local):
+            counters.runs_refused += 1
+            run = void_run(header, refused or errno.EINVAL)
+        counters.runs_published += 1
+        counters.runs_published_bytes += len(run)
+        counters.events_published += count
+        self._publish(run)
+
+    def _publish_local(self, client: Client, run: bytes, header: RunHeader, refused: int) -> None:
+        self._counters.runs_local += 1
+        outcomes, skip, fresh = self._local.publish(header, refused)
+        if fresh is not None:
+            self._shell.deliver_local(run, header, skip, fresh.seq, fresh.ev_id)
+        if client.gone:
+            return
+        for outcome in outcomes:
+            client.session.receipt(
+                header.producer,
+                outcome.first_number,
+                outcome.count,
+                outcome.error,
+                outcome.seq,
+                outcome.ev_id,
+            )
+        self._shell.touch(client)
+
+    # --- producers --------------------------------------------------------------------------------------------
+
+    def own(self, client: Client, producer: int) -> None:
+        """``client`` has opened ``producer``."""
+        self.owners[producer] = client
+        client.producers.add(producer)
+
+    def disown(self, producer: int) -> None:
+        """``producer`` is closed, or was never one."""
+        owner = self.owners.pop(producer, None)
+        if owner is not None:
+            owner.producers.discard(producer)
+        self._orphans.pop(producer, None)
+
+    def _adopt(self, client: Client, producer: int) -> bool:
+        """A client that reconnected goes on with a producer of its old connection, if nobody live owns that."""
+        if not producer or client.gone or len(client.producers) >= PRODUCERS_PER_NODE:
+            return False
+        owner = self.owners.get(producer)
+        uid = self._orphans.get(producer) if owner is None else owner.peer.uid
+        if uid is not None and client.peer.uid not in (uid, 0):
+            return False
+        if owner is not None:
+            if not is_closed(owner.socket):
+                return False
+            owner.producers.discard(producer)
+        self._orphans.pop(producer, None)
+        self.own(client, producer)
+        return True
+
+    def forget_client(self, client: Client) -> None:
+        """The connection is gone and what it published has gone on; its producers stay, for it to come back to."""
+        if client.waiting:
+            return  # not yet: ``pump`` comes back to it
+        for producer in client.producers:
+            if self.owners.get(producer) is client:
+                del self.owners[producer]
+            self._orphans[producer] = client.peer.uid
+        while len(self._orphans) > 2 * PRODUCERS_PER_NODE:
+            del self._orphans[next(iter(self._orphans))]

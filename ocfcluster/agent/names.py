@@ -1,0 +1,43 @@
+"""Names of topics as clients may give them."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from ocfcluster.limits import GROUP_PREFIX, TOPIC_NAME_BYTES
+from ocfcluster.protocol.state import reserved, valid_name
+
+# What draft 0.3 called the pre-created topics.
+ALIASES: Final = {
+    "__OC_EV_MEMB_CLASS": "oc.membership",
+    "__OC_EV_CONN_CLASS": "oc.connectivity",
+}
+
+
+def canonical(name: str) -> str:
+    """The name a topic is kept under."""
+    return ALIASES.get(name, name)
+
+
+def aliases_of(name: str) -> list[str]:
+    return [alias for alias, meant in ALIASES.items() if meant == name]
+
+
+def name_fault(name: str) -> str:
+    """Why no topic can have this name; empty: it is well formed."""
+    if not valid_name(name):
+        return f"topic {name!r:.80}: names have 1 to {TOPIC_NAME_BYTES} bytes of UTF-8 and no NUL"
+    return ""
+
+
+def administration_fault(name: str) -> tuple[int, str]:
+    """Why clients cannot create or remove a topic of this name: an errno and a sentence, or (0, "")."""
+    fault = name_fault(name)
+    if fault:
+        return errno.EINVAL, fault
+    if name.startswith(GROUP_PREFIX):
+        return errno.EINVAL, f"topic {name!r}: names from {GROUP_PREFIX!r} on belong to group messaging"
+    if reserved(name):
+        return errno.EPERM, f"topic {name!r} is reserved for the cluster itself"
+    return 0, ""

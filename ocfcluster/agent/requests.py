@@ -1,0 +1,475 @@
+"""What a client asks besides publishing: greeting, producers, subscriptions, topics, status, barriers.
+
+What needs the order (producers, topics, barriers) goes into it as a command; the answer is given at its place there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from ocfcluster import __version__
+from ocfcluster.agent.clients import Client
+from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault
+from ocfcluster.errors import InvalidArgument, MalformedFrame
+from ocfcluster.ipc.delivery import Subscription
+from ocfcluster.ipc.peer import accept_lent
+from ocfcluster.ipc.session import Incoming, Stage
+from ocfcluster.limits import CLIENT_NAME_BYTES, TOPICS_PER_SUBSCRIPTION
+from ocfcluster.protocol.effects import Outcome
+from ocfcluster.protocol.effects import Topic as NodeTopic
+from ocfcluster.wire import control
+from ocfcluster.wire.frames import (
+    LOCAL_ID,
+    LOCAL_PROTOCOL_VERSION,
+    Answer,
+    Body,
+    OpenProducer,
+    OutOfLine,
+    Position,
+    Producer,
+    Request,
+    Start,
+    Status,
+    Subscribe,
+    Subscribed,
+    Topic,
+    TopicCreate,
+    TopicRemove,
+    TopicResolve,
+    Topics,
+    Unsubscribe,
+    Welcome,
+    read_body,
+)
+
+if TYPE_CHECKING:
+    from ocfcluster.agent.daemon import Agent
+
+_NO_BODY: Final = frozenset(
+    int(kind) for kind in (Request.TOPIC_LIST, Request.STATUS, Request.BARRIER, Request.GOODBYE)
+)
+# These look at the node's topics and counters, which must be those of what has been delivered.
+_LOOKING: Final = frozenset(
+    int(kind) for kind in (Request.SUBSCRIBE, Request.TOPIC_RESOLVE, Request.TOPIC_LIST, Request.STATUS)
+)
+
+OnOutcome = Callable[[Outcome], None]
+
+
+class Requests:
+    """Answers requests; ``outcome`` is told what became of the commands it put into the order."""
+
+    __slots__ = ("deferred", "_agent", "_pending", "_handlers")
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        # What looks at the node's counters waits until all is handed out that the node has delivered.
+        self.deferred: list[Callable[[], None]] = []
+        self._pending: dict[int, OnOutcome] = {}  # token of a command → what to do at its place in the order
+        self._handlers: dict[int, Callable[[Client, Incoming, Body | None], None]] = {
+            Request.HELLO: self.on_hello,
+            Request.OPEN_PRODUCER: self.on_open_producer,
+            Request.CLOSE_PRODUCER: self.on_close_producer,
+            Request.SUBSCRIBE: self.on_subscribe,
+            Request.UNSUBSCRIBE: self.on_unsubscribe,
+            Request.OUT_OF_LINE: self.on_out_of_line,
+            Request.TOPIC_RESOLVE: self.on_topic_resolve,
+            Request.TOPIC_CREATE: self.on_topic_create,
+            Request.TOPIC_REMOVE: self.on_topic_remove,
+            Request.TOPIC_LIST: self.on_topic_list,
+            Request.STATUS: self.on_status,
+            Request.BARRIER: self.on_barrier,
+            Request.GOODBYE: self.on_goodbye,
+        }
+
+    def handle(self, client: Client, request: Incoming) -> None:
+        """Answer one request, now or at its place in the order."""
+        session = client.session
+        if session.stage is Stage.FAILED:
+            _close(request.descriptor)
+            return
+        self._agent.counters.requests += 1
+        self._agent.touch(client)
+        if request.kind != Request.GOODBYE and not session.admits(request):
+            _close(request.descriptor)
+            session.refuse(
+                request.request_id, errno.ENOMEM, "too many requests of this client are not answered yet"
+            )
+            return
+        body: Body | None = None
+        try:
+            if request.kind not in _NO_BODY:
+                body = read_body(request.kind, request.body)
+            elif request.body:
+                raise MalformedFrame(f"a request of kind {request.kind} carries a body")
+        except MalformedFrame as error:
+            _close(request.descriptor)
+            self._agent.fail(client, str(error))
+            return
+        if request.kind in _LOOKING:
+            self._agent.catch_up()
+        self._handlers[request.kind](client, request, body)
+
+    # --- the order --------------------------------------------------------------------------------------------
+
+    def command(self, operand: control.Operand, then: OnOutcome) -> None:
+        """Put ``operand`` into the order; ``then`` is called at its place there."""
+        self._pending[self._agent.control(operand)] = then
+
+    def outcome(self, outcome: Outcome) -> None:
+        """The outcome of a command of this agent."""
+        then = self._pending.pop(outcome.first_number, None)
+        if then is not None:
+            then(outcome)
+
+    def run_deferred(self) -> None:
+        """Call when everything that the node has delivered so far is handed out."""
+        deferred = self.deferred
+        self.deferred = []
+        for call in deferred:
+            call()
+
+    def _answer(self, client: Client, request_id: int, kind: Answer, body: Body | None = None) -> None:
+        if not client.gone:
+            client.session.answer(request_id, kind, body)
+            self._agent.touch(client)
+
+    def _refuse(self, client: Client, request_id: int, code: int, message: str) -> None:
+        if not client.gone:
+            client.session.refuse(request_id, code, message)
+            self._agent.touch(client)
+
+    # --- the connection ---------------------------------------------------------------------------------------
+
+    def on_hello(self, client: Client, request: Incoming, _: Body | None) -> None:
+        try:
+            hello = client.session.hello(request)
+        except MalformedFrame as error:
+            self._agent.fail(client, str(error))
+            return
+        if hello.version != LOCAL_PROTOCOL_VERSION:
+            self._agent.fail(
+                client,
+                f"this agent ({__version__}) speaks version {LOCAL_PROTOCOL_VERSION} of the local protocol, the "
+                f"client's library ({hello.library[:CLIENT_NAME_BYTES]}) version {hello.version}",
+            )
+            return
+        client.name = hello.name[:CLIENT_NAME_BYTES]
+        client.library = hello.library[:CLIENT_NAME_BYTES]
+        agent = self._agent
+        configuration = agent.node.configuration
+        welcome = Welcome(
+            version=LOCAL_PROTOCOL_VERSION,
+            library=__version__,
+            cluster=agent.config.cluster.name,
+            cluster_id=agent.cluster_id(),
+            node_id=agent.config.node.id,
+            incarnation=agent.incarnation,
+            connection=client.connection,
+            event_bytes=agent.event_bytes(),
+            delivery=agent.config.cluster.delivery if configuration is None else configuration.delivery,
+        )
+        self._answer(client, request.request_id, Answer.WELCOME, welcome)
+
+    def on_goodbye(self, client: Client, _request: Incoming, _: Body | None) -> None:
+        for producer in sorted(client.producers):
+            self._close_producer(client, producer, lambda _outcome: None)
+        client.closing = True
+
+    # --- producers --------------------------------------------------------------------------------------------
+
+    def on_open_producer(self, client: Client, request: Incoming, body: Body | None) -> None:
+        if isinstance(body, OpenProducer) and body.local:
+            producer = self._agent.local.open_producer()
+            if not producer:
+                self._refuse(
+                    client, request.request_id, errno.ENOMEM, "too many local producers on this node"
+                )
+                return
+            self._agent.intake.own(client, producer)
+            self._answer(client, request.request_id, Answer.PRODUCER, Producer(producer))
+            return
+
+        def then(outcome: Outcome) -> None:
+            if outcome.error:
+                self._refuse(
+                    client, request.request_id, outcome.error, f"no producer: {_reason(outcome.error)}"
+                )
+            elif client.gone:  # nobody will ever use it
+                self.command(control.Close(outcome.value), lambda _outcome: None)
+            else:
+                self._agent.intake.own(client, outcome.value)
+                self._answer(client, request.request_id, Answer.PRODUCER, Producer(outcome.value))
+
+        self.command(control.Open(), then)
+
+    def on_close_producer(self, client: Client, request: Incoming, body: Body | None) -> None:
+        producer = body.producer if isinstance(body, Producer) else 0
+        if producer not in client.producers:
+            self._refuse(client, request.request_id, errno.EBADF, f"producer {producer} is not this client's")
+            return
+
+        def then(outcome: Outcome) -> None:
+            if outcome.error:
+                self._refuse(client, request.request_id, outcome.error, _reason(outcome.error))
+            else:
+                self._answer(client, request.request_id, Answer.DONE)
+
+        self._close_producer(client, producer, then)
+
+    def _close_producer(self, client: Client, producer: int, then: OnOutcome) -> None:
+        if producer & LOCAL_ID:
+            self._agent.local.close_producer(producer)
+            self._agent.intake.disown(producer)
+            then(Outcome(0, producer, 0, 1, 0, 0, 0, 0))
+            return
+
+        def closed(outcome: Outcome) -> None:  # its receipts came before this place in the order
+            self._agent.intake.disown(producer)
+            then(outcome)
+
+        self.command(control.Close(producer), closed)
+
+    # --- subscriptions ----------------------------------------------------------------------------------------
+
+    def on_subscribe(self, client: Client, request: Incoming, body: Body | None) -> None:
+        try:
+            event_socket = accept_lent(request.descriptor)
+        except ValueError as error:
+            self._refuse(client, request.request_id, errno.EINVAL, str(error))
+            return
+        if not isinstance(body, Subscribe):
+            event_socket.close()
+            return
+        fault = self._subscribe_fault(client, body)
+        if fault[0]:
+            event_socket.close()
+            self._refuse(client, request.request_id, *fault)
+            return
+
+        def subscribe(last_try: bool) -> bool:
+            topics = [self._topic(name) for name in body.topics]
+            missing = [name for name, topic in zip(body.topics, topics, strict=True) if topic is None]
+            if missing and not last_try:
+                return False
+            if client.gone:
+                event_socket.close()
+                return True
+            positions = {canonical(position.topic): position for position in body.positions}
+            code, text, starts = self._starts([topic for topic in topics if topic is not None], positions)
+            if missing:
+                code, text = errno.EINVAL, f"there is no topic {missing[0]!r}"
+            elif not code:
+                code, text = self._subscribe_fault(client, body)  # again: others may have come meanwhile
+            if code:
+                event_socket.close()
+                self._refuse(client, request.request_id, code, text)
+                return True
+            cluster_id = self._agent.cluster_id()
+            if body.positions and body.cluster_id and body.cluster_id != cluster_id:
+                event_socket.close()
+                self._answer(
+                    client,
+                    request.request_id,
+                    Answer.SUBSCRIBED,
+                    Subscribed(cluster_id, [], history_lost=True),
+                )
+                return True
+            self._agent.hub.add(
+                client.line,
+                body.subscription,
+                event_socket,
+                {s.topic_id: s.topic for s in starts},
+                body.callback,
+            )
+            self._answer(client, request.request_id, Answer.SUBSCRIBED, Subscribed(cluster_id, starts))
+            return True
+
+        def caught_up(_: Outcome) -> None:
+            self.deferred.append(lambda: _ignore(subscribe(last_try=True)))
+
+        if not subscribe(last_try=False):
+            self.command(control.Barrier(), caught_up)
+
+    def _subscribe_fault(self, client: Client, body: Subscribe) -> tuple[int, str]:
+        subscriptions = client.line.subscriptions
+        most = self._agent.config.limits.subscriptions_per_client
+        if body.subscription in subscriptions:
+            return errno.EINVAL, f"subscription {body.subscription} is in use on this connection"
+        if len(subscriptions) >= most:
+            return errno.ENOMEM, f"a client may have {most} subscriptions (limits.subscriptions_per_client)"
+        if not body.topics:
+            return errno.EINVAL, "a subscription names at least one topic"
+        if len(body.topics) > TOPICS_PER_SUBSCRIPTION:
+            return errno.ENOMEM, f"a subscription may name {TOPICS_PER_SUBSCRIPTION} topics"
+        for name in body.topics:
+            fault = name_fault(name)
+            if fault:
+                return errno.EINVAL, fault
+        return 0, ""
+
+    def _starts(
+        self, topics: list[NodeTopic], positions: dict[str, Position]
+    ) -> tuple[int, str, list[Start]]:
+        starts: dict[int, Start] = {}
+        for topic in topics:
+            next_seq = self._last_seq(topic) + 1
+            position = positions.get(topic.name)
+            gap_from = 0
+            if position is not None:
+                if position.topic_id != topic.topic_id:
+                    return errno.EINVAL, f"topic {topic.name!r} was removed and made again", []
+                if position.seq + 1 < next_seq:
+                    gap_from = position.seq + 1
+            starts[topic.topic_id] = Start(topic.name, topic.topic_id, next_seq, topic.local, gap_from)
+        return 0, "", list(starts.values())
+
+    def on_unsubscribe(self, client: Client, request: Incoming, body: Body | None) -> None:
+        subscription = self._subscription(client, body)
+        if subscription is None:
+            self._refuse(client, request.request_id, errno.EINVAL, "no such subscription on this connection")
+            return
+        self._agent.end_subscription(subscription)
+        self._answer(client, request.request_id, Answer.DONE)
+
+    def on_out_of_line(self, client: Client, request: Incoming, body: Body | None) -> None:
+        subscription = self._subscription(client, body)
+        if subscription is None or not subscription.callback or not isinstance(body, OutOfLine):
+            self._refuse(client, request.request_id, errno.EINVAL, "no such callback subscription")
+            return
+        self._agent.hub.set_out_of_line(subscription, body.out)
+        self._answer(client, request.request_id, Answer.DONE)
+
+    @staticmethod
+    def _subscription(client: Client, body: Body | None) -> Subscription | None:
+        if not isinstance(body, Unsubscribe | OutOfLine):
+            return None
+        return client.line.subscriptions.get(body.subscription)
+
+    # --- topics -----------------------------------------------------------------------------------------------
+
+    def _topic(self, name: str) -> NodeTopic | None:
+        return self._agent.node.topics.get(canonical(name))
+
+    def _last_seq(self, topic: NodeTopic) -> int:
+        if topic.local:
+            return self._agent.local.last_seq.get(topic.topic_id, 0)
+        return self._agent.node.last_seq(topic.topic_id)
+
+    def _describe(self, topic: NodeTopic) -> Topic:
+        subscribers = len(self._agent.hub.by_topic.get(topic.topic_id, ()))
+        return Topic(
+            topic.name,
+            topic.topic_id,
+            topic.local,
+            self._last_seq(topic),
+            subscribers,
+            aliases_of(topic.name),
+        )
+
+    def on_topic_resolve(self, client: Client, request: Incoming, body: Body | None) -> None:
+        name = body.topic if isinstance(body, TopicResolve) else ""
+        fault = name_fault(name)
+        if fault:
+            self._refuse(client, request.request_id, errno.EINVAL, fault)
+            return
+
+        def resolve() -> bool:
+            topic = self._topic(name)
+            if topic is not None:
+                self._answer(client, request.request_id, Answer.TOPIC, self._describe(topic))
+            return topic is not None
+
+        def then(_: Outcome) -> None:
+            if not resolve():
+                self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
+
+        if not resolve():  # it may have been created and answered elsewhere: catch up with the order first
+            self.command(control.Barrier(), then)
+
+    def on_topic_create(self, client: Client, request: Incoming, body: Body | None) -> None:
+        if not isinstance(body, TopicCreate):
+            return
+        name, local = body.topic, body.local
+        code, fault = administration_fault(name)
+        if code:
+            self._refuse(client, request.request_id, code, fault)
+            return
+
+        def then(outcome: Outcome) -> None:
+            topic = self._topic(name)
+            if outcome.error == errno.EEXIST:
+                scope = "global" if local else "local"
+                text = f"topic {name!r} exists with scope {scope}"
+                self._refuse(client, request.request_id, outcome.error, text)
+            elif outcome.error:
+                text = f"topic {name!r} was not created: {_reason(outcome.error)}"
+                self._refuse(client, request.request_id, outcome.error, text)
+            elif topic is not None and topic.topic_id == outcome.value:
+                self._answer(client, request.request_id, Answer.TOPIC, self._describe(topic))
+            else:  # removed again since
+                self._answer(client, request.request_id, Answer.TOPIC, Topic(name, outcome.value, local, 0))
+
+        self._administer(client, request, control.TopicCreate(name, local), then)
+
+    def on_topic_remove(self, client: Client, request: Incoming, body: Body | None) -> None:
+        name = body.topic if isinstance(body, TopicRemove) else ""
+        code, fault = administration_fault(name)
+        if code:
+            self._refuse(client, request.request_id, code, fault)
+            return
+
+        def then(outcome: Outcome) -> None:
+            if outcome.error:
+                reason = (
+                    f"there is no topic {name!r}" if outcome.error == errno.EINVAL else _reason(outcome.error)
+                )
+                self._refuse(client, request.request_id, outcome.error, reason)
+            else:
+                self._answer(client, request.request_id, Answer.DONE)
+
+        self._administer(client, request, control.TopicRemove(name), then)
+
+    def _administer(
+        self, client: Client, request: Incoming, operand: control.Operand, then: OnOutcome
+    ) -> None:
+        try:
+            self.command(operand, then)
+        except InvalidArgument as error:
+            self._refuse(client, request.request_id, errno.EINVAL, str(error))
+
+    def on_topic_list(self, client: Client, request: Incoming, _: Body | None) -> None:
+        topics = [self._describe(topic) for _, topic in sorted(self._agent.node.topics.items())]
+        self._answer(client, request.request_id, Answer.TOPICS, Topics(topics))
+
+    # --- the rest ---------------------------------------------------------------------------------------------
+
+    def on_status(self, client: Client, request: Incoming, _: Body | None) -> None:
+        self._answer(client, request.request_id, Answer.STATUS, Status(self._agent.status()))
+
+    def on_barrier(self, client: Client, request: Incoming, _: Body | None) -> None:
+        def then(outcome: Outcome) -> None:
+            if outcome.error:
+                self._refuse(client, request.request_id, outcome.error, _reason(outcome.error))
+            else:
+                self._answer(client, request.request_id, Answer.DONE)
+
+        self.command(control.Barrier(), then)
+
+
+def _reason(code: int) -> str:
+    if code == errno.ENOMEM:
+        return "a configured limit of the cluster is reached"
+    return os.strerror(code)
+
+
+def _ignore(_: object) -> None:
+    """For callbacks whose result nobody needs."""
+
+
+def _close(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.close(descriptor)

@@ -1,0 +1,167 @@
+"""The state directory: who this node is, and the record that the node keeps on disk.
+
+Files: ``lock`` (held exclusively for the agent's life: two processes must never speak as one node), ``identity.json``
+(written once), ``record`` (replaced atomically; magic, version, length, xxh3-64 of the body, body).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import struct
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from ocfcluster.errors import StateDirectoryError
+
+RECORD_HEADER: Final = struct.Struct("<8sIIQ")  # magic, version, body length, checksum of the body
+MAGIC: Final = b"OCFRECRD"
+RECORD_VERSION: Final = 1
+IDENTITY_VERSION: Final = 1
+_LOCK: Final = "lock"
+_IDENTITY: Final = "identity.json"
+_RECORD: Final = "record"
+
+
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose directory this is. ``store_id`` is random and made with it: a wiped directory is another one."""
+
+    version: int
+    cluster: str
+    node_id: int
+    store_id: str  # 16 hex digits
+
+
+class StateDirectory:
+    """A state directory, locked by this process.
+
+    Raises StateDirectoryError from the constructor: locked by a live agent, corrupt, of another node or cluster,
+    or not to be written. The message says what to do.
+    """
+
+    def __init__(self, path: Path, cluster: str, node_id: int) -> None:
+        self.path = path
+        self.record = b""  # as found at the start
+        self._lock = -1
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateDirectoryError(
+                f"state directory {path}: {error.strerror}; make it writable for this user, "
+                "or name another as node.state_dir"
+            ) from None
+        try:
+            self._take_lock()
+            self.store_id = self._identity(cluster, node_id)
+            self.record = self._read_record()
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise StateDirectoryError(
+                f"state directory {self.path} is in use by a live agent (process {holder}); stop that one, "
+                "or give this node a directory of its own as node.state_dir"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _identity(self, cluster: str, node_id: int) -> int:
+        file = self.path / _IDENTITY
+        try:
+            raw = file.read_bytes()
+        except FileNotFoundError:
+            if (self.path / _RECORD).exists():
+                raise StateDirectoryError(
+                    f"state directory {self.path} has a record and no {_IDENTITY}: restore it from a copy, or empty "
+                    "the directory, with which the node begins as a stranger"
+                ) from None
+            identity = Identity(IDENTITY_VERSION, cluster, node_id, f"{secrets.randbits(64):016x}")
+            _replace(file, msgspec.json.encode(identity) + b"\n")
+            return int(identity.store_id, 16)
+        try:
+            identity = msgspec.json.decode(raw, type=Identity)
+            store_id = int(identity.store_id, 16)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise StateDirectoryError(
+                f"{file} is corrupt ({error}): restore it from a copy, or empty the directory, "
+                "with which the node begins as a stranger"
+            ) from None
+        if identity.version != IDENTITY_VERSION:
+            raise StateDirectoryError(
+                f"{file} is of version {identity.version}, this agent writes {IDENTITY_VERSION}: "
+                "run the agent that made it"
+            )
+        if (identity.cluster, identity.node_id) != (cluster, node_id):
+            raise StateDirectoryError(
+                f"state directory {self.path} belongs to node {identity.node_id} of cluster {identity.cluster!r}, "
+                f"and this is node {node_id} of {cluster!r}: correct node.id or cluster.name, "
+                "or name another directory as node.state_dir"
+            )
+        return store_id
+
+    def _read_record(self) -> bytes:
+        file = self.path / _RECORD
+        try:
+            raw = file.read_bytes()
+        except FileNotFoundError:
+            return b""
+        fault = ""
+        if len(raw) < RECORD_HEADER.size:
+            fault = f"has {len(raw)} bytes"
+        else:
+            magic, version, length, checksum = RECORD_HEADER.unpack_from(raw)
+            body = raw[RECORD_HEADER.size :]
+            if magic != MAGIC:
+                fault = "is no record of an agent"
+            elif version != RECORD_VERSION:
+                raise StateDirectoryError(
+                    f"{file} is of version {version}, this agent writes {RECORD_VERSION}: run the agent that made it"
+                )
+            elif len(body) != length or xxh3_64_intdigest(body) != checksum:
+                fault = "does not match its length and checksum"
+            else:
+                return body
+        raise StateDirectoryError(
+            f"{file} is corrupt (it {fault}): look for a failing disk; then empty {self.path}, with which the node "
+            "begins as a stranger and is brought up to date by the others"
+        )
+
+    def write_record(self, body: bytes) -> None:
+        """Replace the record durably. Blocks for the disk: not for the event loop's thread. Raises OSError."""
+        header = RECORD_HEADER.pack(MAGIC, RECORD_VERSION, len(body), xxh3_64_intdigest(body))
+        _replace(self.path / _RECORD, header + body)
+
+    def close(self) -> None:
+        """Give up the lock."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """``file`` has the new content or the old one, whenever the power fails; the new one once this has returned."""
+    temporary = file.with_name(file.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(file)
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

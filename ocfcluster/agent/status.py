@@ -1,0 +1,67 @@
+"""The status document: plain values for `ocfcluster status`, programs and Prometheus."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ocfcluster import __version__
+from ocfcluster.limits import SECOND_NS
+
+if TYPE_CHECKING:
+    from ocfcluster.agent.daemon import Agent
+
+
+def status_document(agent: Agent) -> dict[str, Any]:
+    """Everything the node says of itself, and what this agent has: clients, subscriptions, counters, warnings."""
+    now = time.monotonic_ns()
+    hub = agent.hub
+    document = agent.node.status(now)
+    document["version"] = __version__
+    document["uptime_s"] = (now - agent.started_at) // SECOND_NS
+    document["socket"] = agent.listener.path
+    document["state_dir"] = str(agent.state_dir.path)
+    document["transport"] = agent.config.transport()
+    document["address"] = [str(part) for part in agent.transport.address[:2]]
+    document["receive_buffer_bytes"] = agent.transport.receive_buffer_bytes
+    document["warnings"] = list(agent.warnings)
+    document["clients"] = [
+        {
+            "connection": client.connection,
+            "name": client.name,
+            "library": client.library,
+            "pid": client.peer.pid,
+            "uid": client.peer.uid,
+            "watched_by_pidfd": client.pidfd >= 0,
+            "producers": len(client.producers),
+            "subscriptions": len(client.line.subscriptions),
+            "inbox_bytes": client.inbox_bytes,
+            "output_bytes": client.session.output_bytes,
+        }
+        for client in agent.clients.values()
+    ]
+    document["subscriptions"] = [
+        {
+            "connection": subscription.line.connection,
+            "subscription": subscription.number,
+            "topics": sorted(subscription.topics.values())[:16],
+            "topic_count": len(subscription.topics),
+            "callback": subscription.callback,
+            "queue_bytes": subscription.queued_bytes,
+            "full": subscription.full,
+            "dropping": subscription.dropping,
+            "blocked": subscription.blocked,
+            "out_of_line": subscription.out_of_line,
+        }
+        for subscription in hub.subscriptions()
+    ]
+    document["queues_held_bytes"] = hub.held_bytes
+    document["intake_held_bytes"] = agent.intake.inbox_bytes
+    document["counters"] = {
+        **agent.counters.as_dict(),
+        "frames": hub.frames,
+        "gaps": hub.gaps,
+        "slow_fallbacks": hub.fallbacks,
+    }
+    document["network_counters"] = dict(agent.transport.counters)
+    return document
