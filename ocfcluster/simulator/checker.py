@@ -204,6 +204,15 @@ class Checker:
                 f"and got up to {subscriber.most_bytes} B; {most} B were promised",
             )
 
+    def check_replays(self, host: Host) -> None:
+        """No datagram is taken twice."""
+        taken = observe.taken_datagrams(host.node, host.clock())
+        if taken > len(host.distinct):
+            raise Violation(
+                "replay",
+                f"node {host.node_id} took {taken} datagrams of the {len(host.distinct)} it was sent",
+            )
+
     # --- the sequence -------------------------------------------------------------------------------------------
 
     def _extend(self, host: Host, item: Delivery, position: int) -> None:

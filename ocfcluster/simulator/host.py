@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 WALL_CLOCK_NS: Final = 1_700_000_000 * limits.SECOND_NS
 INTAKE_RUNS_PER_BURST: Final = 16
+_SENDER: Final = 8  # of the clear header, from here on: node_id, incarnation, counter
 IDLE_TIMERS: Final = 1000  # timers in a row without the clock moving: the node asks for ever
 
 Answer = Callable[[Outcome], None]
@@ -75,6 +76,7 @@ class Host:
         "alive",
         "cursor",
         "disk",
+        "distinct",
         "faults",
         "node",
         "node_id",
@@ -93,6 +95,7 @@ class Host:
         self.paused = False
         self.state = State.FORMING
         self.cursor = 0  # items of the one global sequence this node has delivered
+        self.distinct: set[bytes] = set()  # clear headers of the datagrams it was handed: sender and counter
         self.overruns = 0  # datagrams its receive buffer had no room for
         self.wall_jump_ns = 0
         self.faults: list[Fault] = []
@@ -189,6 +192,8 @@ class Host:
     def _take_datagram(self, buffer: bytes, segment: int, source: Address) -> None:
         self._inbox_bytes -= max(len(buffer), limits.DATAGRAM_COST_BYTES)
         self._world.trace.add(self._world.now, self.node_id, "receive", f"from {source[0]}", buffer, segment)
+        for begin in range(0, len(buffer), segment):
+            self.distinct.add(buffer[begin + _SENDER : begin + limits.CLEAR_HEADER_BYTES])
         self.node.datagram(buffer, segment, source, self.clock())
 
     def _persisted(self, token: int, ok: bool) -> None:

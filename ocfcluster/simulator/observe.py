@@ -79,10 +79,10 @@ def leftovers(node: Node, now: int) -> Iterator[str]:
             yield f"{name} is {figures[name]}"
 
 
-def refused_repeats(node: Node, now: int) -> int:
-    """Datagrams that this node recognised as taken before."""
+def taken_datagrams(node: Node, now: int) -> int:
+    """Datagrams that this node took as new ones of its cluster."""
     counters: dict[str, int] = node.status(now)["datagrams"]
-    return counters["replayed"]
+    return counters["datagrams"]
 
 
 def summary(node: Node, now: int) -> str:

@@ -86,6 +86,7 @@ class Simulation:
             world.run_until(world.now + AFTER_LOSS_NS)
         for host in world.hosts.values():
             world.checker.check_bounds(host)
+            world.checker.check_replays(host)
 
     @property
     def fault_counts(self) -> Counter[str]:
@@ -127,15 +128,32 @@ class Simulation:
             if world.now - last_progress > STALL_NS or world.now - begin > LONGEST_NS:
                 raise Violation("liveness", self._why_unfinished())
         length = len(checker.sequence)
-        world.run_until(world.now + QUIET_NS)
-        if self.plan.rogue == 0 and len(checker.sequence) != length:
+        self._run_to_rest()
+        if len(checker.sequence) != length:
             raise Violation(
                 "creation", f"{len(checker.sequence) - length} items came after everything was answered"
             )
-        if not self.plan.killed:
-            for host in world.hosts.values():
-                for text in observe.leftovers(host.node, host.clock()):
-                    raise Violation("buffers", f"node {host.node_id} at rest: {text}")
+
+    def _run_to_rest(self) -> None:
+        """Nothing is published any more: repeats on their way end without effect, and buffers empty."""
+        world = self.world
+        deadline = world.now + LONGEST_NS
+        world.run_until(world.now + QUIET_NS)
+        if self.plan.killed:
+            return  # the dead never acknowledge: what they have not is kept for them
+        while leftovers := self._leftovers():
+            if world.now > deadline:
+                raise Violation(
+                    "buffers", f"at rest for {LONGEST_NS / SECOND_NS:.0f} s: {'; '.join(leftovers)}"
+                )
+            world.run_until(world.now + QUIET_NS)
+
+    def _leftovers(self) -> list[str]:
+        return [
+            f"node {host.node_id}: {text}"
+            for host in self.world.hosts.values()
+            for text in observe.leftovers(host.node, host.clock())
+        ]
 
     def _why_unfinished(self) -> str:
         reasons = [publisher.describe() for publisher in self.publishers if not publisher.finished]
