@@ -142,15 +142,22 @@ class Client:
         Raises UnknownTopic, InvalidArgument, LimitReached.
         """
         names = [topics] if isinstance(topics, str) else list(topics)
+        subscription = self.subscribe_for(names, on_event is not None, timeout)
+        if on_event is not None:
+            self.connection().dispatcher.add(subscription.event_socket, on_event)
+        return subscription
+
+    def subscribe_for(
+        self, topics: str | list[str], callback: bool, timeout: float | None = None
+    ) -> Subscription:
+        """A subscription whose callback, if it is to have one, the caller gives to the dispatcher."""
+        names = [topics] if not isinstance(topics, list) else topics
         if not 1 <= len(names) <= TOPICS_PER_SUBSCRIPTION:
             raise InvalidArgument(f"a subscription has 1 to {TOPICS_PER_SUBSCRIPTION} topics")
         for name in names:
             check_topic(name)
         connection = self.connection()
-        event_socket = connection.subscribe(names, on_event is not None, timeout)
-        if on_event is not None:
-            connection.dispatcher.add(event_socket, on_event)
-        return Subscription(self, connection, event_socket, on_event is not None)
+        return Subscription(self, connection, connection.subscribe(names, callback, timeout), callback)
 
     def dispatch(self, timeout: float | None = None) -> None:
         """Run callbacks in this thread until no callback subscription is left, at most ``timeout`` seconds.
@@ -245,7 +252,8 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client of {self._path}{' (closed)' if self._closed else ''}>"
 
-    def _abandon_in_child(self) -> None:
+    def abandon_in_child(self) -> None:
+        """After a fork: this process's copies go; the client connects anew when it is used."""
         self._connection.abandon_in_child()
 
 
@@ -390,7 +398,7 @@ def _close_all() -> None:
 
 def _after_fork() -> None:
     for client in list(_clients):
-        client._abandon_in_child()
+        client.abandon_in_child()
 
 
 atexit.register(_close_all)

@@ -188,12 +188,16 @@ class Connection:
         self.session.connected()
         self.flush_output()
 
-    def _reconnect(self) -> None:
+    def _reconnect(self) -> float | None:
+        """Try once; None where it worked, else seconds until the next try."""
         try:
             self._connect()
         except AgentUnreachable:
-            self._retry_at = time.monotonic() + self._back_off_ns / SECOND_NS
+            wait = self._back_off_ns / SECOND_NS
+            self._retry_at = time.monotonic() + wait
             self._back_off_ns = min(2 * self._back_off_ns, RECONNECT_MAX_NS)
+            return wait
+        return None
 
     def _lost(self, reason: str) -> None:
         control = self.control
@@ -252,8 +256,7 @@ class Connection:
         left = self._retry_at - time.monotonic()
         if left > 0:
             return left
-        self._reconnect()
-        return None if self.control is not None else max(0.001, self._retry_at - time.monotonic())
+        return self._reconnect()
 
     def _wake_thread(self) -> None:
         if self.closed and self._thread is None:

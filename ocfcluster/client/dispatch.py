@@ -25,9 +25,12 @@ Callback = Callable[[Event], object]
 class Entry:
     """One callback subscription."""
 
-    __slots__ = ("socket", "callback", "manual", "key", "held", "blocked", "ended", "removed")
+    __slots__ = ("dispatcher", "socket", "callback", "manual", "key", "held", "blocked", "ended", "removed")
 
-    def __init__(self, event_socket: EventSocket, callback: Callback, manual: bool) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, event_socket: EventSocket, callback: Callback, manual: bool
+    ) -> None:
+        self.dispatcher = dispatcher
         self.socket = event_socket
         self.callback = callback
         self.manual = manual  # the program says when an event is done
@@ -54,7 +57,7 @@ class Dispatcher:
     # --- entries ------------------------------------------------------------------------------------------------
 
     def add(self, event_socket: EventSocket, callback: Callback, manual: bool = False) -> None:
-        self._entries[event_socket] = Entry(event_socket, callback, manual)
+        self._entries[event_socket] = Entry(self, event_socket, callback, manual)
         self.wake()
 
     def remove(self, event_socket: EventSocket) -> None:
@@ -82,9 +85,9 @@ class Dispatcher:
     def done(self, entry: Entry, event: Event) -> None:
         """The program is done with an event that ``manual`` gave out. Raises InvalidArgument if it was before."""
         with self._state:
-            if event._held is not entry:
+            if event.held is not entry:
                 raise InvalidArgument("the event is done already")
-            event._held = None
+            event.held = None
             entry.held = None
             blocked, entry.blocked = entry.blocked, False
         if blocked:
@@ -208,17 +211,19 @@ class Dispatcher:
             if event is None:
                 return
             entry.held = event
-            event._held = entry
+            event.held = entry
             try:
                 entry.callback(event)
             finally:
-                blocked = False
-                if entry.held is not None:
-                    with self._state:
-                        blocked = entry.blocked = entry.held is not None and not entry.removed
-            if blocked:
+                with self._state:  # event_done of another thread may come at any moment
+                    entry.blocked = self._is_held(entry)
+            if entry.blocked:
                 self._out_of_line(event_socket, True)
                 return
+
+    @staticmethod
+    def _is_held(entry: Entry) -> bool:
+        return entry.held is not None and not entry.removed
 
     # --- waiting ------------------------------------------------------------------------------------------------
 

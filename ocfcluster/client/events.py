@@ -247,7 +247,7 @@ class Event(msgspec.Struct, eq=False):
     run: Run
     index: int
     data: bytes
-    _held: Any = None  # who waits for event_done of this event
+    held: Any = None  # who waits for event_done of this event
 
     @property
     def topic(self) -> str:

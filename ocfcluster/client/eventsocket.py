@@ -154,7 +154,8 @@ class EventSocket:
     def _finish_run(self) -> None:
         """The last event of the current run was taken: go to the next run, or take the frame off the socket."""
         frame, run = self._frame, self._run
-        assert frame is not None and run is not None  # noqa: S101 - for the type checker
+        assert frame is not None  # noqa: S101 - for the type checker
+        assert run is not None  # noqa: S101 - for the type checker
         notice = run.notice
         if notice is not None and notice.final:
             self._end(NotConnected(notice.reason or f"the subscription ended ({notice.name})"))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Final, Protocol
 
-from ocfcluster.errors import ClientError, OutcomeUnknown, UnknownTopic, client_error
+from ocfcluster.errors import ClientError, InvalidArgument, OutcomeUnknown, UnknownTopic, client_error
 from ocfcluster.limits import (
     PRODUCER_BYTES_UNANSWERED,
     PRODUCER_RUNS_UNANSWERED,
@@ -26,6 +26,7 @@ from ocfcluster.wire.frames import LOCAL_ID
 from ocfcluster.wire.run import RunKind, build_run, read_header, run_events
 
 _LENGTH_BYTES: Final = 4  # of each event in a table of lengths
+_RE_ID_END: Final = 1 << 64
 PRODUCER_LOST: Final = frozenset({errno.EBADF, errno.EILSEQ})  # refusals that do not use up their numbers
 
 
@@ -74,6 +75,25 @@ class Batch:
         self._seq = self._ev_id = 0
         self._parts: list[tuple[int, int, int, int, int]] = []  # first index, count, errno, seq, ev_id
         self.on_done: list[Any] = []  # callables without arguments; for asyncio
+
+    def joins(self, topic_id: int, re_id: int, properties: bytes, size: int) -> bool:
+        """Whether a publication of ``size`` bytes can go into the same run."""
+        return (
+            self.topic_id == topic_id
+            and self.re_id == re_id
+            and self.properties == properties
+            and self.size + size + _LENGTH_BYTES <= RUN_BYTES
+            and self.count < RUN_COUNT
+        )
+
+    def join(self, data: bytes) -> int:
+        """Add a publication that ``joins``; its index."""
+        assert self.events is not None  # noqa: S101 - it gathers
+        index = self.count
+        self.events.append(data)
+        self.count = index + 1
+        self.size += len(data) + _LENGTH_BYTES
+        return index
 
     def answer(self, first: int, count: int, code: int, seq: int, ev_id: int) -> bool:
         """Take the outcome of ``count`` publications from number ``first`` on; whether all is answered now."""
@@ -264,6 +284,30 @@ class Producer:
 
     def lowest_unanswered(self) -> int:
         return self.unanswered[0].number if self.unanswered else self._next_number
+
+
+def as_bytes(data: object) -> bytes:
+    """The data of an event, unchangeable. Raises TypeError."""
+    if type(data) is bytes:
+        return data
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"event data is bytes, not {type(data).__name__}")
+
+
+def as_events(datas: Sequence[bytes | bytearray | memoryview]) -> list[bytes]:
+    """The data of at least one event. Costs no Python step per event where all are bytes. Raises InvalidArgument."""
+    if not datas:
+        raise InvalidArgument("publish_many needs at least one event")
+    if set(map(type, datas)) == {bytes}:
+        return list(datas)  # type: ignore[arg-type]  # the line above says that they are bytes
+    return list(map(as_bytes, datas))
+
+
+def check_re_id(re_id: int) -> None:
+    """Raises InvalidArgument for what is no ev_id and not 0."""
+    if not 0 <= re_id < _RE_ID_END:
+        raise InvalidArgument(f"re_id {re_id} is no 64-bit id")
 
 
 def run_size(count: int, data_bytes: int, properties: bytes) -> int:

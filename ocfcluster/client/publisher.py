@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ocfcluster.client.connection import Connection, deadline_of
 from ocfcluster.client.events import Receipt
-from ocfcluster.client.producer import Batch, Producer, run_size, split
+from ocfcluster.client.producer import Batch, Producer, as_bytes, as_events, check_re_id, run_size, split
 from ocfcluster.client.session import Stage, check_topic
 from ocfcluster.errors import InvalidArgument, NotConnected, TooLarge, WouldBlock
 from ocfcluster.limits import RUN_BYTES, RUN_COUNT
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Data = bytes | bytearray | memoryview
 _LENGTH_BYTES: Final = 4
-_RE_ID_END: Final = 1 << 64
 
 
 class Publisher:
@@ -73,7 +72,7 @@ class Publisher:
         WouldBlock (nothing was published), WouldDeadlock, NotConnected.
         """
         if type(data) is not bytes:
-            data = _as_bytes(data)
+            data = as_bytes(data)
         connection = self._connected()
         with connection.lock:
             producer = self._producer
@@ -109,25 +108,18 @@ class Publisher:
         """Join what gathers, or begin a new batch, and send it at once if the agent is idle. The lock is held."""
         deadline = deadline_of(timeout)
         encoded = encode_properties(properties) if properties else b""
-        _check_re_id(re_id)
+        check_re_id(re_id)
         info, producer = self._prepare(connection, topic, deadline)
         self._check_size(connection, len(data))
         size = run_size(1, len(data), encoded)
         batch = producer.gathering
         if batch is not None:
-            joined = batch.size + len(data) + _LENGTH_BYTES
-            if (
-                batch.topic_id == info.topic_id and batch.re_id == re_id and batch.properties == encoded
-                and joined <= RUN_BYTES and batch.count < RUN_COUNT
-            ):  # fmt: skip
-                assert batch.events is not None  # noqa: S101 - it gathers
-                batch.events.append(data)
-                batch.count += 1
-                batch.size = joined
-                if batch.count > batch.look_at:
-                    batch.look_at *= 2
+            if batch.joins(info.topic_id, re_id, encoded, len(data)):
+                index = batch.join(data)
+                if index >= batch.look_at:
+                    batch.look_at = 2 * index
                     self._look(connection, producer)
-                return Receipt(batch.alone, batch.count - 1, 1)
+                return Receipt(batch.alone, index, 1)
             connection.send_gathered(producer)
             connection.flush_output()
         batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, [data], size)
@@ -164,17 +156,12 @@ class Publisher:
 
         Where the window closes for longer than ``timeout`` in the middle, WouldBlock says how many were published.
         """
-        if not isinstance(datas, list):
-            datas = list(datas)
-        if not datas:
-            raise InvalidArgument("publish_many needs at least one event")
-        if set(map(type, datas)) != {bytes}:
-            datas = list(map(_as_bytes, datas))
+        events = as_events(datas)
         deadline = deadline_of(timeout)
         encoded = encode_properties(properties) if properties else b""
-        _check_re_id(re_id)
-        cuts = split(datas, encoded)  # type: ignore[arg-type]  # all are bytes by now
-        largest = max(map(len, datas)) if len(cuts) == len(datas) else 0
+        check_re_id(re_id)
+        cuts = split(events, encoded)
+        largest = max(map(len, events)) if len(cuts) == len(events) else 0
         connection = self._connected()
         batches: list[Batch] = []
         with connection.lock:
@@ -185,16 +172,16 @@ class Publisher:
                     self._wait_for_room(connection, producer, size, deadline)
                 except WouldBlock:
                     raise WouldBlock(
-                        f"no room in the time given; {begin} of {len(datas)} were published"
+                        f"no room in the time given; {begin} of {len(events)} were published"
                     ) from None
                 if producer.gathering is not None:
                     connection.send_gathered(producer)
-                batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, datas[begin:end], size)  # type: ignore[arg-type]
+                batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, events[begin:end], size)
                 producer.queue(batch, time.time_ns())
                 connection.session.publish(producer, batch)
                 connection.flush_output()
                 batches.append(batch)
-        return Receipt(tuple(batches), 0, len(datas))
+        return Receipt(tuple(batches), 0, len(events))
 
     # --- what both need -----------------------------------------------------------------------------------------
 
@@ -229,13 +216,10 @@ class Publisher:
             connection.session.open(producer)
             connection.flush_output()
             opened = producer
-            ended = connection.session
             if not connection.wait_until(lambda: bool(opened.id) or not opened.opening, deadline):
                 raise WouldBlock("the cluster has not opened a producer in the time given")
-            if not producer.id and ended.stage is not Stage.ENDED and producer.refusal is not None:
-                raise producer.refusal
             if not producer.id:
-                raise NotConnected("the connection to the agent has ended")
+                raise producer.refusal or NotConnected("the connection to the agent has ended")
         self._last_topic = topic
         self._producer = producer
         return info, producer
@@ -306,14 +290,3 @@ def resolve(connection: Connection, name: str, deadline: float | None) -> frames
         )
         info = topics[name] = answer
     return info
-
-
-def _as_bytes(data: object) -> bytes:
-    if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
-    raise TypeError(f"event data is bytes, not {type(data).__name__}")
-
-
-def _check_re_id(re_id: int) -> None:
-    if not 0 <= re_id < _RE_ID_END:
-        raise InvalidArgument(f"re_id {re_id} is no 64-bit id")

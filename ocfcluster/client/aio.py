@@ -1,0 +1,540 @@
+# ruff: noqa: ASYNC109 - the timeouts are those of the blocking API, and raise its errors
+"""The asyncio API: the same session, with the program's event loop in the place of threads.
+
+>>> import asyncio, ocfcluster                                      # doctest: +SKIP
+>>> async def main():
+...     async with ocfcluster.aio.connect() as client:
+...         await client.create_topic("demo")
+...         events = await client.subscribe("demo")
+...         await (await client.publish("demo", b"hello"))
+...         async for event in events:
+...             print(event.data)
+...             break
+>>> asyncio.run(main())
+b'hello'
+
+Everything belongs to the loop in which ``connect`` was awaited, and to its thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import warnings
+import weakref
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ocfcluster.client.aioconnection import AsyncConnection
+from ocfcluster.client.events import Event, Published, Receipt, Run, TopicInfo
+from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.client.locate import default_socket_path
+from ocfcluster.client.producer import Batch, Producer, as_bytes, as_events, check_re_id, run_size, split
+from ocfcluster.client.session import Stage, check_topic
+from ocfcluster.errors import InvalidArgument, NotConnected, OutcomeUnknown, TooLarge, TopicExists, WouldBlock
+from ocfcluster.limits import CLOSE_FLUSH_NS, RUN_BYTES, SECOND_NS, TOPICS_PER_SUBSCRIPTION
+from ocfcluster.wire import frames
+from ocfcluster.wire.frames import Request
+from ocfcluster.wire.properties import encode_properties
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Data = bytes | bytearray | memoryview
+_connections: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
+
+
+def connect(
+    socket: str | None = None, *, name: str = "", resume: bool = True, timeout: float | None = 5.0
+) -> AsyncClient:
+    """A client of the agent at ``socket``: use it with ``async with``, or ``await`` it and ``close`` it later.
+
+    The arguments are those of ``ocfcluster.connect``.
+    """
+    return AsyncClient(socket, name=name, resume=resume, timeout=timeout)
+
+
+class AsyncReceipt:
+    """What became of the publications of one call: ``await`` it."""
+
+    __slots__ = ("_receipt", "_last", "_connection")
+
+    def __init__(self, receipt: Receipt, last: Batch, connection: AsyncConnection) -> None:
+        self._receipt = receipt
+        self._last = last
+        self._connection = connection
+
+    def __len__(self) -> int:
+        return len(self._receipt)
+
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+        return self._receipt.done()
+
+    def result(self) -> Published:
+        """The outcome, which is known. Raises the error with which it was refused."""
+        return self._receipt.result()
+
+    async def wait(self, timeout: float | None = None) -> Published:
+        """The outcome, after at most ``timeout`` seconds. Raises as ``Receipt.wait``."""
+        receipt = self._receipt
+        connection = self._connection
+        if not receipt.done():
+            connection.flush_gathered()
+            last = self._last
+            await connection.until(lambda: receipt.done() or connection.closed, timeout, last.on_done)
+        if not receipt.done():
+            raise OutcomeUnknown("the client was closed while the publication was unanswered")
+        return receipt.result()
+
+    def __await__(self) -> Generator[Any, None, Published]:
+        return self.wait().__await__()
+
+
+class AsyncPublisher:
+    """Publications in one FIFO order. Made by ``AsyncClient.publisher``."""
+
+    def __init__(self, client: AsyncClient, topic: str | None) -> None:
+        self._client = client
+        self._topic = topic if topic is None else check_topic(topic)
+        self._producers: dict[bool, Producer] = {}  # by: for local topics?
+        self._closed = False
+
+    async def publish(
+        self,
+        data: Data,
+        *,
+        topic: str | None = None,
+        re_id: int = 0,
+        properties: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> AsyncReceipt:
+        """Publish one event; waits while the window is full, at most ``timeout`` seconds.
+
+        What is published in one turn of the loop goes into one run, but for the first of an idle client, which goes
+        out at once. Raises as the blocking ``publish``, never WouldDeadlock.
+        """
+        data = as_bytes(data)
+        encoded = encode_properties(properties) if properties else b""
+        check_re_id(re_id)
+        connection = self._client.connection()
+        deadline = _Deadline(timeout)
+        info, producer = await self._prepare(connection, topic, deadline)
+        _check_size(connection, len(data))
+        size = run_size(1, len(data), encoded)
+        batch = producer.gathering
+        if batch is not None and batch.joins(info.topic_id, re_id, encoded, len(data)):
+            return AsyncReceipt(Receipt(batch.alone, batch.join(data), 1), batch, connection)
+        if batch is not None:
+            connection.flush_gathered()
+        await self._room(connection, producer, max(size, RUN_BYTES), deadline)
+        if producer.gathering is not None:  # another task's, while this one waited
+            connection.flush_gathered()
+        batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, [data], size)
+        producer.gathering = batch
+        if size >= RUN_BYTES or not producer.unanswered:
+            connection.flush_gathered()
+        else:
+            connection.flush_soon()
+        return AsyncReceipt(Receipt(batch.alone, 0, 1), batch, connection)
+
+    async def publish_many(
+        self,
+        datas: Sequence[Data],
+        *,
+        topic: str | None = None,
+        re_id: int = 0,
+        properties: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> AsyncReceipt:
+        """Publish the events of a list, in full runs: the fast way. One receipt for all."""
+        events = as_events(datas)
+        encoded = encode_properties(properties) if properties else b""
+        check_re_id(re_id)
+        connection = self._client.connection()
+        deadline = _Deadline(timeout)
+        info, producer = await self._prepare(connection, topic, deadline)
+        _check_size(connection, max(map(len, events)))
+        batches: list[Batch] = []
+        for begin, end, size in split(events, encoded):
+            try:
+                await self._room(connection, producer, size, deadline)
+            except WouldBlock:
+                raise WouldBlock(
+                    f"no room in the time given; {begin} of {len(events)} were published"
+                ) from None
+            connection.flush_gathered()
+            batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, events[begin:end], size)
+            producer.queue(batch, time.time_ns())
+            connection.session.publish(producer, batch)
+            connection.flush_output()
+            batches.append(batch)
+        return AsyncReceipt(Receipt(tuple(batches), 0, len(events)), batches[-1], connection)
+
+    async def _prepare(
+        self, connection: AsyncConnection, topic: str | None, deadline: _Deadline
+    ) -> tuple[frames.Topic, Producer]:
+        if self._closed:
+            raise NotConnected("the publisher is closed")
+        name = topic if topic is not None else self._topic
+        if name is None:
+            raise InvalidArgument("publish needs a topic")
+        connection.check_open()
+        session = connection.session
+        info = session.topics.get(name)
+        if info is None:
+            answer = await connection.call(
+                Request.TOPIC_RESOLVE, frames.TopicResolve(check_topic(name)), deadline.left()
+            )
+            info = session.topics[name] = answer
+        producer = self._producers.get(info.local)
+        if producer is None:
+            producer = self._producers[info.local] = session.add_producer(info.local)
+        if not producer.id:
+            session.open(producer)
+            connection.flush_output()
+            opening = producer
+            await connection.until(lambda: bool(opening.id) or not opening.opening, deadline.left())
+            if not producer.id:
+                raise producer.refusal or NotConnected("the connection to the agent has ended")
+        return info, producer
+
+    async def _room(
+        self, connection: AsyncConnection, producer: Producer, size: int, deadline: _Deadline
+    ) -> None:
+        session = connection.session
+        if not producer.has_room(size):
+            await connection.until(
+                lambda: producer.has_room(size) or session.stage is Stage.ENDED, deadline.left()
+            )
+        connection.check_open()
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Until everything published here is answered. Raises WouldBlock."""
+        await self._client.connection().flush(list(self._producers.values()), timeout)
+
+    async def close(self, timeout: float | None = 5.0) -> None:
+        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice."""
+        if self._closed:
+            return
+        self._closed = True
+        connection = self._client.connection()
+        try:
+            await connection.flush(list(self._producers.values()), timeout)
+        finally:
+            for producer in self._producers.values():
+                if producer in connection.session.producers:
+                    connection.session.close_producer(producer)
+            connection.flush_output()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncSubscription:
+    """``async for event in subscription``; it starts when it is awaited, entered or first iterated over.
+
+    Several tasks may take from it, and each event goes to one of them.
+    """
+
+    def __init__(
+        self, client: AsyncClient, topics: list[str], on_event: Callable[[Event], object] | None
+    ) -> None:
+        self._client = client
+        self._topics = topics
+        self._on_event = on_event
+        self._socket: EventSocket | None = None
+        self._starting: asyncio.Lock = asyncio.Lock()
+
+    async def start(self) -> AsyncSubscription:
+        """Subscribe, unless that was done. Raises UnknownTopic, LimitReached, ..."""
+        async with self._starting:
+            if self._socket is None:
+                connection = self._client.connection()
+                self._socket = await connection.subscribe(self._topics, self._on_event)
+        return self
+
+    def __await__(self) -> Generator[Any, None, AsyncSubscription]:
+        return self.start().__await__()
+
+    async def __aenter__(self) -> Self:
+        self._socket = (await self.start()).started()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def started(self) -> EventSocket:
+        """What is below, for the library's own parts. Raises InvalidArgument before the start."""
+        if self._socket is None:
+            raise InvalidArgument("the subscription has not started: await it first")
+        return self._socket
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """The seq of the first event that this subscription gets (or got), by topic."""
+        return {name: start.next_seq for name, start in self.started().state.starts.items()}
+
+    def fileno(self) -> int:
+        """The descriptor: readable exactly while something waits to be taken."""
+        return self.started().fileno()
+
+    async def get(self, timeout: float | None = None) -> Event | None:
+        """The next event; None if there is none within ``timeout`` seconds (0: look).
+
+        Raises NotConnected behind the notice that ended the subscription, InvalidArgument once it is closed.
+        """
+        event_socket = (await self.start()).started()
+        if self._on_event is not None:
+            raise TopicExists("this subscription delivers by callback")
+        event = event_socket.take_event()
+        if event is None and timeout != 0:
+            event = await self._client.connection().wait_taking(
+                event_socket, event_socket.take_event, timeout
+            )
+        return event
+
+    async def get_run(self, timeout: float | None = None) -> Run | None:
+        """The next run of events, or what is left of one; else as ``get``."""
+        event_socket = (await self.start()).started()
+        if self._on_event is not None:
+            raise TopicExists("this subscription delivers by callback")
+        run = event_socket.take_run()
+        if run is None and timeout != 0:
+            run = await self._client.connection().wait_taking(event_socket, event_socket.take_run, timeout)
+        return run
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        try:
+            event = await self.get()
+        except (NotConnected, InvalidArgument):
+            if self._socket is None:
+                raise
+            raise StopAsyncIteration from None
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def runs(self) -> AsyncIterator[Run]:
+        """Runs as they come: the fast way to take many events."""
+        while True:
+            try:
+                run = await self.get_run()
+            except (NotConnected, InvalidArgument):
+                if self._socket is None:
+                    raise
+                return
+            if run is None:
+                return
+            yield run
+
+    async def close(self) -> None:
+        """No event after this returns."""
+        if self._socket is not None:
+            await self._client.unsubscribe(self._socket)
+
+
+class AsyncClient:
+    """A connection to an agent, on the running loop."""
+
+    def __init__(
+        self, socket: str | None = None, *, name: str = "", resume: bool = True, timeout: float | None = 5.0
+    ) -> None:
+        self._connection: AsyncConnection | None = None
+        self._path = socket or default_socket_path()
+        self._name = name
+        self._resume = resume
+        self._timeout = timeout
+        self._default = AsyncPublisher(self, None)
+        self._closed = False
+        self._pid = os.getpid()
+
+    async def connect_once(self) -> None:
+        if self._connection is None:
+            connection = AsyncConnection(self._path, self._name, self._resume, asyncio.get_running_loop())
+            _connections.add(connection)
+            await connection.open(self._timeout)
+            self._connection = connection
+
+    async def open(self) -> AsyncClient:
+        """Connect, unless that was done. Raises AgentUnreachable."""
+        await self.connect_once()
+        return self
+
+    def __await__(self) -> Generator[Any, None, AsyncClient]:
+        return self.open().__await__()
+
+    async def __aenter__(self) -> Self:
+        await self.connect_once()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def connection(self) -> AsyncConnection:
+        """The connection below, for the library's own parts."""
+        if self._closed:
+            raise NotConnected("the client is closed")
+        if self._connection is None or self._pid != os.getpid():
+            raise NotConnected("the client is not connected in this process: await it first")
+        return self._connection
+
+    async def unsubscribe(self, event_socket: EventSocket) -> None:
+        if self._closed or self._connection is None:
+            event_socket.close()
+        else:
+            await self._connection.unsubscribe(event_socket)
+
+    # --- publishing and subscribing -----------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        topic: str,
+        data: Data,
+        *,
+        re_id: int = 0,
+        properties: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> AsyncReceipt:
+        """``AsyncPublisher.publish`` of the client's own publisher."""
+        return await self._default.publish(
+            data, topic=topic, re_id=re_id, properties=properties, timeout=timeout
+        )
+
+    async def publish_many(
+        self,
+        topic: str,
+        datas: Sequence[Data],
+        *,
+        re_id: int = 0,
+        properties: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> AsyncReceipt:
+        """``AsyncPublisher.publish_many`` of the client's own publisher."""
+        return await self._default.publish_many(
+            datas, topic=topic, re_id=re_id, properties=properties, timeout=timeout
+        )
+
+    def publisher(self, topic: str | None = None) -> AsyncPublisher:
+        """A publisher of its own FIFO order and window."""
+        return AsyncPublisher(self, topic)
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Until everything published through this client is answered. Raises WouldBlock."""
+        connection = self.connection()
+        await connection.flush(connection.session.producers, timeout)
+
+    def subscribe(
+        self, topics: str | Sequence[str], on_event: Callable[[Event], object] | None = None
+    ) -> AsyncSubscription:
+        """A subscription to one topic, or to several in one order; it starts when awaited or iterated over.
+
+        With ``on_event`` the loop runs the callback, in the one order of the cluster across all of this client's
+        callback subscriptions, from when the subscription is awaited.
+        """
+        names = [topics] if isinstance(topics, str) else list(topics)
+        if not 1 <= len(names) <= TOPICS_PER_SUBSCRIPTION:
+            raise InvalidArgument(f"a subscription has 1 to {TOPICS_PER_SUBSCRIPTION} topics")
+        return AsyncSubscription(self, [check_topic(name) for name in names], on_event)
+
+    # --- topics and the agent -----------------------------------------------------------------------------------
+
+    async def create_topic(
+        self, name: str, scope: str = "global", *, timeout: float | None = None
+    ) -> TopicInfo:
+        """Create a topic; one that exists with the same scope is as good. Raises TopicExists, NotPermitted."""
+        if scope not in ("global", "local"):
+            raise InvalidArgument(f"scope {scope!r}: it is 'global' or 'local'")
+        connection = self.connection()
+        body = frames.TopicCreate(check_topic(name), scope == "local")
+        answer = await connection.call(Request.TOPIC_CREATE, body, timeout)
+        connection.session.topics.pop(name, None)
+        if not isinstance(answer, frames.Topic):
+            answer = await connection.call(Request.TOPIC_RESOLVE, frames.TopicResolve(name), timeout)
+        return TopicInfo.of(answer)
+
+    async def remove_topic(self, name: str, *, timeout: float | None = None) -> None:
+        """Remove a topic; its subscriptions end. Raises UnknownTopic, NotPermitted."""
+        connection = self.connection()
+        await connection.call(Request.TOPIC_REMOVE, frames.TopicRemove(check_topic(name)), timeout)
+        connection.session.topics.pop(name, None)
+
+    async def topics(self, *, timeout: float | None = None) -> list[TopicInfo]:
+        """All topics that the agent knows, by name."""
+        answer: frames.Topics = await self.connection().call(Request.TOPIC_LIST, None, timeout)
+        return sorted(map(TopicInfo.of, answer.topics), key=lambda topic: topic.name)
+
+    async def topic(self, name: str, *, timeout: float | None = None) -> TopicInfo:
+        """One topic, found also by an alias. Raises UnknownTopic."""
+        body = frames.TopicResolve(check_topic(name))
+        return TopicInfo.of(await self.connection().call(Request.TOPIC_RESOLVE, body, timeout))
+
+    async def status(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """The agent's own account of itself; its keys are listed in docs/operating.md."""
+        answer: frames.Status = await self.connection().call(Request.STATUS, None, timeout)
+        return answer.document
+
+    async def members(self, *, timeout: float | None = None) -> list[Any]:
+        """The members of the cluster as the agent knows them, oldest first."""
+        return list((await self.status(timeout=timeout)).get("members", []))
+
+    async def barrier(self, *, timeout: float | None = None) -> None:
+        """Until this node has delivered everything that was ordered before the call."""
+        await self.connection().call(Request.BARRIER, None, timeout)
+
+    async def close(self) -> None:
+        """Flush for up to 5 s, say in the log what is unanswered then, and end all subscriptions."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._connection is not None and self._pid == os.getpid():
+            await self._connection.close(CLOSE_FLUSH_NS / SECOND_NS)
+
+    def __del__(self) -> None:
+        connection = self._connection
+        if connection is not None and not self._closed and self._pid == os.getpid():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                connection.loop.call_soon_threadsafe(connection.close_now)
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self._path}{' (closed)' if self._closed else ''}>"
+
+
+class _Deadline:
+    __slots__ = ("_at",)
+
+    def __init__(self, timeout: float | None) -> None:
+        self._at = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        return None if self._at is None else max(0.0, self._at - time.monotonic())
+
+
+def _check_size(connection: AsyncConnection, size: int) -> None:
+    welcome = connection.session.welcome
+    if welcome is not None and size > welcome.event_bytes:
+        raise TooLarge(f"an event of {size} bytes; the cluster takes at most {welcome.event_bytes}")
+
+
+def _after_fork() -> None:
+    for connection in list(_connections):
+        connection.abandon_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork)

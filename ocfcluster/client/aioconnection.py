@@ -1,0 +1,401 @@
+# ruff: noqa: ASYNC109 - the timeouts are those of the blocking API, and raise its errors
+"""The asyncio shell around a session: no thread, no lock, the loop's readers instead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ocfcluster import __version__
+from ocfcluster.client.connection import LOST, ControlSocket
+from ocfcluster.client.dispatch import Dispatcher
+from ocfcluster.client.events import Event, Receipt
+from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.client.producer import Producer
+from ocfcluster.client.session import Lost, Session, Stage
+from ocfcluster.errors import (
+    AgentUnreachable,
+    ClientError,
+    LimitReached,
+    MalformedFrame,
+    NotConnected,
+    WouldBlock,
+)
+from ocfcluster.limits import RECONNECT_FIRST_NS, RECONNECT_MAX_NS, SECOND_NS
+from ocfcluster.wire import frames
+from ocfcluster.wire.frames import Request
+
+log = logging.getLogger("ocfcluster.client")
+Taken = TypeVar("Taken")
+
+
+class AsyncConnection:
+    """A session and its sockets, on one loop and in its thread."""
+
+    def __init__(self, path: str, name: str, resume: bool, loop: asyncio.AbstractEventLoop) -> None:
+        self.path = path
+        self.resume = resume
+        self.loop = loop
+        self.session = Session(
+            library=f"python-asyncio {__version__}", name=name, resume=resume, clock_ns=time.time_ns
+        )
+        self.sockets: dict[int, EventSocket] = {}
+        self.dispatcher = Dispatcher(self.out_of_line)
+        self.control: ControlSocket | None = None
+        self.generation = 0
+        self.closed = False
+        self._thread = threading.get_ident()
+        self._writing = False  # the loop watches for room to write
+        self._flush_due = False
+        self._watchers: set[asyncio.Future[None]] = set()  # of everything that the agent may change
+        self._takers: dict[EventSocket, list[asyncio.Future[None]]] = {}
+        self._back_off_ns = RECONNECT_FIRST_NS
+        self._retry: asyncio.TimerHandle | None = None
+
+    # --- connecting ---------------------------------------------------------------------------------------------
+
+    async def open(self, timeout: float | None) -> None:
+        """Connect and be welcomed. Raises AgentUnreachable."""
+        self._connect()
+        try:
+            await self.until(lambda: self.session.stage is not Stage.GREETING, timeout)
+            reason = "it closed the connection"
+        except WouldBlock:
+            reason = "it did not answer in time"
+        if self.session.stage is not Stage.READY:
+            self.close_now()
+            raise AgentUnreachable(f"the agent at {self.path} does not serve: {reason}")
+
+    def _connect(self) -> None:
+        control = ControlSocket(self.path)
+        self.control = control
+        self.generation += 1
+        self.loop.add_reader(control.fileno(), self._readable)
+        self.session.connected()
+        self.flush_output()
+
+    def _reconnect(self) -> None:
+        self._retry = None
+        if self.closed or self.control is not None:
+            return
+        try:
+            self._connect()
+        except AgentUnreachable:
+            self._retry = self.loop.call_later(self._back_off_ns / SECOND_NS, self._reconnect)
+            self._back_off_ns = min(2 * self._back_off_ns, RECONNECT_MAX_NS)
+
+    def _readable(self) -> None:
+        control = self.control
+        data = control.read() if control is not None else None
+        if data is None:
+            return
+        if not data:
+            self._lost(LOST)
+            return
+        try:
+            self.session.receive(data)
+        except MalformedFrame as error:
+            log.warning("%s", error)
+            self._lost(str(error))
+            return
+        self._after_input()
+
+    def _lost(self, reason: str) -> None:
+        self._close_control()
+        greeting = self.session.stage is Stage.GREETING
+        self.session.lost(reason)
+        if greeting and self.session.welcome is None:
+            self.session.end(reason)
+        self._after_input()
+        if self.resume and self.session.stage is Stage.OFFLINE and not self.closed:
+            self._back_off_ns = RECONNECT_FIRST_NS
+            self._retry = self.loop.call_later(self._back_off_ns / SECOND_NS, self._reconnect)
+
+    def _close_control(self) -> None:
+        control, self.control = self.control, None
+        if control is not None:
+            self.loop.remove_reader(control.fileno())
+            if self._writing:
+                self.loop.remove_writer(control.fileno())
+                self._writing = False
+            control.close()
+
+    def _after_input(self) -> None:
+        for effect in self.session.take_effects():
+            if isinstance(effect, Lost):
+                for subscription_id, event_socket in list(self.sockets.items()):
+                    if not event_socket.lose(effect.notice):
+                        self.session.subscriptions.pop(subscription_id, None)
+            else:
+                resumed = self.sockets.get(effect.subscription.id)
+                if resumed is not None:
+                    resumed.resumed(effect.notices, self.generation)
+        self.flush_output()
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, set()
+        for future in watchers:
+            if not future.done():
+                future.set_result(None)
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def flush_output(self) -> None:
+        """Write what the session has to say; the loop writes what does not fit."""
+        control = self.control
+        if control is None or not self.session.outgoing:
+            return
+        if not control.write(self.session):
+            if not self._writing:
+                self._writing = True
+                self.loop.add_writer(control.fileno(), self.flush_output)
+        elif self._writing:
+            self._writing = False
+            self.loop.remove_writer(control.fileno())
+
+    def flush_soon(self) -> None:
+        """Send what gathers in this turn of the loop when it is over."""
+        if not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self.flush_gathered)
+
+    def flush_gathered(self) -> None:
+        self._flush_due = False
+        for producer in self.session.producers:
+            batch = producer.close_gathering(time.time_ns())
+            if batch is not None:
+                self.session.publish(producer, batch)
+        self.flush_output()
+
+    # --- waiting ------------------------------------------------------------------------------------------------
+
+    async def until(
+        self,
+        done: Callable[[], bool],
+        timeout: float | None,
+        on_done: list[Callable[[], None]] | None = None,
+    ) -> None:
+        """Until ``done``, which changes when the agent says something, or when ``on_done`` is called.
+
+        Raises WouldBlock after ``timeout`` seconds.
+        """
+        deadline = None if timeout is None else self.loop.time() + timeout
+        while not done():
+            future: asyncio.Future[None] = self.loop.create_future()
+            if on_done is None or self.closed:
+                self._watchers.add(future)
+            else:
+                on_done.append(lambda: _set(future))  # noqa: B023 - it is this round's future that is meant
+            handle = None
+            if deadline is not None:
+                if self.loop.time() >= deadline:
+                    self._watchers.discard(future)
+                    raise WouldBlock("not within the time given")
+                handle = self.loop.call_at(deadline, _set, future)
+            try:
+                await future
+            finally:
+                self._watchers.discard(future)
+                if handle is not None:
+                    handle.cancel()
+
+    async def call(self, kind: Request, body: frames.Body | None, timeout: float | None) -> Any:
+        """Ask and wait for the answer. Raises its error; WouldBlock after ``timeout`` seconds."""
+        self.check_open()
+        pending = self.session.request(kind, body)
+        self.flush_output()
+        await self.until(lambda: pending.done, timeout)
+        return pending.result()
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise NotConnected("the client is closed")
+        if self.session.stage is Stage.ENDED:
+            raise NotConnected("the connection to the agent has ended")
+
+    def wait_for_receipt(self, receipt: Receipt, timeout: float | None) -> None:
+        raise NotImplementedError("await the receipt")
+
+    async def flush(self, producers: list[Producer], timeout: float | None) -> None:
+        self.flush_gathered()
+        watched = [batch for producer in producers for batch in producer.unanswered]
+
+        def done() -> bool:
+            while watched and watched[-1].done:
+                watched.pop()
+            return not watched or self.closed
+
+        await self.until(done, timeout)
+
+    # --- subscriptions ------------------------------------------------------------------------------------------
+
+    async def subscribe(self, topics: list[str], callback: Callable[[Event], object] | None) -> EventSocket:
+        self.check_open()
+        state = self.session.new_subscription(topics, callback is not None)
+        try:
+            event_socket = EventSocket(state, self.resume)
+        except OSError as error:
+            raise LimitReached(f"no descriptors for another subscription: {error}") from None
+        self.sockets[state.id] = event_socket
+        try:
+            pending = self.session.subscribe(state)
+            self.flush_output()
+            await self.until(lambda: pending.done, None)
+            pending.result()
+        except BaseException:
+            self.sockets.pop(state.id, None)
+            if self.session.unsubscribe(state) is not None:
+                self.flush_output()
+            event_socket.close()
+            raise
+        event_socket.generation = self.generation
+        if callback is not None:
+            self.dispatcher.add(event_socket, callback)
+            self.loop.add_reader(event_socket.fileno(), self._dispatch, event_socket)
+        return event_socket
+
+    def _dispatch(self, event_socket: EventSocket) -> None:
+        """One frame for each call, so that other things get their turn of the loop."""
+        try:
+            if not self.dispatcher.dispatch(event_socket) and event_socket.early:
+                self._readable()
+        except ClientError:  # ended, or closed by a callback before
+            if not event_socket.closed:
+                self.loop.remove_reader(event_socket.fileno())
+
+    async def unsubscribe(self, event_socket: EventSocket) -> None:
+        """No event after this."""
+        if event_socket.closed:
+            return
+        self.dispatcher.remove(event_socket)
+        self._forget(event_socket)
+        self.sockets.pop(event_socket.state.id, None)
+        pending = self.session.unsubscribe(event_socket.state)
+        self.flush_output()
+        if pending is not None:
+            with contextlib.suppress(WouldBlock):
+                await self.until(lambda: pending.done, 1.0)
+
+    def _forget(self, event_socket: EventSocket) -> None:
+        if event_socket.closed:
+            return
+        with contextlib.suppress(RuntimeError):
+            self.loop.remove_reader(event_socket.fileno())
+        event_socket.close()
+        for future in self._takers.pop(event_socket, []):
+            _set(future)
+
+    def out_of_line(self, event_socket: EventSocket, out: bool) -> None:
+        if self.session.stage is Stage.READY:
+            self.session.request(Request.OUT_OF_LINE, frames.OutOfLine(event_socket.state.id, out))
+            self.flush_output()
+
+    async def wait_taking(
+        self, event_socket: EventSocket, take: Callable[[], Taken | None], timeout: float | None
+    ) -> Taken | None:
+        """What ``take`` gives as soon as there is something; None after ``timeout`` seconds."""
+        deadline = None if timeout is None else self.loop.time() + timeout
+        while True:
+            if event_socket.early:  # the answer that says whose frame it is comes on the control connection
+                await asyncio.sleep(0.001)
+            elif not await self._until_readable(event_socket, deadline):
+                return None
+            taken = take()
+            if taken is not None:
+                return taken
+
+    async def _until_readable(self, event_socket: EventSocket, deadline: float | None) -> bool:
+        future: asyncio.Future[None] = self.loop.create_future()
+        takers = self._takers.setdefault(event_socket, [])
+        if not takers:
+            self.loop.add_reader(event_socket.fileno(), self._wake_takers, event_socket)
+        takers.append(future)
+        handle = self.loop.call_at(deadline, future.cancel) if deadline is not None else None
+        try:
+            await future
+        except asyncio.CancelledError:
+            if deadline is not None and self.loop.time() >= deadline and not _is_cancelling():
+                return False
+            raise
+        finally:
+            if handle is not None:
+                handle.cancel()
+            if future in takers:
+                takers.remove(future)
+            if not takers and self._takers.get(event_socket) is takers:
+                del self._takers[event_socket]
+                if not event_socket.closed:
+                    self.loop.remove_reader(event_socket.fileno())
+        return True
+
+    def _wake_takers(self, event_socket: EventSocket) -> None:
+        """Wake the first that waits; the reader stays for the others."""
+        takers = self._takers.get(event_socket, [])
+        for future in takers:
+            if not future.done():
+                future.set_result(None)
+                takers.remove(future)
+                break
+        if not takers:
+            self._takers.pop(event_socket, None)
+            if not event_socket.closed:
+                self.loop.remove_reader(event_socket.fileno())
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    async def close(self, flush_timeout: float) -> None:
+        if self.closed:
+            return
+        if self.session.stage is Stage.READY:
+            with contextlib.suppress(ClientError):
+                await self.flush(self.session.producers, flush_timeout)
+        self.close_now()
+
+    def close_now(self) -> None:
+        """Without waiting for anything."""
+        if self.closed:
+            return
+        self.closed = True
+        left = sum(batch.count for producer in self.session.producers for batch in producer.unanswered)
+        if left:
+            log.warning("closed with %d publications unanswered: their outcome is unknown", left)
+        self.session.goodbye()
+        if self.control is not None:
+            self.control.write(self.session)
+        self._close_control()
+        if self._retry is not None:
+            self._retry.cancel()
+        self.session.end("the client was closed")
+        for event_socket in list(self.sockets.values()):
+            self.dispatcher.remove(event_socket)
+            self._forget(event_socket)
+        self.sockets.clear()
+        self._tell_watchers()
+
+    def abandon_in_child(self) -> None:
+        """After a fork: close this process's copies. The loop of the parent is not touched."""
+        self.closed = True
+        self.session.stage = Stage.ENDED
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        for event_socket in self.sockets.values():
+            event_socket.abandon_in_child()
+        self.sockets.clear()
+        self.dispatcher.abandon_in_child()
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,272 @@
+"""The OCF Event Notification API (draft 0.4, with what 0.3 had and 0.4 does not replace), function for function.
+
+One client for the whole process, made by the first call that needs it, without resumption: when the agent ends,
+every subscription gets a notice and then an end (ENOTCONN until it is unsubscribed); what is subscribed to after
+that goes to a new connection. Where the drafts return -1 or NULL these functions raise OSError (a ClientError) with
+the errno of the drafts. Every function may be called from any thread.
+
+>>> from ocfcluster.ocf import *                                   # doctest: +SKIP
+>>> def on_event(event):
+...     print(event.topic, event.seq, event.data)
+...     oc_ev_event_done(event)
+>>> ed = oc_ev_subscribe("demo", on_event)
+>>> oc_ev_handle_events()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from ocfcluster import __version__
+from ocfcluster.client.client import Client, Subscription
+from ocfcluster.client.dispatch import Entry
+from ocfcluster.client.events import Event, Receipt, TopicInfo
+from ocfcluster.client.session import Stage
+from ocfcluster.errors import ClientError, InvalidArgument, NoSubscription, NotConnected
+
+__all__ = [
+    "oc_ev_event_done",
+    "oc_ev_get_event",
+    "oc_ev_get_fd",
+    "oc_ev_get_version",
+    "oc_ev_handle_event",
+    "oc_ev_handle_events",
+    "oc_ev_is_my_nodeid",
+    "oc_ev_publish",
+    "oc_ev_set_on_event",
+    "oc_ev_subscribe",
+    "oc_ev_topic_create",
+    "oc_ev_topic_list",
+    "oc_ev_topic_remove",
+    "oc_ev_unsubscribe",
+]
+
+API_LEVEL: Final = "0.4"
+OnEvent = Callable[[Event], object]
+Data = bytes | bytearray | memoryview
+
+
+class Version(NamedTuple):
+    """``api``: the draft; ``library``: this package; ``agent``: the agent's version, None where none is connected."""
+
+    api: str
+    library: str
+    agent: str | None
+
+
+class _Descriptor:
+    """What an event descriptor stands for."""
+
+    __slots__ = ("client", "subscription", "callback", "outstanding")
+
+    def __init__(self, client: Client, subscription: Subscription, callback: bool) -> None:
+        self.client = client
+        self.subscription = subscription
+        self.callback = callback
+        self.outstanding: set[int] = set()  # ids of events given out by get_event and not done
+
+
+_lock = threading.Lock()
+_client: Client | None = None
+_descriptors: dict[int, _Descriptor] = {}
+_next_descriptor = 0
+
+
+def _default_client() -> Client:
+    """The process's client; a new one where the last one's agent has ended. Raises AgentUnreachable."""
+    global _client
+    with _lock:
+        if _client is None or _client.closed or _client.connection().session.stage is Stage.ENDED:
+            _client = Client(name=f"ocf {os.getpid()}", resume=False)
+        return _client
+
+
+def _of(ed: int) -> _Descriptor:
+    descriptor = _descriptors.get(ed)
+    if descriptor is None:
+        raise InvalidArgument(f"{ed!r} is no event descriptor")
+    return descriptor
+
+
+# --- subscribing ------------------------------------------------------------------------------------------------
+
+
+def oc_ev_subscribe(topic: str, fn: OnEvent | None = None) -> int:
+    """Subscribe to ``topic``; gives an event descriptor. With ``fn`` events come by callback, else by get_event.
+
+    EINVAL no such topic, or no name of a topic; EPERM; ENOMEM a limit; ECONNREFUSED no agent.
+    """
+    global _next_descriptor
+    if fn is not None and not callable(fn):
+        raise InvalidArgument("the callback cannot be called")
+    client = _default_client()
+    connection = client.connection()
+    subscription = client.subscribe_for(topic, fn is not None)
+    if fn is not None:
+        connection.dispatcher.add(subscription.event_socket, fn, manual=True)
+    with _lock:
+        ed = _next_descriptor
+        _next_descriptor += 1
+        _descriptors[ed] = _Descriptor(client, subscription, fn is not None)
+    return ed
+
+
+def oc_ev_unsubscribe(ed: int) -> None:
+    """No event after this returns; allowed in a callback. Events given out stay valid until done. EINVAL."""
+    with _lock:
+        descriptor = _of(ed)
+        del _descriptors[ed]
+    descriptor.subscription.close()
+
+
+def oc_ev_get_fd(ed: int) -> int:
+    """The descriptor for select, poll and epoll: readable exactly while something waits to be taken. EINVAL.
+
+    With edge-triggered epoll or signals take until ``oc_ev_get_event`` gives None.
+    """
+    return _of(ed).subscription.fileno()
+
+
+def oc_ev_set_on_event(ed: int, fn: OnEvent) -> None:
+    """Replace the callback from the next event on. EINVAL, also for a descriptor without one."""
+    descriptor = _of(ed)
+    if not callable(fn):
+        raise InvalidArgument("the callback cannot be called")
+    descriptor.client.connection().dispatcher.replace(descriptor.subscription.event_socket, fn)
+
+
+# --- taking events ----------------------------------------------------------------------------------------------
+
+
+def oc_ev_handle_events() -> None:
+    """Serve all callbacks in this thread, in the one cluster order, until no callback subscription is left.
+
+    ENOENT where there is none to begin with; ENOTCONN where all that are left have ended; EDEADLK in a callback.
+    """
+    served = False
+    while True:
+        with _lock:
+            callbacks = [one for one in _descriptors.values() if one.callback]
+            client = _client
+        if not callbacks:
+            if not served:
+                raise NoSubscription("there is no subscription with a callback")
+            return
+        if client is None or len(client.connection().dispatcher) == 0:
+            raise NotConnected("every subscription with a callback has ended")
+        client.connection().dispatcher.run()
+        served = True
+
+
+def oc_ev_handle_event(ed: int) -> None:
+    """Dispatch what is pending on one callback descriptor; smaller turns of the others go first. Never waits.
+
+    EINVAL, also for a descriptor without a callback; ENOTCONN behind the end; EDEADLK in a callback.
+    """
+    descriptor = _of(ed)
+    if not descriptor.callback:
+        raise InvalidArgument(f"event descriptor {ed} has no callback")
+    descriptor.client.connection().dispatcher.handle(descriptor.subscription.event_socket)
+
+
+def oc_ev_get_event(ed: int, timeout: int = -1) -> Event | None:
+    """The next event; None where there is none within ``timeout`` ms (0: look, negative: wait for ever).
+
+    EINVAL; EEXIST on a descriptor with a callback; ENOTCONN behind the end.
+    """
+    descriptor = _of(ed)
+    event = descriptor.subscription.get(None if timeout < 0 else timeout / 1000)
+    if event is not None:
+        event.held = descriptor
+        descriptor.outstanding.add(id(event))
+    return event
+
+
+def oc_ev_event_done(event: Event) -> None:
+    """The program is done with an event that a callback or get_event got. EINVAL if it was done, or is none."""
+    if not isinstance(event, Event):
+        raise InvalidArgument("that is no event")
+    held = event.held
+    if isinstance(held, _Descriptor):
+        try:
+            held.outstanding.remove(id(event))  # atomic: of two threads one finds it gone
+        except KeyError:
+            raise InvalidArgument("the event is done already") from None
+        event.held = None
+    elif isinstance(held, Entry):
+        held.dispatcher.done(held, event)
+    else:
+        raise InvalidArgument("the event is done already")
+
+
+# --- the node ---------------------------------------------------------------------------------------------------
+
+
+def oc_ev_get_version() -> Version:
+    """The versions of API, library and agent. Any time, also without an agent."""
+    client = _client
+    agent = None
+    if client is not None and not client.closed and client.agent is not None:
+        with contextlib.suppress(ClientError):
+            if client.connection().session.stage is Stage.READY:
+                agent = client.agent.library
+    return Version(API_LEVEL, __version__, agent)
+
+
+def oc_ev_is_my_nodeid(ed: int, node: Any) -> bool:
+    """Whether ``node`` (a node id, or something with a ``node_id``) is the node of this descriptor's agent. EINVAL."""
+    descriptor = _of(ed)
+    node_id = getattr(node, "node_id", node)
+    if not isinstance(node_id, int):
+        raise InvalidArgument(f"{node!r} is no node")
+    welcome = descriptor.client.agent
+    return welcome is not None and welcome.node_id == node_id
+
+
+# --- publishing and topics --------------------------------------------------------------------------------------
+
+
+def oc_ev_publish(
+    topic: str,
+    data: Data,
+    re_id: int = 0,
+    properties: Mapping[str, str] | None = None,
+    timeout: int = -1,
+) -> Receipt:
+    """Publish one event. Gives a receipt; its ``wait()`` gives seq and ev_id once the event is delivered here.
+
+    Blocks while the cluster has no room, at most ``timeout`` ms (negative: for ever), then EAGAIN. EINVAL unknown
+    topic; EMSGSIZE; EPERM; EDEADLK where it would wait for a subscription that this thread drains.
+    """
+    seconds = None if timeout < 0 else timeout / 1000
+    return _default_client().publish(topic, data, re_id=re_id, properties=properties, timeout=seconds)
+
+
+def oc_ev_topic_create(topic: str, scope: str = "global") -> TopicInfo:
+    """Create a topic of scope ``"global"`` or ``"local"``. EEXIST: it exists with the other scope. EPERM, EINVAL."""
+    return _default_client().create_topic(topic, scope)
+
+
+def oc_ev_topic_list() -> Sequence[TopicInfo]:
+    """All topics, by name."""
+    return _default_client().topics()
+
+
+def oc_ev_topic_remove(topic: str) -> None:
+    """Remove a topic; its subscriptions end with a notice. EINVAL, EPERM."""
+    _default_client().remove_topic(topic)
+
+
+def _after_fork() -> None:
+    """A child has no descriptors; its first call that needs an agent connects anew."""
+    global _lock, _client
+    _lock = threading.Lock()
+    _client = None
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
