@@ -54,7 +54,7 @@ class Client:
         self.library = ""
         self.line = line
         self.producers: set[int] = set()
-        self.inbox: deque[Incoming] = deque()  # publications, and what must not overtake them
+        self.inbox: deque[Incoming | bytes] = deque()  # publications, and what must not overtake them
         self.inbox_bytes = 0
         self.waiting = False  # in the intake's round
         self.reading = False  # the loop watches for input
@@ -125,7 +125,6 @@ class Client:
             os.close(self.pidfd)
             self.pidfd = -1
         abandoned = self.session.abandoned_descriptors()
-        abandoned += [request.descriptor for request in self.inbox if request.descriptor >= 0]
         for descriptor in abandoned:
             os.close(descriptor)
 

@@ -23,7 +23,6 @@ from ocfcluster.protocol.state import FIRST_TOPIC_ID
 from ocfcluster.wire.frames import LOCAL_ID, Request
 from ocfcluster.wire.run import RunHeader, RunKind, check_run, void_run
 
-_PUBLISH: Final = int(Request.PUBLISH)
 _PUBLICATION: Final = int(RunKind.PUBLICATION)
 # What waits behind the publications that came before it on the connection; everything else may overtake them, so
 # that a client whose publications wait for room can still unsubscribe what holds them up.
@@ -82,13 +81,12 @@ class Intake:
         inbox = client.inbox
         while requests:
             request = requests.popleft()
-            kind = request[0]
-            if kind == _PUBLISH:
-                size = len(request[2])
+            if isinstance(request, bytes):
+                size = len(request)
                 client.inbox_bytes += size
                 self.inbox_bytes += size
                 inbox.append(request)
-            elif kind in ORDERED and inbox:
+            elif request.kind in ORDERED and inbox:
                 inbox.append(request)
             else:
                 self._shell.handle(client, request)
@@ -104,16 +102,20 @@ class Intake:
         while waiting and room > 0:
             client = waiting.popleft()
             inbox = client.inbox
-            run = inbox.popleft()[2]
-            size = len(run)
-            client.inbox_bytes -= size
-            self.inbox_bytes -= size
-            if client.session.stage is not Stage.FAILED:
-                self.publication(client, run)
-                room -= size
-                published = True
-            while inbox and inbox[0][0] != _PUBLISH:
-                self._shell.handle(client, inbox.popleft())
+            run = inbox.popleft()
+            if isinstance(run, bytes):
+                size = len(run)
+                client.inbox_bytes -= size
+                self.inbox_bytes -= size
+                if client.session.stage is not Stage.FAILED:
+                    self.publication(client, run, size)
+                    room -= size
+                    published = True
+            else:
+                self._shell.handle(client, run)
+            while inbox and isinstance(inbox[0], Incoming):
+                self._shell.handle(client, inbox[0])
+                inbox.popleft()
             if inbox:
                 waiting.append(client)
             else:
@@ -138,8 +140,8 @@ class Intake:
 
     # --- publications -----------------------------------------------------------------------------------------
 
-    def publication(self, client: Client, run: bytes) -> None:
-        """One publication frame. The number of calls made here does not depend on what the run holds."""
+    def publication(self, client: Client, run: bytes, size: int) -> None:
+        """One publication of ``size`` bytes. The number of calls made here does not depend on what the run holds."""
         try:
             header = check_run(run)
         except MalformedRun as error:
@@ -159,7 +161,7 @@ class Intake:
             refused = errno.EINVAL
         elif topic_id < FIRST_TOPIC_ID:
             refused = errno.EPERM
-        elif count > 1 and len(run) > RUN_BYTES:
+        elif size > RUN_BYTES and count > 1:
             refused = errno.EMSGSIZE
         else:
             refused = 0
@@ -173,7 +175,7 @@ class Intake:
             counters.runs_refused += 1
             run = void_run(header, refused or errno.EINVAL)
         counters.runs_published += 1
-        counters.runs_published_bytes += len(run)
+        counters.runs_published_bytes += size
         counters.events_published += count
         self._publish(run)
 

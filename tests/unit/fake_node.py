@@ -1,0 +1,391 @@
+"""A node that is alone and numbers at once, an event loop that is stepped by hand, and a client of raw sockets.
+
+With these the whole agent is tested in one thread: a test writes to a real socket, steps the loop, and reads.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ocfcluster.agent.config import AgentConfig
+from ocfcluster.agent.daemon import Agent
+from ocfcluster.agent.listener import Listener
+from ocfcluster.agent.state_dir import StateDirectory
+from ocfcluster.net.memory import MemoryHub
+from ocfcluster.protocol.effects import Deliver, Effect, State, StateChange, Topic
+from ocfcluster.protocol.settings import Configuration, Limits, Member
+from ocfcluster.protocol.state import ReplicatedState
+from ocfcluster.wire import control
+from ocfcluster.wire.frames import (
+    CONTROL_HEADER,
+    EVENT_HEADER,
+    RECEIPT,
+    RECORD_HEADER,
+    Answer,
+    Body,
+    Hello,
+    OpenProducer,
+    RecordKind,
+    Request,
+    Subscribe,
+    TopicCreate,
+    control_frame,
+    read_body,
+    read_notice,
+)
+from ocfcluster.wire.run import RunKind, build_run
+
+CONFIGURATION = Configuration(
+    cluster_id="0" * 31 + "1", supersedes=[], epoch=1, base=0, table={1: 1}, members=[Member(1, 1, 77, 5, 1)],
+    sequencer=1, tie_breaker=1, delivery="safe", last_man_standing=False, version=1, mtu=1500, limits=Limits(),
+    m_sequence=1, epochs=[(1, 0)], order_time=0,
+)  # fmt: skip
+
+
+class FakeNode:
+    """Orders everything at once; nothing is held back unless ``space`` says so."""
+
+    def __init__(self, now: int = 0, wall_ns: int = 0, *, active: bool = True) -> None:
+        self.state = State.FORMING
+        self.configuration: Configuration | None = None
+        self.replicated = ReplicatedState(CONFIGURATION)
+        self.space = 1 << 30
+        self.full_told: list[bool] = []
+        self.left = False
+        self._items: list[Any] = []
+        self._effects: list[Effect] = []
+        self._controls: list[bytes] = []
+        self._token = 0
+        if active:
+            self.activate()
+
+    def activate(self) -> None:
+        self.state = State.ACTIVE
+        self.configuration = CONFIGURATION
+        self._effects.append(StateChange(State.ACTIVE, "test"))
+        for run in self._controls:
+            self._apply(run)
+
+    def _apply(self, run: bytes) -> None:
+        self.replicated.apply(run, 1, 77, 1234, True, self._items)
+
+    @property
+    def topics(self) -> dict[str, Topic]:
+        return self.replicated.topics.by_name
+
+    def datagram(self, buffer: bytes, segment: int, source: object, now: int) -> None:
+        raise AssertionError("a node that is alone gets no datagrams")
+
+    def publish(self, run: bytes) -> None:
+        assert self.state is State.ACTIVE
+        self._apply(run)
+
+    def control(self, operand: control.Operand) -> int:
+        self._token += 1
+        run = control.control_run(operand, self._token)
+        if self.state is State.ACTIVE:
+            self._apply(run)
+        else:
+            self._controls.append(run)
+        return self._token
+
+    def timer(self, now: int, wall_ns: int) -> None: ...
+
+    def next_timer(self) -> int:
+        return 1 << 62
+
+    def persisted(self, token: int, ok: bool, now: int) -> None: ...
+
+    def set_full(self, full: bool) -> None:
+        self.full_told.append(full)
+
+    def end_burst(self, now: int) -> None:
+        if self._items:
+            self._effects.append(Deliver(self._items))
+            self._items = []
+
+    def take_effects(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
+
+    def room(self) -> int:
+        return self.space if self.state is State.ACTIVE else 0
+
+    def topic_by_id(self, topic_id: int) -> Topic | None:
+        return self.replicated.topics.by_id.get(topic_id)
+
+    def last_seq(self, topic_id: int) -> int:
+        return self.replicated.last_seq.get(topic_id, 0)
+
+    def status(self, now: int) -> dict[str, Any]:
+        return {"state": self.state.value, "cluster": "test", "node_id": 1, "topics": len(self.topics)}
+
+    def leave(self, now: int) -> None:
+        self.left = True
+        self.state = State.STOPPED
+
+
+class HandLoop:
+    """What the agent uses of an event loop; ``step`` runs the callbacks of all descriptors that are ready."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._readers: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
+        self._writers: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
+
+    def _register(self, descriptor: int, before: bool) -> None:
+        events = (select.EPOLLIN if descriptor in self._readers else 0) | (
+            select.EPOLLOUT if descriptor in self._writers else 0
+        )
+        if not events:
+            self._epoll.unregister(descriptor)
+        elif before:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)
+
+    def _watched(self, descriptor: int) -> bool:
+        return descriptor in self._readers or descriptor in self._writers
+
+    def add_reader(self, descriptor: int, callback: Callable[..., None], *arguments: Any) -> None:
+        before = self._watched(descriptor)
+        self._readers[descriptor] = (callback, arguments)
+        self._register(descriptor, before)
+
+    def remove_reader(self, descriptor: int) -> None:
+        if self._readers.pop(descriptor, None) is not None:
+            self._register(descriptor, True)
+
+    def add_writer(self, descriptor: int, callback: Callable[..., None], *arguments: Any) -> None:
+        before = self._watched(descriptor)
+        self._writers[descriptor] = (callback, arguments)
+        self._register(descriptor, before)
+
+    def remove_writer(self, descriptor: int) -> None:
+        if self._writers.pop(descriptor, None) is not None:
+            self._register(descriptor, True)
+
+    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> Any:
+        class Handle:
+            def cancel(self) -> None: ...
+
+        return Handle()
+
+    def call_soon_threadsafe(self, callback: Callable[..., None], *arguments: Any) -> None: ...
+
+    def step(self, rounds: int = 100) -> None:
+        """Until nothing is ready any more."""
+        for _ in range(rounds):
+            ready = self._epoll.poll(0)
+            if not ready:
+                return
+            for descriptor, events in ready:
+                for table, mask in ((self._readers, ~select.EPOLLOUT), (self._writers, ~select.EPOLLIN)):
+                    entry = table.get(descriptor)
+                    if entry is not None and events & mask:
+                        entry[0](*entry[1])
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+class Bench:
+    """An agent around a FakeNode, stepped by hand."""
+
+    def __init__(self, directory: Path, config: AgentConfig | None = None, *, active: bool = True) -> None:
+        self.path = str(directory / "agent.sock")
+        self.node = FakeNode(active=active)
+        self.agent = Agent(
+            config or AgentConfig(), lambda now, wall_ns: self.node, MemoryHub().transport(),
+            StateDirectory(directory / "state", "ocfcluster", 1), Listener(self.path), incarnation=77,
+        )  # fmt: skip
+        self.loop = HandLoop()
+        self.agent._loop = self.loop  # type: ignore[assignment]
+        self.loop.add_reader(self.agent.listener.socket.fileno(), self.agent.on_connection)
+        self.agent.settle(time.monotonic_ns())
+        self._clients: list[RawClient] = []
+
+    def step(self) -> None:
+        self.loop.step()
+
+    def client(self, *, greet: bool = True) -> RawClient:
+        client = RawClient(self.path, self.step)
+        self._clients.append(client)
+        if greet:
+            client.greet()
+        return client
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self.agent._close()
+        self.loop.close()
+
+
+@contextmanager
+def bench(directory: Path, config: AgentConfig | None = None, *, active: bool = True) -> Iterator[Bench]:
+    made = Bench(directory, config, active=active)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class RawClient:
+    """A client of the local protocol without the library. ``step`` lets the agent work."""
+
+    def __init__(self, path: str, step: Callable[[], None]) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(path)
+        self.socket.setblocking(False)
+        self.step = step
+        self.receipts: list[tuple[int, int, int, int, int, int]] = []
+        self.told: list[Body | None] = []  # what came without a request
+        self.eof = False
+        self._buffer = b""
+        self._request_id = 0
+        self._ends: list[socket.socket] = []
+
+    def close(self) -> None:
+        self.socket.close()
+        for end in self._ends:
+            end.close()
+
+    def send(self, data: bytes) -> None:
+        """All of ``data``; the agent works whenever it must take something first."""
+        while data:
+            try:
+                data = data[self.socket.send(data) :]
+            except BlockingIOError:
+                self.step()
+
+    def ask(self, kind: Request, body: Body | None = None, descriptors: list[int] | None = None) -> int:
+        """Send a request; its id."""
+        self._request_id += 1
+        frame = control_frame(kind, self._request_id, body)
+        if descriptors:
+            socket.send_fds(self.socket, [frame], descriptors)
+        else:
+            self.send(frame)
+        return self._request_id
+
+    def answers(self) -> list[tuple[int, int, Body | None]]:
+        """All answers there are now, as (kind, request id, body); receipts are collected apart."""
+        self.step()
+        found = []
+        while True:
+            try:
+                data = self.socket.recv(1 << 20, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self.eof = True
+                break
+            self._buffer += data
+            self.step()
+        while len(self._buffer) >= CONTROL_HEADER.size:
+            length, kind, _, _, request_id = CONTROL_HEADER.unpack_from(self._buffer)
+            end = CONTROL_HEADER.size + length
+            if len(self._buffer) < end:
+                break
+            body, self._buffer = self._buffer[CONTROL_HEADER.size : end], self._buffer[end:]
+            if kind == Answer.RECEIPTS:
+                self.receipts += RECEIPT.iter_unpack(body)
+                continue
+            decoded = read_body(kind, body) if body else None
+            if request_id:
+                found.append((kind, request_id, decoded))
+            else:
+                self.told.append(decoded)
+        return found
+
+    def call(self, kind: Request, body: Body | None = None, descriptors: list[int] | None = None) -> Any:
+        """Send a request and return (kind, body) of its answer."""
+        request_id = self.ask(kind, body, descriptors)
+        for answer_kind, answered, answer in self.answers():
+            if answered == request_id:
+                return answer_kind, answer
+        return None, None
+
+    def greet(self) -> Any:
+        return self.call(Request.HELLO, Hello(name="raw"))[1]
+
+    def open_producer(self, *, local: bool = False) -> int:
+        producer: int = self.call(Request.OPEN_PRODUCER, OpenProducer(local))[1].producer
+        return producer
+
+    def create_topic(self, name: str, *, local: bool = False) -> int:
+        topic_id: int = self.call(Request.TOPIC_CREATE, TopicCreate(name, local))[1].topic_id
+        return topic_id
+
+    def subscribe(self, number: int, *topics: str, callback: bool = False) -> socket.socket:
+        own, lent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own.setblocking(False)
+        lent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)
+        kind, answer = self.call(Request.SUBSCRIBE, Subscribe(number, list(topics), callback), [lent.fileno()])
+        self._ends += (own, lent)
+        assert kind == Answer.SUBSCRIBED, answer
+        return own
+
+    def publish(self, topic_id: int, producer: int, first_number: int, *events: bytes) -> None:
+        run = build_run(RunKind.PUBLICATION, topic_id, producer, first_number, events)
+        self.send(publish_frame(run))
+
+
+def publish_frame(run: bytes) -> bytes:
+    return CONTROL_HEADER.pack(len(run), Request.PUBLISH, 0, 0, 0) + run
+
+
+def read_frame(event_socket: socket.socket) -> tuple[tuple[int, ...], list[tuple[tuple[int, ...], Any]]] | None:
+    """One message of an event socket: header fields and (record fields, run or notice); None if there is none."""
+    try:
+        message, descriptors, _, _ = socket.recv_fds(event_socket, 1 << 17, 4)
+    except BlockingIOError:
+        return None
+    if not message:
+        return None
+    header = EVENT_HEADER.unpack_from(message)
+    at = EVENT_HEADER.size
+    records: list[tuple[tuple[int, ...], Any]] = []
+    for _ in range(header[3]):
+        fields = RECORD_HEADER.unpack_from(message, at)
+        body: Any = message[at + RECORD_HEADER.size : at + fields[0]]
+        if fields[1] == RecordKind.NOTICE:
+            body = read_notice(body)
+        elif fields[1] == RecordKind.SHARED:
+            body = os.pread(descriptors[0], os.fstat(descriptors[0]).st_size, 0)
+        records.append((fields, body))
+        at += fields[0]
+    assert at == len(message)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return header, records
+
+
+def read_all(event_socket: socket.socket, step: Callable[[], None]) -> list[tuple[tuple[int, ...], list[Any]]]:
+    """All messages, with the agent writing what it can in between."""
+    frames = []
+    while True:
+        frame = read_frame(event_socket)
+        if frame is None:
+            step()
+            frame = read_frame(event_socket)
+            if frame is None:
+                return frames
+        frames.append(frame)
+
+
+def in_thread(call: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    return thread
