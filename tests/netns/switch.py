@@ -22,8 +22,8 @@ import heapq
 import json
 import os
 import random
+import secrets
 import select
-import shutil
 import socket
 import struct
 import subprocess
@@ -424,7 +424,10 @@ def main() -> None:
         number, namespace, device = text.split(":")
         ports[int(number)] = open_tap(device, namespace)
     print("ready", flush=True)
-    serve(ports, options.control, options.seed, options.mtu + ETHERNET_BYTES, sys.stdin.fileno())
+    try:
+        serve(ports, options.control, options.seed, options.mtu + ETHERNET_BYTES, sys.stdin.fileno())
+    finally:
+        Path(options.control).unlink(missing_ok=True)
 
 
 class Switch:
@@ -436,8 +439,7 @@ class Switch:
 
     def __init__(self, ports: Mapping[int, tuple[str, str]], *, seed: int = 0, mtu: int = 1500) -> None:
         self.ports = dict(ports)
-        self._directory = Path(tempfile.mkdtemp(prefix="ocf-switch-"))
-        path = str(self._directory / "control")
+        path = str(Path(tempfile.gettempdir(), f"ocf-switch-{secrets.token_hex(8)}.sock"))
         arguments = [f"--port={number}:{space}:{device}" for number, (space, device) in self.ports.items()]
         self._process = subprocess.Popen(
             [sys.executable, __file__, f"--control={path}", f"--seed={seed}", f"--mtu={mtu}", *arguments],
@@ -522,7 +524,6 @@ class Switch:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
