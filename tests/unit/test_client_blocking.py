@@ -1,0 +1,375 @@
+"""The blocking API against the fake agent."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import select
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.fake_agent import Cluster, FakeAgent
+
+import ocfcluster
+from ocfcluster import errors
+from ocfcluster.client.client import Client
+
+
+def readable(thing: object) -> bool:
+    return bool(select.select([thing], [], [], 0)[0])
+
+
+def until(condition, seconds: float = 3.0) -> None:  # type: ignore[no-untyped-def]
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[FakeAgent]:
+    cluster = Cluster()
+    cluster.create("t")
+    cluster.create("u")
+    cluster.create("here", local=True)
+    with FakeAgent(str(tmp_path / "agent.sock"), cluster) as fake:
+        yield fake
+
+
+@pytest.fixture
+def client(agent: FakeAgent) -> Iterator[Client]:
+    with ocfcluster.connect(agent.path, name="test") as made:
+        yield made
+
+
+def test_publish_and_get(client: Client) -> None:
+    with client.subscribe("t") as events:
+        assert events.starts == {"t": 1}
+        receipt = client.publish("t", b"one", re_id=7, properties={"k": "v"})
+        published = receipt.wait(2)
+        assert (published.topic, published.seq, published.ev_id) == ("t", 1, 1)
+        event = events.get(2)
+        assert event is not None
+        assert (event.topic, event.data, event.seq, event.ev_id, event.re_id) == ("t", b"one", 1, 1, 7)
+        assert event.properties == {"k": "v"}
+        assert event.notice is None
+        assert not event.local
+        assert event.to_bytes().endswith(b"one")
+        assert events.get(0) is None
+        assert events.get(0.01) is None
+
+
+def test_publish_many_of_mixed_lengths_arrives_in_order(client: Client) -> None:
+    datas = [bytes([i % 256]) * (i % 300) for i in range(4000)]
+    with client.subscribe("t") as events:
+        published = client.publish_many("t", datas).wait(5)
+        assert (published.seq, published.count) == (1, 4000)
+        got: list[bytes] = []
+        for run in events.runs():
+            assert run.seq == len(got) + 1
+            got.extend(run)
+            if len(got) == 4000:
+                break
+        assert got == datas
+        assert not readable(events)
+
+
+def test_gathered_publications_have_consecutive_numbers_and_few_runs(agent: FakeAgent, client: Client) -> None:
+    with client.subscribe("t") as events:
+        receipts = [client.publish("t", b"%d" % i) for i in range(2000)]
+        client.flush(5)
+        assert [receipt.wait(0).seq for receipt in receipts] == list(range(1, 2001))
+        assert agent.runs < 200
+        for i in range(2000):
+            event = events.get(1)
+            assert event is not None
+            assert (event.data, event.seq) == (b"%d" % i, i + 1)
+
+
+def test_what_gathered_is_sent_without_another_call(agent: FakeAgent, client: Client) -> None:
+    client.publish("t", b"open the producer").wait(2)
+    agent.deaf = True
+    receipts = [client.publish("t", b"x") for _ in range(5)]
+    agent.deaf = False
+    until(lambda: all(receipt.done() for receipt in receipts))
+
+
+def test_publications_that_differ_go_into_runs_of_their_own(agent: FakeAgent, client: Client) -> None:
+    with client.subscribe(["t", "u"]) as events:
+        for i in range(30):
+            client.publish("tu"[i % 2], b"%d" % i, re_id=i % 3, properties={"n": str(i % 5)} if i % 4 else None)
+        client.flush(5)
+        for i in range(30):
+            event = events.get(1)
+            assert event is not None
+            assert (event.topic, event.data, event.re_id) == ("tu"[i % 2], b"%d" % i, i % 3)
+            assert event.properties == ({"n": str(i % 5)} if i % 4 else {})
+
+
+def test_large_events_come_by_shared_memory(client: Client) -> None:
+    big = bytes(range(256)) * 1200
+    with client.subscribe("t") as events:
+        client.publish_many("t", [big, b"small", big]).wait(5)
+        for expected in (big, b"small", big):
+            assert readable(events)
+            event = events.get(1)
+            assert event is not None
+            assert event.data == expected
+        assert not readable(events)
+
+
+def test_the_descriptor_is_truthful(client: Client) -> None:
+    with client.subscribe("t") as events:
+        epoll = select.epoll()
+        epoll.register(events.fileno(), select.EPOLLIN)
+        descriptor = events.fileno()
+        client.publish_many("t", [b"a", b"b", b"c"]).wait(2)
+        for _ in range(3):
+            assert readable(events)
+            assert epoll.poll(0)
+            assert events.get(0) is not None
+        assert not readable(events)
+        assert not epoll.poll(0)
+        assert events.fileno() == descriptor
+        epoll.close()
+
+
+def test_the_lent_end_is_out_of_the_way_of_select(client: Client) -> None:
+    with client.subscribe("t") as events:
+        assert events.fileno() < 1024
+        assert events.event_socket.state.lend >= 1024
+
+
+def test_get_wakes_when_an_event_comes(client: Client) -> None:
+    with client.subscribe("t") as events:
+        timer = threading.Timer(0.05, lambda: client.publish("t", b"late"))
+        timer.start()
+        event = events.get(2)
+        assert event is not None
+        assert event.data == b"late"
+        timer.join()
+
+
+def test_concurrent_takers_share_the_events(client: Client) -> None:
+    with client.subscribe("t") as events:
+        got: list[list[int]] = [[], [], []]
+
+        def take(mine: list[int]) -> None:
+            while True:
+                event = events.get(2)
+                if event is None or event.data == b"end":
+                    return
+                mine.append(event.seq)
+
+        threads = [threading.Thread(target=take, args=(mine,)) for mine in got]
+        for thread in threads:
+            thread.start()
+        client.publish_many("t", [b"x"] * 5000)
+        for _ in threads:
+            client.publish("t", b"end", re_id=1)
+        client.flush(5)
+        for thread in threads:
+            thread.join(5)
+        assert sorted(got[0] + got[1] + got[2]) == list(range(1, 5001))
+        assert all(mine == sorted(mine) for mine in got)
+
+
+def test_concurrent_publishers_keep_their_order(client: Client) -> None:
+    def work(number: int) -> None:
+        with client.publisher("t") as publisher:
+            for i in range(500):
+                publisher.publish(b"%d %d" % (number, i))
+
+    with client.subscribe("t") as events:
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seen: dict[bytes, list[int]] = {}
+        for _ in range(1500):
+            event = events.get(2)
+            assert event is not None
+            number, i = event.data.split()
+            seen.setdefault(number, []).append(int(i))
+        assert all(order == list(range(500)) for order in seen.values())
+
+
+def test_unknown_topics_and_bad_names(client: Client) -> None:
+    with pytest.raises(errors.UnknownTopic) as caught:
+        client.subscribe("nowhere")
+    assert caught.value.errno == errno.EINVAL
+    with pytest.raises(errors.UnknownTopic):
+        client.publish("nowhere", b"")
+    for name in ("", "x" * 256, "a\0b", "ü" * 128):
+        with pytest.raises(errors.InvalidArgument):
+            client.subscribe(name)
+        with pytest.raises(errors.InvalidArgument):
+            client.publish(name, b"")
+    with pytest.raises(errors.TooLarge):
+        client.publish("t", bytes(ocfcluster.client.publisher.RUN_BYTES * 100))
+    with pytest.raises(TypeError):
+        client.publish("t", "text")  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidArgument):
+        client.publish_many("t", [])
+
+
+def test_refused_publications_raise_from_their_receipt(agent: FakeAgent, client: Client) -> None:
+    agent.refuse["u"] = errno.EPERM
+    refused = client.publish("u", b"no")
+    fine = client.publish("t", b"yes")
+    with pytest.raises(errors.NotPermitted):
+        refused.wait(2)
+    assert fine.wait(2).seq == 1
+
+
+def test_topics(client: Client) -> None:
+    made = client.create_topic("new", "local")
+    assert (made.name, made.scope) == ("new", "local")
+    assert client.create_topic("new", "local").topic_id == made.topic_id
+    with pytest.raises(errors.TopicExists):
+        client.create_topic("new")
+    assert [topic.name for topic in client.topics()] == ["here", "new", "t", "u"]
+    assert client.topic("new") == made
+    client.remove_topic("new")
+    with pytest.raises(errors.UnknownTopic):
+        client.topic("new")
+    assert client.members() == [{"node_id": 1}]
+    client.barrier()
+
+
+def test_a_removed_topic_ends_its_subscription_with_a_notice(agent: FakeAgent, client: Client) -> None:
+    events = client.subscribe("u")
+    client.publish("u", b"last").wait(2)
+    agent.remove_topic("u")
+    assert [event.data for event in (events.get(1),) if event] == [b"last"]
+    event = events.get(1)
+    assert event is not None
+    assert event.notice is not None
+    assert event.notice.name == "topic_removed"
+    assert event.notice.final
+    for _ in range(2):
+        assert readable(events)
+        with pytest.raises(errors.NotConnected):
+            events.get(0)
+    assert list(events) == []
+    events.close()
+    with pytest.raises(errors.UnknownTopic):
+        client.publish("u", b"").wait(2)
+
+
+def test_local_topics_have_a_producer_of_their_own(agent: FakeAgent, client: Client) -> None:
+    with client.subscribe(["t", "here"]) as events:
+        client.publish("t", b"1")
+        client.publish("here", b"2")
+        client.publish("t", b"3")
+        client.flush(2)
+        assert sorted(event.data for event in (events.get(1) for _ in range(3)) if event) == [b"1", b"2", b"3"]
+    assert len(agent.cluster.next_number) == 2
+
+
+def test_the_window_blocks_and_says_so(agent: FakeAgent, client: Client) -> None:
+    client.publish("t", b"").wait(2)
+    agent.hold_receipts = True
+    with pytest.raises(errors.WouldBlock) as caught:
+        client.publish_many("t", [bytes(60_000)] * 300, timeout=0.2)
+    assert "were published" in str(caught.value)
+    with pytest.raises(errors.WouldBlock):
+        client.flush(0.05)
+    threading.Timer(0.05, agent.release_receipts).start()
+    client.publish("t", b"through", timeout=3).wait(3)
+
+
+def test_waiting_for_a_subscription_that_this_thread_drains_is_refused(agent: FakeAgent, client: Client) -> None:
+    with client.subscribe("t") as events:
+        client.publish("t", b"").wait(2)
+        assert events.get(1) is not None
+        agent.hold_receipts = True
+        agent.set_full([events.event_socket.state.id])
+        with pytest.raises(errors.WouldDeadlock):
+            client.publish_many("t", [bytes(60_000)] * 300, timeout=3)
+        # Another thread, which drains nothing, may wait.
+        raised: list[type[BaseException]] = []
+
+        def wait() -> None:
+            try:
+                client.flush(0.05)
+            except errors.ClientError as error:
+                raised.append(type(error))
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join()
+        assert raised == [errors.WouldBlock]
+        agent.release_receipts()
+
+
+def test_no_agent(tmp_path: Path) -> None:
+    with pytest.raises(errors.AgentUnreachable) as caught:
+        ocfcluster.connect(str(tmp_path / "nothing.sock"))
+    assert "nothing.sock" in str(caught.value)
+    assert caught.value.errno == errno.ECONNREFUSED
+
+
+def test_close_wakes_whoever_waits(client: Client) -> None:
+    events = client.subscribe("t")
+    ended: list[object] = []
+
+    def take() -> None:
+        try:
+            ended.append(events.get())
+        except OSError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    time.sleep(0.05)
+    events.close()
+    thread.join(2)
+    assert isinstance(ended[0], errors.InvalidArgument)
+
+
+def test_closing_flushes(agent: FakeAgent) -> None:
+    with ocfcluster.connect(agent.path) as client:
+        for i in range(100):
+            client.publish("t", b"%d" % i)
+    assert agent.cluster.seq[agent.cluster.topics["t"].topic_id] == 100
+    with pytest.raises(errors.NotConnected):
+        client.publish("t", b"")
+
+
+def test_an_unreferenced_client_closes_with_a_warning(agent: FakeAgent) -> None:
+    client = ocfcluster.connect(agent.path)
+    client.publish("t", b"")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del client
+        gc.collect()
+    assert [warning.category for warning in caught] == [ResourceWarning]
+    until(lambda: not agent._peers)
+
+
+def test_an_unreferenced_subscription_is_unsubscribed(agent: FakeAgent, client: Client) -> None:
+    events = client.subscribe("t")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        del events
+        gc.collect()
+    until(lambda: not any(peer.subscribers for peer in agent._peers.values()))
+
+
+def test_many_subscriptions_and_descriptors_are_given_back(agent: FakeAgent, client: Client) -> None:
+    import os
+
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        made = [client.subscribe("t") for _ in range(50)]
+        client.publish("t", b"x").wait(2)
+        assert all(one.get(1) is not None for one in made)
+        for one in made:
+            one.close()
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)
