@@ -71,7 +71,7 @@ class Node:
         if len(buffer) > segment and buffer[BODY : BODY + 1] == b"\x01":
             taken = wire.decode_data_buffer(buffer, segment)
             if taken is not None:
-                counter, extent = taken
+                counter, extent, end = taken
                 peer = self._sender(buffer, source, now)
                 if peer is None:
                     return
@@ -79,7 +79,9 @@ class Node:
                     self.counters["datagrams"] += extent.count
                     if self._plane is not None and peer.origin is not None:
                         self._plane.on_packets(peer.origin, extent)
-                    return
+                    if end == len(buffer):
+                        return
+                    buffer = buffer[end:]
         for one in wire.split(buffer, segment):
             peer = self._sender(one, source, now)
             if peer is None:

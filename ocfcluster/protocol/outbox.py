@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from ocfcluster import limits
 from ocfcluster.protocol.effects import Address, Effect, Multicast, Send
 from ocfcluster.wire.datagram import DATA_HEAD, Extent, encode_packets, packets_per_buffer, retransmit_head
 
@@ -28,9 +29,24 @@ class Outbox:
         return b"".join((self._prefix, _COUNTER.pack(counter), body))
 
     def multicast(self, body: bytes) -> None:
-        if not self.silent:
-            datagram = self._datagram(body)
-            self.effects.append(Multicast(datagram, len(datagram)))
+        """One datagram to all. Where it fits behind the packets just before it, it travels in their buffer: one
+        system call less here, and one wake-up less at every receiver."""
+        if self.silent:
+            return
+        datagram = self._datagram(body)
+        size = len(datagram)
+        effects = self.effects
+        if effects and type(last := effects[-1]) is Multicast:
+            before = len(last.buffer)
+            if (
+                size <= last.segment
+                and before % last.segment == 0
+                and before < last.segment * limits.SEGMENT_COUNT
+                and before + size <= limits.SEGMENT_BUFFER_BYTES
+            ):
+                effects[-1] = Multicast(last.buffer + datagram, last.segment)
+                return
+        effects.append(Multicast(datagram, size))
 
     def send(self, address: Address, body: bytes) -> None:
         datagram = self._datagram(body)

@@ -228,10 +228,11 @@ def retransmit_head(node_id: int, incarnation: int) -> bytes:
     return RETRANSMIT.pack(MessageType.RETRANSMIT, 0, 0, node_id, incarnation, 0)[:-8]
 
 
-def decode_data_buffer(buffer: bytes, segment: int) -> tuple[int, Extent] | None:
-    """First counter and extent of a buffer that holds nothing but consecutive DATA packets of one sender.
+def decode_data_buffer(buffer: bytes, segment: int) -> tuple[int, Extent, int] | None:
+    """First counter and extent of the consecutive DATA packets of one sender that a buffer begins with, and where
+    they end in it: at its end, or before its last and shorter datagram, which then is something else.
 
-    None where it is anything else (the caller then takes it datagram by datagram).
+    None where it holds anything else (the caller then takes it datagram by datagram).
     """
     length = len(buffer)
     full, rest = divmod(length, segment)
@@ -248,20 +249,16 @@ def decode_data_buffer(buffer: bytes, segment: int) -> tuple[int, Extent] | None
     ):
         return None
     data = b"".join(fields[4::5]) if full > 1 else fields[4]
-    count = full
-    if rest:
-        begin = full * segment
+    begin = full * segment
+    if rest > BODY + DATA.size and buffer[begin + BODY : begin + BODY + 4] == DATA_HEAD:
         if (
-            rest <= BODY + DATA.size
-            or buffer[begin : begin + PREFIX_BYTES] != fields[0]
-            or buffer[begin + BODY : begin + BODY + 4] != DATA_HEAD
+            buffer[begin : begin + PREFIX_BYTES] != fields[0]
             or _COUNTER.unpack_from(buffer, begin + PREFIX_BYTES)[0] != counter + full
             or _COUNTER.unpack_from(buffer, begin + BODY + 4)[0] != first + full
         ):
             return None
-        data += buffer[begin + BODY + DATA.size :]
-        count += 1
-    return counter, Extent(first, count, payload, data)
+        return counter, Extent(first, full + 1, payload, data + buffer[begin + BODY + DATA.size :]), length
+    return counter, Extent(first, full, payload, data), begin
 
 
 def split(buffer: bytes, segment: int) -> Iterator[bytes]:
