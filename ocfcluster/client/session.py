@@ -155,7 +155,7 @@ class Session:
     __slots__ = (
         "stage", "welcome", "cluster_id", "full", "outgoing", "resume", "producers", "subscriptions", "topics",
         "shutdown_reason", "receipts_taken", "_library", "_name", "_buffer", "_effects", "_queue", "_in_flight",
-        "_lent", "_next_request", "_next_subscription", "_clock_ns", "_said",
+        "_lent", "_next_request", "_next_subscription", "_clock_ns", "_said", "_resumes_first",
     )  # fmt: skip
 
     def __init__(self, *, library: str, name: str, resume: bool, clock_ns: Callable[[], int]) -> None:
@@ -184,6 +184,7 @@ class Session:
         self._next_subscription = 1
         self._clock_ns = clock_ns
         self._said = ""  # by the agent, before it hung up
+        self._resumes_first = False  # on a new connection, until all subscriptions are asked for again
 
     # --- the connection's life ----------------------------------------------------------------------------------
 
@@ -275,7 +276,7 @@ class Session:
             descriptor = -1
             if pending.kind is Request.SUBSCRIBE:
                 if self._lent >= LENT_SOCKETS_UNANSWERED:
-                    return
+                    break
                 assert pending.subscription is not None  # noqa: S101 - for the type checker
                 self._lent += 1
                 descriptor = pending.subscription.lend
@@ -285,6 +286,10 @@ class Session:
             self._in_flight[request_id] = pending
             pending.sends += 1
             self._put(frames.control_frame(pending.kind, request_id, pending.body), descriptor)
+        # Publications wait until every subscription is asked for again: a client must not miss its own events.
+        if self._resumes_first and not any(map(_is_resume, queue)):
+            self._resumes_first = False
+            self._resend()
 
     # --- publishing ---------------------------------------------------------------------------------------------
 
@@ -305,7 +310,7 @@ class Session:
         producer.opening = False
         if isinstance(pending.answer, frames.Producer):
             producer.opened(pending.answer.producer, self._clock_ns())
-            if self.stage is Stage.READY:
+            if self.stage is Stage.READY and not self._resumes_first:
                 for batch in producer.unanswered:
                     self._publish(batch)
         else:
@@ -315,7 +320,8 @@ class Session:
     def publish(self, producer: Producer, batch: Batch) -> None:
         """Send a batch that was just queued on its producer, as soon as there is a connection and an id."""
         if self.stage is Stage.READY and producer.id:
-            self._publish(batch)
+            if not self._resumes_first:
+                self._publish(batch)
         elif self.stage is Stage.ENDED:
             producer.abandon(NotConnected("the connection to the agent has ended"))
         else:
@@ -502,6 +508,11 @@ class Session:
                     )
         for state in self.subscriptions.values():
             self._resubscribe(state)
+        self._resumes_first = True
+        self._send_queue()
+
+    def _resend(self) -> None:
+        """Everything unanswered, in order, on a new connection."""
         for producer in self.producers:
             if producer.id:
                 for batch in producer.unanswered:
@@ -509,7 +520,6 @@ class Session:
                         self._publish(batch)
             elif producer.unanswered:
                 self.open(producer)
-        self._send_queue()
 
     def _history_ended(self) -> None:
         self.topics.clear()
