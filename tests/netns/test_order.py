@@ -75,15 +75,15 @@ def test_all_nodes_deliver_the_same_complete_sequence(network: Network, tmp_path
         received = {i: summary(process) for i, process in subscribers.items()}
         counters = hosts.switch.counters()
         print(f"{network.name}: published {published}, received {received}, switch {counters}")
-
-    for i in NODES:
-        assert published[i]["published"] == network.events
-        assert received[i]["notices"] == []
-    check(traces, TOPICS, SIZE, network.events)
-    for row in counters.values():
-        assert bool(row["lost"]) == bool(network.wrong.get("loss"))
-        assert bool(row["reordered"]) == bool(network.wrong.get("reorder"))
-        assert bool(row["duplicated"]) == bool(network.wrong.get("duplicate"))
+        # Inside the block, so that a failure keeps the agents' logs.
+        for i in NODES:
+            assert published[i]["published"] == network.events
+            assert received[i]["notices"] == []
+        check(traces, TOPICS, SIZE, network.events)
+        for row in counters.values():
+            assert bool(row["lost"]) == bool(network.wrong.get("loss"))
+            assert bool(row["reordered"]) == bool(network.wrong.get("reorder"))
+            assert bool(row["duplicated"]) == bool(network.wrong.get("duplicate"))
 
 
 def start(cluster: Cluster, i: int, command: str, **options: object) -> subprocess.Popen[Any]:
