@@ -245,7 +245,8 @@ class Client:
 
     def __del__(self) -> None:
         if not self._closed and self._pid == os.getpid():
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            if self._connection.session.stage is not Stage.ENDED:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._closed = True
             self._connection.close_later(_CLOSE_FLUSH_S)
 

@@ -1,7 +1,8 @@
 """The blocking shell around a session: the control connection, and the library's thread.
 
 Who reads the control connection: a thread that waits for an answer does it itself, so that a round trip has no
-hand-over between threads; while nobody waits the library's thread does. Who writes: whoever has something to say,
+hand-over between threads; while nobody waits the library's thread does: at once when the connection was quiet, and then every RECEIPT_TICK_NS until
+it is quiet again, so that a stream of receipts does not wake a second thread for each of them. Who writes: whoever has something to say,
 without ever blocking; what the socket does not take, and what has gathered when the publishing thread pauses, is
 written by the library's thread when the agent has taken what was before.
 
@@ -43,6 +44,8 @@ from ocfcluster.errors import (
 )
 from ocfcluster.limits import (
     CONTROL_READ_BYTES,
+    RECEIPT_QUIET_TICKS,
+    RECEIPT_TICK_NS,
     RECONNECT_FIRST_NS,
     RECONNECT_MAX_NS,
     SECOND_NS,
@@ -155,6 +158,8 @@ class Connection:
         self._waiting = 0  # threads that wait for that one
         self._retired: list[ControlSocket] = []
         self._mask = 0
+        self._ticks_left = 0  # > 0: receipts stream in, and are read at _tick_at and not as they come
+        self._tick_at = 0.0
         self._back_off_ns = RECONNECT_FIRST_NS
         self._retry_at = 0.0
         self._epoll = select.epoll()
@@ -184,6 +189,7 @@ class Connection:
         self.control = control
         self.generation += 1
         self._mask = select.EPOLLIN | select.EPOLLET
+        self._ticks_left = 0
         self._epoll.register(control.fileno(), self._mask)
         self.session.connected()
         self.flush_output()
@@ -238,9 +244,10 @@ class Connection:
                     elif self.control is not None and descriptor == self.control.fileno():
                         if mask & ~select.EPOLLOUT and not self._reading:
                             self._read_all()
+                            self._tick_from_now_on()
                         if mask & select.EPOLLOUT:
                             self._writable()
-                timeout = self._tend()
+                timeout = self._tick(self._tend())
             while self._unsubscribe_later:
                 self.unsubscribe(self._unsubscribe_later.popleft(), wait=False)
             if self._close_later is not None:
@@ -257,6 +264,31 @@ class Connection:
         if left > 0:
             return left
         return self._reconnect()
+
+    def _tick_from_now_on(self) -> None:
+        """Receipts begin to stream in: look for them now and then, until nothing has come for some time."""
+        self._ticks_left = RECEIPT_QUIET_TICKS
+        self._tick_at = time.monotonic() + RECEIPT_TICK_NS / SECOND_NS
+        self._watch(self._mask & ~select.EPOLLIN)
+
+    def _tick(self, timeout: float | None) -> float | None:
+        """Read where it is time to; seconds until the thread must wake next."""
+        if not self._ticks_left or self.control is None:
+            return timeout
+        now = time.monotonic()
+        if now >= self._tick_at:
+            self._tick_at = now + RECEIPT_TICK_NS / SECOND_NS
+            if self._reading or self._read():
+                self._ticks_left = RECEIPT_QUIET_TICKS
+                if not self._reading:
+                    self._read_all()
+            else:
+                self._ticks_left -= 1
+                if not self._ticks_left:
+                    self._watch(self._mask | select.EPOLLIN)
+                    return timeout
+        left = max(0.0, self._tick_at - now)
+        return left if timeout is None else min(left, timeout)
 
     def _wake_thread(self) -> None:
         if self.closed and self._thread is None:
@@ -385,7 +417,7 @@ class Connection:
             if led and not self._reading:
                 if self._waiting:
                     self._changed.notify_all()
-                else:
+                elif not self._ticks_left:
                     self._watch(self._mask | select.EPOLLIN)
 
     def _read_here(self, left: float | None) -> None:

@@ -1,0 +1,236 @@
+"""The asyncio API against the fake agent."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ocfcluster
+from ocfcluster import errors
+from ocfcluster.client.aio import AsyncClient
+from ocfcluster.client.events import Event
+from tests.unit.fake_agent import Cluster, FakeAgent
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[FakeAgent]:
+    cluster = Cluster()
+    for name in ("t", "u"):
+        cluster.create(name)
+    cluster.create("here", local=True)
+    with FakeAgent(str(tmp_path / "agent.sock"), cluster) as fake:
+        yield fake
+
+
+def run(agent: FakeAgent, body: Callable[[AsyncClient], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with ocfcluster.aio.connect(agent.path) as client:
+            await asyncio.wait_for(body(client), 10)
+
+    asyncio.run(main())
+
+
+def test_publish_and_iterate(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        events = await client.subscribe("t")
+        assert events.starts == {"t": 1}
+        receipt = await client.publish("t", b"one", properties={"k": "v"})
+        published = await receipt
+        assert (published.seq, receipt.done()) == (1, True)
+        async for event in events:
+            assert (event.data, event.properties) == (b"one", {"k": "v"})
+            break
+        assert await events.get(0) is None
+        assert await events.get(0.01) is None
+        assert not select.select([events], [], [], 0)[0]
+        await events.close()
+        with pytest.raises(errors.InvalidArgument):
+            await events.get(0)
+
+    run(agent, body)
+
+
+def test_iteration_starts_the_subscription(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        async def later() -> None:
+            await asyncio.sleep(0.05)
+            await client.publish_many("t", [b"1", b"2"])
+
+        task = asyncio.create_task(later())
+        got = []
+        async for event in client.subscribe("t"):
+            got.append(event.data)
+            if len(got) == 2:
+                break
+        await task
+        assert got == [b"1", b"2"]
+        with pytest.raises(errors.UnknownTopic):
+            async for event in client.subscribe("nowhere"):
+                pass
+
+    run(agent, body)
+
+
+def test_one_turn_of_the_loop_is_one_run(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        receipts = [await client.publish("t", b"%d" % i) for i in range(1000)]
+        assert [(await receipt).seq for receipt in receipts] == list(range(1, 1001))
+        assert agent.runs <= 4
+
+    run(agent, body)
+
+
+def test_runs_and_publish_many(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        async with client.subscribe("t") as events:
+            receipt = await client.publish_many("t", [b"%d" % i for i in range(50_000)])
+            got: list[bytes] = []
+            async for one in events.runs():
+                got.extend(one)
+                if len(got) == 50_000:
+                    break
+            assert got == [b"%d" % i for i in range(50_000)]
+            assert (await receipt).count == 50_000
+
+    run(agent, body)
+
+
+def test_the_window(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        await (await client.publish("t", b""))
+        agent.hold_receipts = True
+        with pytest.raises(errors.WouldBlock):
+            await client.publish_many("t", [bytes(60_000)] * 300, timeout=0.1)
+        with pytest.raises(errors.WouldBlock):
+            await client.flush(0.05)
+        task = asyncio.create_task(client.publish("t", b"through"))
+        await asyncio.sleep(0.02)
+        await asyncio.to_thread(agent.release_receipts)
+        assert (await (await task)).seq > 1
+
+    run(agent, body)
+
+
+def test_several_tasks_share_a_subscription(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        events = await client.subscribe("t")
+        seen: list[int] = []
+
+        async def take() -> None:
+            while (event := await events.get(1)) is not None and event.data != b"end":
+                seen.append(event.seq)
+
+        tasks = [asyncio.create_task(take()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        for _ in range(100):
+            await (await client.publish("t", b"x"))
+        await client.publish_many("t", [b"end"] * 3)
+        await asyncio.gather(*tasks)
+        assert sorted(seen) == list(range(1, 101))
+
+    run(agent, body)
+
+
+def test_cancelling_a_get_leaves_the_subscription_usable(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        events = await client.subscribe("t")
+        task = asyncio.create_task(events.get())
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(events.get(5), 0.02)
+        await client.publish("t", b"x")
+        event = await events.get(2)
+        assert event is not None
+
+    run(agent, body)
+
+
+def test_callbacks_in_one_order(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        seen: list[int] = []
+        subscriptions = [
+            await client.subscribe(name, on_event=lambda event: seen.append(event.ev_id)) for name in "tu"
+        ]
+        for i in range(200):
+            await client.publish("tu"[i % 2], b"")
+        await client.flush()
+        for _ in range(200):
+            if len(seen) == 200:
+                break
+            await asyncio.sleep(0.005)
+        assert seen == list(range(1, 201))
+        for one in subscriptions:
+            await one.close()
+
+    run(agent, body)
+
+
+def test_topics_and_errors(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        assert (await client.create_topic("new", "local")).scope == "local"
+        assert [topic.name for topic in await client.topics()] == ["here", "new", "t", "u"]
+        await (await client.publish("new", b""))
+        await client.remove_topic("new")
+        with pytest.raises(errors.UnknownTopic):
+            await client.topic("new")
+        with pytest.raises(errors.TooLarge):
+            await client.publish("t", bytes(2 << 20))
+        assert await client.members() == [{"node_id": 1}]
+        await client.barrier()
+        async with client.publisher("t") as publisher:
+            await publisher.publish(b"")
+
+    run(agent, body)
+    with pytest.raises(errors.AgentUnreachable):
+        asyncio.run(_connect("/nowhere/agent.sock"))
+
+
+async def _connect(path: str) -> None:
+    async with ocfcluster.aio.connect(path):
+        pass
+
+
+def test_a_restart_of_the_agent(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        events = await client.subscribe("t")
+        await (await client.publish("t", b"1"))
+        waiting = asyncio.create_task(_notices(events))
+        await asyncio.to_thread(agent.kill)
+        receipt = await client.publish("t", b"2")
+        with FakeAgent(agent.path, agent.cluster):
+            assert (await receipt).seq == 2
+            assert await waiting == [b"1", "agent_lost", "resumed", b"2"]
+            await client.close()
+
+    run(agent, body)
+
+
+async def _notices(events: ocfcluster.client.aio.AsyncSubscription) -> list[object]:
+    got: list[object] = []
+    async for event in events:
+        got.append(event.notice.name if event.notice else event.data)
+        if event.data == b"2":
+            break
+    return got
+
+
+def test_the_end_without_resume(agent: FakeAgent) -> None:
+    async def main() -> None:
+        async with ocfcluster.aio.connect(agent.path, resume=False) as client:
+            events = await client.subscribe("t")
+            await asyncio.to_thread(agent.shutdown)
+            got: list[Event] = [event async for event in events]
+            assert [event.notice.name for event in got if event.notice] == ["shutdown"]
+            with pytest.raises(errors.NotConnected):
+                await events.get()
+            with pytest.raises(errors.NotConnected):
+                await client.publish("t", b"")
+
+    asyncio.run(main())
