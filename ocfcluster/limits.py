@@ -47,7 +47,9 @@ REQUESTS_UNANSWERED: Final = 256  # pipelined requests of one client
 SUBSCRIPTION_QUEUE_BYTES: Final = 16 * MIB  # mark at which a subscription is "full"
 SUBSCRIPTION_QUEUE_HARD_BYTES: Final = 96 * MIB  # never more: a backlog and a largest event above the mark
 SUBSCRIPTION_QUEUES_BYTES: Final = 256 * MIB  # held for all subscriptions together, each run counted once
-QUEUED_ITEM_OVERHEAD_BYTES: Final = 256  # what a queued record costs beside its bytes: stops floods of empty events
+QUEUED_ITEM_OVERHEAD_BYTES: Final = (
+    256  # what a queued record costs beside its bytes: stops floods of empty events
+)
 RECORDS_PER_FRAME: Final = 500  # two buffers each in one sendmsg, and Linux takes 1024
 INTAKE_BYTES: Final = 64 * MIB  # publications of all clients that wait for room; beyond: one read of each
 CONTROL_OUTPUT_BYTES: Final = 8 * MIB  # answers and receipts a client has not read; beyond: disconnected
@@ -99,8 +101,14 @@ RETRANSMIT_HOLD_NS: Final = 4 * MILLISECOND_NS  # a second asker within it makes
 QUORUM_LOST_AFTER_NS: Final = SECOND_NS
 FORMATION_WINDOW_NS: Final = 3 * SECOND_NS
 LEAVE_TIMEOUT_NS: Final = 5 * SECOND_NS
-RECONNECT_FIRST_NS: Final = 20 * MILLISECOND_NS  # a client's first try after its agent went; doubled per try ...
-RECONNECT_MAX_NS: Final = SECOND_NS  # ... up to this, so that a thousand clients do not storm a starting agent
+RECEIPT_TICK_NS: Final = 10 * MILLISECOND_NS  # a client's thread reads streaming receipts so often ...
+RECEIPT_QUIET_TICKS: Final = 10  # ... until none has come for so many times; then the first wakes it at once
+RECONNECT_FIRST_NS: Final = (
+    20 * MILLISECOND_NS
+)  # a client's first try after its agent went; doubled per try ...
+RECONNECT_MAX_NS: Final = (
+    SECOND_NS  # ... up to this, so that a thousand clients do not storm a starting agent
+)
 CLOSE_FLUSH_NS: Final = 5 * SECOND_NS  # what a client gives its unanswered publications when it closes
 
 # --- flow -----------------------------------------------------------------------------------------------------
@@ -110,7 +118,9 @@ FLOW_ADAPT_NS: Final = 50 * MILLISECOND_NS  # between two changes of the budget
 FLOW_ACTIVE_NS: Final = 200 * MILLISECOND_NS  # an origin that was ordered within it gets a share
 ANNOUNCE_BYTES: Final = 256 * KIB  # ordered since commit was last told: then it is told without a passenger
 RESPONSIVE_NS: Final = 300 * MILLISECOND_NS  # a member heard within it is waited for when it lags
-CONTROL_RESERVE_BYTES: Final = 256 * KIB  # in flight beyond a closed window: rests of begun runs, control runs
+CONTROL_RESERVE_BYTES: Final = (
+    256 * KIB
+)  # in flight beyond a closed window: rests of begun runs, control runs
 SEND_BURST: Final = 16  # buffers sent before what has come in is looked at again
 BACKLOG_BYTES: Final = 64 * MIB  # not yet stable, all origins together
 RECEIVE_BUFFER_BYTES: Final = 16 * MIB  # asked of the kernel; less is granted where net.core.rmem_max says so

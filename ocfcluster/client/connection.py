@@ -1,10 +1,11 @@
 """The blocking shell around a session: the control connection, and the library's thread.
 
 Who reads the control connection: a thread that waits for an answer does it itself, so that a round trip has no
-hand-over between threads; while nobody waits the library's thread does: at once when the connection was quiet, and then every RECEIPT_TICK_NS until
-it is quiet again, so that a stream of receipts does not wake a second thread for each of them. Who writes: whoever has something to say,
-without ever blocking; what the socket does not take, and what has gathered when the publishing thread pauses, is
-written by the library's thread when the agent has taken what was before.
+hand-over between threads; while nobody waits the library's thread does: at once when the connection was quiet, and
+then every RECEIPT_TICK_NS until it is quiet again, so that a stream of receipts does not wake a second thread for
+each of them. Who writes: whoever has something to say, without ever blocking; what the socket does not take, and
+what has gathered when the publishing thread pauses, is written by the library's thread when the agent has taken
+what was before.
 
 ``lock`` protects everything here and in the session. It is taken before an event socket's own lock, never inside.
 """
