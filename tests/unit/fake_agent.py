@@ -483,6 +483,8 @@ class FakeAgent:
             subscriber.end.sendmsg([header, *record], rights, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the subscriber is gone; its control connection tells
         return True
 
 
