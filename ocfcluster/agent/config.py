@@ -154,7 +154,7 @@ _SECTIONS: Final[dict[str, type[Section]]] = {
     "": AgentConfig, "cluster": Cluster, "node": Node, "network": Network, "security": Security, "limits": Limits,
     "timing": Timing, "log": Log, "topics": TopicSetting,
 }  # fmt: skip
-_AT: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)
+_AT: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`$")
 _EXPECTED: Final = re.compile(
     r"^Expected `(?P<expected>[^`]*)`(?P<bound> [<>=]+ [-0-9]+)?(?:, got `(?P<got>[^`]*)`)?"
@@ -177,6 +177,8 @@ def _explain(message: str) -> str:
         known = ", ".join(sorted(_SECTIONS[section].__struct_fields__))
         return f"{name}: unknown key; known here: {known}"
     expected = _EXPECTED.match(what)
+    if "matching regex" in what:
+        return f"{key}: is malformed{_choices(section, key)}"
     if expected:
         wanted = " or ".join(_TOML_NAMES.get(kind.strip(), kind) for kind in expected["expected"].split("|"))
         got = f", not {_TOML_NAMES.get(expected['got'], expected['got'])}" if expected["got"] else ""

@@ -125,7 +125,7 @@ class Subscription:
         self.number = number
         self.socket = event_socket
         self.callback = callback
-        self.topics = topics  # topic_id → name
+        self.topics = dict(topics)  # topic_id → name
         self.queue: deque[Item] = deque()
         self.queued_bytes = 0
         self.blocked = False  # the socket took no more; its shell watches for room

@@ -332,7 +332,9 @@ class RawClient:
         own, lent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         own.setblocking(False)
         lent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)
-        kind, answer = self.call(Request.SUBSCRIBE, Subscribe(number, list(topics), callback), [lent.fileno()])
+        kind, answer = self.call(
+            Request.SUBSCRIBE, Subscribe(number, list(topics), callback), [lent.fileno()]
+        )
         self._ends += (own, lent)
         assert kind == Answer.SUBSCRIBED, answer
         return own
@@ -346,7 +348,9 @@ def publish_frame(run: bytes) -> bytes:
     return CONTROL_HEADER.pack(len(run), Request.PUBLISH, 0, 0, 0) + run
 
 
-def read_frame(event_socket: socket.socket) -> tuple[tuple[int, ...], list[tuple[tuple[int, ...], Any]]] | None:
+def read_frame(
+    event_socket: socket.socket,
+) -> tuple[tuple[int, ...], list[tuple[tuple[int, ...], Any]]] | None:
     """One message of an event socket: header fields and (record fields, run or notice); None if there is none."""
     try:
         message, descriptors, _, _ = socket.recv_fds(event_socket, 1 << 17, 4)
@@ -372,7 +376,9 @@ def read_frame(event_socket: socket.socket) -> tuple[tuple[int, ...], list[tuple
     return header, records
 
 
-def read_all(event_socket: socket.socket, step: Callable[[], None]) -> list[tuple[tuple[int, ...], list[Any]]]:
+def read_all(
+    event_socket: socket.socket, step: Callable[[], None]
+) -> list[tuple[tuple[int, ...], list[Any]]]:
     """All messages, with the agent writing what it can in between."""
     frames = []
     while True:

@@ -174,7 +174,7 @@ def test_topics_are_created_listed_and_removed(agent: Bench) -> None:
     client = agent.client()
     topic_id = client.create_topic("t")
     assert client.create_topic("t") == topic_id
-    kind, error = client.call(Request.TOPIC_CREATE, TopicCreate("t", local=True))
+    _kind, error = client.call(Request.TOPIC_CREATE, TopicCreate("t", local=True))
     assert error.errno == errno.EEXIST
     assert client.call(Request.TOPIC_CREATE, TopicCreate("oc.mine"))[1].errno == errno.EPERM
     assert client.call(Request.TOPIC_CREATE, TopicCreate("__OC_EV_X"))[1].errno == errno.EPERM
@@ -315,7 +315,9 @@ def test_barrier_comes_after_the_publications_before_it(agent: Bench) -> None:
     client.publish(topic_id, producer, 1, EVENT)
     barrier = client.ask(Request.BARRIER)
     status = client.ask(Request.STATUS)
-    assert [request_id for _, request_id, _ in client.answers()] == [status]  # it overtakes, the barrier does not
+    assert [request_id for _, request_id, _ in client.answers()] == [
+        status
+    ]  # it overtakes, the barrier does not
     assert not client.receipts
     agent.node.space = 1
     agent.agent.settle(0)
@@ -401,8 +403,14 @@ def test_ten_thousand_subscriptions_are_refused_beyond_the_limit(agent: Bench) -
         assert kinds.count(Answer.ERROR) == 10_000 - 256
         assert client.call(Request.UNSUBSCRIBE, Unsubscribe(3))[0] == Answer.DONE
         assert client.call(Request.UNSUBSCRIBE, Unsubscribe(3))[1].errno == errno.EINVAL
-        assert client.call(Request.SUBSCRIBE, Subscribe(3, ["t"], False), [lent.fileno()])[0] == Answer.SUBSCRIBED
-        assert client.call(Request.SUBSCRIBE, Subscribe(4, ["t"], False), [lent.fileno()])[1].errno == errno.EINVAL
+        assert (
+            client.call(Request.SUBSCRIBE, Subscribe(3, ["t"], False), [lent.fileno()])[0]
+            == Answer.SUBSCRIBED
+        )
+        assert (
+            client.call(Request.SUBSCRIBE, Subscribe(4, ["t"], False), [lent.fileno()])[1].errno
+            == errno.EINVAL
+        )
     client.socket.close()
     agent.step()
     assert len(os.listdir("/proc/self/fd")) <= before

@@ -23,6 +23,7 @@ from ocfcluster.wire.frames import (
     control_frame,
     read_body,
 )
+import itertools
 
 HELLO = control_frame(Request.HELLO, 1, Hello())
 KINDS = [kind for kind in Request if kind not in (Request.HELLO, Request.SUBSCRIBE)]
@@ -33,7 +34,9 @@ def frame(kind: int, request_id: int, body: bytes) -> bytes:
 
 
 @given(
-    requests=st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 9), st.binary(max_size=300)), max_size=20),
+    requests=st.lists(
+        st.tuples(st.sampled_from(KINDS), st.integers(1, 9), st.binary(max_size=300)), max_size=20
+    ),
     cuts=st.lists(st.integers(0, 6000), max_size=12),
 )
 def test_requests_do_not_depend_on_how_the_stream_is_cut(
@@ -43,7 +46,7 @@ def test_requests_do_not_depend_on_how_the_stream_is_cut(
     session = Session(1 << 20)
     buffer = bytearray(len(stream))  # one buffer for all reads, as the agent has it
     bounds = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         buffer[: end - begin] = stream[begin:end]
         session.receive(memoryview(buffer)[: end - begin])
         buffer[:] = b"\xee" * len(buffer)
@@ -109,7 +112,9 @@ def test_lent_sockets_that_are_not_answered_for_are_bounded() -> None:
     session = Session(1 << 20)
     session.receive(HELLO)
     for number in range(LENT_SOCKETS_UNANSWERED + 1):
-        session.receive(control_frame(Request.SUBSCRIBE, number + 2, Subscribe(number, ["t"], False)), [100 + number])
+        session.receive(
+            control_frame(Request.SUBSCRIBE, number + 2, Subscribe(number, ["t"], False)), [100 + number]
+        )
     last = session.requests[-1]
     assert not session.admits(last)
     session.refuse(last.request_id, errno.ENOMEM, "too many")

@@ -1,0 +1,166 @@
+"""A real agent in its own process: starts, serves, ends in order; and what it says when it cannot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ocfcluster.wire.frames import NoticeCode, Request, Shutdown
+from tests.unit.fake_node import RawClient, read_frame
+
+COMMAND = [
+    sys.executable, "-c",
+    ("import pathlib, sys; from ocfcluster.agent.main import run_agent;"
+    "sys.exit(run_agent(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else None))"),
+]  # fmt: skip
+
+
+@contextmanager
+def running(directory: Path, text: str | None) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    path = directory / "agent.sock"
+    arguments = []
+    if text is not None:
+        file = directory / "agent.toml"
+        file.write_text(f'{text}\n[node]\nsocket = "{path}"\n')
+        arguments = [str(file)]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OCFCLUSTER_SOCKET": str(path)},
+    )
+    try:
+        until = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < until:
+            with socket.socket(socket.AF_UNIX) as probe:
+                if not probe.connect_ex(str(path)):
+                    break
+            time.sleep(0.02)
+        yield process, path
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait(client: RawClient, until: object) -> None:
+    deadline = time.monotonic() + 10
+    while not until() and time.monotonic() < deadline:  # type: ignore[operator]
+        time.sleep(0.01)
+        client.answers()
+
+
+class PatientClient(RawClient):
+    """Waits for the other process instead of stepping it."""
+
+    def call(self, kind: Request, body: object = None, descriptors: list[int] | None = None) -> object:
+        request_id = self.ask(kind, body, descriptors)  # type: ignore[arg-type]
+        until = time.monotonic() + 10
+        while time.monotonic() < until and not self.eof:
+            for answer_kind, answered, answer in self.answers():
+                if answered == request_id:
+                    return answer_kind, answer
+            time.sleep(0.005)
+        raise AssertionError(f"no answer to {kind!r}")
+
+
+@pytest.mark.parametrize("text", [None, "[cluster]\nname = 'alone'\nnodes = [1]\n[[topics]]\nname = 'ready'"])
+def test_it_serves_and_ends_in_order(tmp_path: Path, text: str | None) -> None:
+    with running(tmp_path, text) as (process, path):
+        client = PatientClient(str(path), lambda: time.sleep(0.001))
+        client.greet()
+        topic_id = client.create_topic("t")
+        events = client.subscribe(1, "t")
+        producer = client.open_producer()
+        client.publish(topic_id, producer, 1, b"hello")
+        wait(client, lambda: client.receipts)
+        assert client.receipts == [(producer, 1, 1, 0, 1, 1)]
+        assert read_frame(events)[1][0][1].endswith(b"hello")
+        names = [topic.topic for topic in client.call(Request.TOPIC_LIST)[1].topics]
+        assert ("ready" in names) == (text is not None)
+        process.send_signal(signal.SIGTERM)
+        wait(client, lambda: client.eof)
+        assert isinstance(client.told[-1], Shutdown)
+        notice = read_frame(events)[1][0][1]
+        assert (notice.code, notice.final) == (NoticeCode.SHUTDOWN, True)
+        assert process.wait(10) == 0
+        assert not path.exists()
+        client.close()
+
+
+def test_two_agents_cannot_share_a_socket(tmp_path: Path) -> None:
+    with running(tmp_path, "[cluster]\nname = 'one'") as (_, path):
+        second = subprocess.run(
+            COMMAND,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env={**os.environ, "OCFCLUSTER_SOCKET": str(path)},
+        )
+        assert second.returncode == 3
+        assert "in use by a live agent" in second.stderr.splitlines()[-1]
+
+
+def test_a_killed_agents_socket_and_state_are_taken_over(tmp_path: Path) -> None:
+    for round_ in range(2):
+        with running(tmp_path, "[cluster]\nname = 'one'\nnodes = [1]") as (process, path):
+            client = PatientClient(str(path), lambda: time.sleep(0.001))
+            client.greet()
+            if not round_:
+                client.create_topic("kept")
+            else:
+                until = time.monotonic() + 10
+                while client.call(Request.STATUS)[1].document["topics"] < 3 and time.monotonic() < until:
+                    time.sleep(0.02)
+                names = [topic.topic for topic in client.call(Request.TOPIC_LIST)[1].topics]
+                assert "kept" in names
+            client.close()
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("[nod]\n", 2, "nod: unknown key"),
+        ("[cluster]\nnodes = [1, 2]\n[node]\nid = 1\n[network]\ninterface = 'nosuch0'", 3, "nosuch0"),
+        ("[node]\nsocket = '/proc/nowhere/agent.sock'\nstate_dir = '{dir}/state'", 3, "/proc/nowhere"),
+        ("[node]\nstate_dir = '/proc/nowhere'", 3, "state directory /proc/nowhere"),
+    ],
+)
+def test_what_it_cannot_do_it_says_in_one_line(tmp_path: Path, text: str, code: int, words: str) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(text.format(dir=tmp_path))
+    path = str(tmp_path / "agent.sock")
+    done = subprocess.run(
+        [*COMMAND, str(file)], capture_output=True, text=True, timeout=20,
+        env={**os.environ, "OCFCLUSTER_SOCKET": path},
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ocfcluster agent: ")]
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not Path(path).exists()
+
+
+def test_off_loopback_it_refuses_unless_told(tmp_path: Path) -> None:
+    from ocfcluster.agent.config import AgentConfig, Cluster, Network, Security
+    from ocfcluster.agent.network import _check_security
+    from ocfcluster.errors import ConfigurationError
+    from ocfcluster.net.interfaces import Interface
+
+    outside = Interface("eth0", "10.0.0.1", socket.AF_INET, 24, 1500, 2, False)
+    config = AgentConfig(cluster=Cluster(nodes=[1, 2]), network=Network(interface="eth0"))
+    with pytest.raises(ConfigurationError, match=r"security\.insecure.*eth0"):
+        _check_security(config, outside)
+    warned = _check_security(AgentConfig(security=Security(insecure=True)), outside)
+    assert "INSECURE" in warned[0]

@@ -1,0 +1,110 @@
+"""The state directory: one owner at a time, nothing half written, and nothing foreign or corrupt believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ocfcluster.agent.state_dir import StateDirectory
+from ocfcluster.errors import StateDirectoryError
+
+
+def test_identity_and_record_survive(tmp_path: Path) -> None:
+    first = StateDirectory(tmp_path / "a" / "b", "blue", 3)
+    assert first.record == b""
+    first.write_record(b"one")
+    first.write_record(b"two" * 1000)
+    first.close()
+    again = StateDirectory(tmp_path / "a" / "b", "blue", 3)
+    assert again.store_id == first.store_id
+    assert again.record == b"two" * 1000
+    again.close()
+    other = StateDirectory(tmp_path / "c", "blue", 3)
+    assert other.store_id != first.store_id
+    other.close()
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o077 == 0
+
+
+def test_a_live_owner_keeps_others_out(tmp_path: Path) -> None:
+    first = StateDirectory(tmp_path, "blue", 3)
+    with pytest.raises(StateDirectoryError, match=r"in use by a live agent \(process \d+\).*node.state_dir"):
+        StateDirectory(tmp_path, "blue", 3)
+    first.close()
+    StateDirectory(tmp_path, "blue", 3).close()
+
+
+@pytest.mark.parametrize(("cluster", "node_id"), [("green", 3), ("blue", 4)])
+def test_another_nodes_directory_is_refused(tmp_path: Path, cluster: str, node_id: int) -> None:
+    StateDirectory(tmp_path, "blue", 3).close()
+    with pytest.raises(StateDirectoryError, match="belongs to node 3 of cluster 'blue'"):
+        StateDirectory(tmp_path, cluster, node_id)
+    StateDirectory(tmp_path, "blue", 3).close()  # the lock was given up
+
+
+def test_every_truncation_and_bit_flip_of_a_record_is_found(tmp_path: Path) -> None:
+    made = StateDirectory(tmp_path, "blue", 3)
+    made.write_record(b"record of some length")
+    made.close()
+    file = tmp_path / "record"
+    whole = file.read_bytes()
+    for size in range(len(whole)):
+        file.write_bytes(whole[:size])
+        with pytest.raises(StateDirectoryError, match=r"record.*(corrupt|version)"):
+            StateDirectory(tmp_path, "blue", 3)
+    for bit in range(len(whole) * 8):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        with pytest.raises(StateDirectoryError, match=r"record"):
+            StateDirectory(tmp_path, "blue", 3)
+    file.write_bytes(whole + b"x")
+    with pytest.raises(StateDirectoryError):
+        StateDirectory(tmp_path, "blue", 3)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\xff", b'{"version":1,"cluster":"blue","node_id":3,"store_id":"x"}']
+)
+def test_a_corrupt_identity_is_refused(tmp_path: Path, content: bytes) -> None:
+    StateDirectory(tmp_path, "blue", 3).close()
+    (tmp_path / "identity.json").write_bytes(content)
+    with pytest.raises(StateDirectoryError, match=r"identity\.json is corrupt.*empty the directory"):
+        StateDirectory(tmp_path, "blue", 3)
+
+
+def test_a_later_version_and_a_lost_identity(tmp_path: Path) -> None:
+    made = StateDirectory(tmp_path, "blue", 3)
+    made.write_record(b"x")
+    made.close()
+    identity = json.loads((tmp_path / "identity.json").read_text())
+    (tmp_path / "identity.json").write_text(json.dumps({**identity, "version": 9}))
+    with pytest.raises(StateDirectoryError, match="version 9"):
+        StateDirectory(tmp_path, "blue", 3)
+    (tmp_path / "identity.json").unlink()
+    with pytest.raises(StateDirectoryError, match="has a record and no"):
+        StateDirectory(tmp_path, "blue", 3)
+
+
+def test_what_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StateDirectoryError, match=r"node\.state_dir"):
+        StateDirectory(tmp_path / "file" / "state", "blue", 3)
+
+
+def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = StateDirectory(tmp_path, "blue", 3)
+    made.write_record(b"old")
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        made.write_record(b"new")
+    made.close()
+    monkeypatch.undo()
+    again = StateDirectory(tmp_path, "blue", 3)
+    assert again.record == b"old"
+    again.close()
