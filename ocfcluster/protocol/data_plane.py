@@ -313,6 +313,7 @@ class DataPlane:
             for held in self.log.topic_runs:
                 self._topic_disk.stage(held.index, held.run, self.configuration.limits)
             self.log.topic_runs.clear()
+            self._topic_disk.before_uncommitted(self.commit)  # forgets the old ones where nobody else asks
         if self._is_sequencer:
             self._sequencer.acknowledged(self._node_id, self._acknowledgeable(), self.log.next_index - 1)
             self._sequencer.count()

@@ -120,6 +120,11 @@ class Formation:
                     f"node {node} to have the same nodes, delivery, limits and version in its configuration"
                 )
                 return False
+            if beat.mtu < limits.MTU_MINIMUM:
+                self.waiting_for = (
+                    f"node {node} to have an mtu of {limits.MTU_MINIMUM} at least, not {beat.mtu}"
+                )
+                return False
             if not alive <= {*beat.heard, (node, peer.incarnation)}:
                 self.waiting_for = f"node {node} to hear all other nodes"
                 return False

@@ -76,6 +76,7 @@ class Node:
                 if peer is None:
                     return
                 if peer.replay.accept(counter, extent.count):
+                    peer.last_heard = now
                     self.counters["datagrams"] += extent.count
                     if self._plane is not None and peer.origin is not None:
                         self._plane.on_packets(peer.origin, extent)
@@ -90,6 +91,7 @@ class Node:
             if not peer.replay.accept(counter):
                 self.counters["replayed"] += 1
                 continue
+            peer.last_heard = now
             self.counters["datagrams"] += 1
             try:
                 self._take(peer, one, counter, source, now)
@@ -118,10 +120,14 @@ class Node:
             if datagram[BODY] != MessageType.HEARTBEAT or not self._belongs(node_id):
                 self.counters["strangers"] += 1
                 return None
+            try:
+                wire.decode_heartbeat(datagram)
+            except MalformedDatagram:
+                self.counters["malformed"] += 1
+                return None
             peer = self._peers.add(node_id, incarnation, source, now)
             if self._plane is not None:
                 self._plane.attach(peer)
-        peer.last_heard = now
         return peer
 
     def _belongs(self, node_id: int) -> bool:
@@ -191,6 +197,8 @@ class Node:
 
     def persisted(self, token: int, ok: bool, now: int) -> None:
         """The answer to a Persist effect."""
+        if self.state is State.STOPPED:
+            return
         if self._topic_disk is not None and self._topic_disk.written(token, ok, now):
             if not ok:
                 self._outbox.effects.append(
@@ -223,6 +231,8 @@ class Node:
 
     def next_timer(self) -> int:
         """When to call ``timer`` next, on the clock of ``now``."""
+        if self.state is State.STOPPED:
+            return 2**63
         due = self._next_beat
         if self._plane is not None and self._topic_disk is not None:
             due = min(due, self._plane.next_timer(), self._topic_disk.next_timer())
