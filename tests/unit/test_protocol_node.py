@@ -1,0 +1,236 @@
+"""The way of datagrams through a node: foreign, broken and repeated ones are counted and dropped."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ocfcluster import limits
+from ocfcluster.errors import InvalidArgument
+from ocfcluster.protocol.effects import Multicast, State
+from ocfcluster.wire import control
+from ocfcluster.wire import datagram as wire
+from ocfcluster.wire.datagram import Extent, MessageType
+from tests.unit.protocol_world import SECOND_NS, WALL_NS, World, datagram, publication, traffic
+
+
+def counted(world: World, node_id: int, buffer: bytes) -> dict[str, int]:
+    """Which counters one datagram moves."""
+    node = world.nodes[node_id]
+    before = dict(node.counters)
+    world.inject([node_id], buffer)
+    return {name: value - before[name] for name, value in node.counters.items() if value != before[name]}
+
+
+def beat_of(world: World, node_id: int) -> bytes:
+    """The body of a heartbeat that a node sends now."""
+    node = world.nodes[node_id]
+    node._beat(world.now)
+    body = b""
+    for effect in node.take_effects():
+        if isinstance(effect, Multicast) and effect.buffer[wire.BODY] == MessageType.HEARTBEAT:
+            body = effect.buffer[wire.BODY :]
+    assert body
+    return body
+
+
+def test_datagrams_of_others_are_counted_by_what_is_wrong_with_them() -> None:
+    world = World(3).form()
+    ack = wire.encode_ack(0, 1, 1)
+    good = world.forge(2, ack)
+    wrong_version = good[:2] + b"\x09" + good[3:]
+    assert counted(world, 1, good) == {"datagrams": 1}
+    assert counted(world, 1, good) == {"replayed": 1}
+    assert counted(world, 1, wrong_version) == {"wrong_version": 1}
+    assert counted(world, 1, datagram(ack, 1, 2, 1002, cluster="another")) == {"foreign": 1}
+    assert counted(world, 1, b"\0\0" + good[2:]) == {"foreign": 1}
+    assert counted(world, 1, good[:3] + b"\x01" + good[4:]) == {"foreign": 1}
+    assert counted(world, 1, good[:12] + b"\x01" + good[13:]) == {"foreign": 1}
+    assert counted(world, 1, datagram(ack, 1, 9, 9)) == {"strangers": 1}
+    assert counted(world, 1, datagram(ack, 1, 2, 9)) == {
+        "strangers": 1
+    }  # another incarnation, not introduced
+    assert counted(world, 1, datagram(beat_of(world, 2), 1, 9, 9)) == {"strangers": 1}  # not in the table
+
+
+def test_truncated_datagrams_are_malformed() -> None:
+    world = World(3).form()
+    bodies = [
+        wire.encode_ack(0, 1, 1), wire.encode_nack(1, [wire.Range(1, 1, 1001, 1)]), beat_of(world, 2),
+        wire.encode_config_request(0), wire.retransmit_head(1, 1001) + bytes(8), wire.DATA_HEAD + bytes(8),
+        wire.encode_order(wire.Order(0, 1, 0, 2, 0, 0, 0, [(2, 1, 1)])), b"\x08\0\0\0\1\0\0\0",
+    ]  # fmt: skip
+    for body in bodies:
+        for length in range(0, len(body), 3):
+            moved = counted(world, 1, world.forge(2, body[:length]))
+            assert moved in ({"malformed": 1}, {"malformed": 1, "datagrams": 1})
+    for length in range(wire.BODY + 1):
+        assert counted(world, 1, world.forge(2, b"")[:length]) == {"malformed": 1}
+
+
+def test_messages_of_unknown_and_later_types_are_malformed() -> None:
+    world = World(3).form()
+    for kind in (0, *range(9, 256)):
+        assert counted(world, 1, world.forge(2, bytes([kind]) + bytes(60))) == {
+            "datagrams": 1,
+            "malformed": 1,
+        }
+
+
+def test_a_malformed_heartbeat_makes_nobody_known() -> None:
+    world = World(3)
+    body = bytes([MessageType.HEARTBEAT]) + bytes(20)
+    assert counted(world, 1, datagram(body, 1, 2, 555)) == {"malformed": 1}
+    assert world.nodes[1]._peers.get(2, 555) is None
+
+
+def test_replayed_datagrams_keep_nobody_alive() -> None:
+    world = World(3).form()
+    world.record = True
+    world.run(SECOND_NS)
+    recorded = [one for source, target, one in world.wire if (source, target) == (3, 1)]
+    assert recorded
+    world.record = False
+    world.paused = {3}
+    for _ in range(20):
+        world.run(SECOND_NS // 10)
+        for one in recorded:
+            world.inject([1], one)
+    ages = {m["node_id"]: m["heard_ms_ago"] for m in world.nodes[1].status(world.now)["members"]}
+    assert ages[2] is not None
+    assert ages[3] is None
+
+
+def test_a_replayed_buffer_is_dropped_packet_by_packet() -> None:
+    world = World(2).form()
+    buffer, segment = wire.encode_packets(
+        world.nodes[2]._outbox._prefix, 10_000, wire.DATA_HEAD, Extent(1, 4, 10, bytes(35))
+    )
+    world.inject([1], buffer, segment)
+    assert world.plane(1).origins[2].contiguous == 4
+    before = world.nodes[1].counters["replayed"]
+    world.inject([1], buffer, segment)
+    assert world.nodes[1].counters["replayed"] == before + 4
+
+
+def test_own_datagrams_that_come_back_are_ignored() -> None:
+    world = World(2).form()
+    assert counted(world, 1, world.forge(1, wire.encode_ack(0, 1, 1))) == {}
+    assert world.faults[1] == []
+
+
+def test_a_heartbeat_that_was_overtaken_says_nothing() -> None:
+    world = World(2).form()
+    old, new = world.forge(2, beat_of(world, 2)), world.forge(2, beat_of(world, 2))
+    world.inject([1], new)
+    beat = world.nodes[1]._peers.get(2, 1002).beat  # type: ignore[union-attr]
+    world.inject([1], old)
+    assert world.nodes[1]._peers.get(2, 1002).beat is beat  # type: ignore[union-attr]
+
+
+def test_order_of_a_member_that_is_not_the_sequencer_is_refused() -> None:
+    world = World(3).form()
+    order = wire.encode_order(wire.Order(0, 1, 99, 2, 0, 0, 0, []))
+    assert counted(world, 2, world.forge(3, order)) == {"datagrams": 1, "malformed": 1}
+
+
+def test_messages_of_another_epoch_say_nothing() -> None:
+    world = World(3).form()
+    window = world.plane(2).window
+    for body in (
+        wire.encode_order(wire.Order(0, 2, 1, 2, 0, 0, 0, [(1, 1, 1)])),
+        wire.encode_nack(2, [wire.Range(0, 9, 0, 1)]),
+        wire.encode_ack(0, 2, 9),
+    ):
+        assert counted(world, 2, world.forge(1, body)) == {"datagrams": 1}
+    assert (world.plane(2).window, world.plane(2).log.next_index) == (window, 2)
+
+
+def test_install_for_others_is_refused_and_for_a_running_node_ignored() -> None:
+    world = World(2).form()
+    configuration = world.nodes[1].configuration
+    assert configuration is not None
+    assert counted(world, 2, world.forge(1, wire.encode_install(1, configuration))) == {"datagrams": 1}
+    stranger = World(2)
+    stranger.inject([1], datagram(beat_of(stranger, 2), 1, 2, 1002))
+    other = wire.encode_install(1, World(2, votes={1: 1, 2: 1}, mtu=900).form().nodes[1].configuration)  # type: ignore[arg-type]
+    wrong_epoch = wire.encode_install(7, configuration)
+    for number, body in enumerate(
+        (wrong_epoch, other.replace(b"\xcd\x03\xe9", b"\xcd\x07\xe9"), b"\x08" + bytes(99))
+    ):
+        assert counted(stranger, 1, datagram(body, 50 + number, 2, 1002)) == {"datagrams": 1, "malformed": 1}
+    assert stranger.nodes[1].state is State.FORMING
+
+
+def test_who_asks_for_the_configuration_gets_it() -> None:
+    world = World(2).form()
+    world.nodes[1].take_effects()
+    world.nodes[1].datagram(world.forge(2, wire.encode_config_request(0)), 1500, ("net", 2), world.now)
+    [answer] = world.nodes[1].take_effects()
+    epoch, encoded = wire.decode_install(answer.buffer)  # type: ignore[union-attr]
+    assert epoch == 1
+    assert encoded
+    world.nodes[1].datagram(world.forge(2, wire.encode_config_request(1)), 1500, ("net", 2), world.now)
+    assert world.nodes[1].take_effects() == []
+
+
+def test_publishing_before_the_first_epoch_is_the_callers_fault() -> None:
+    world = World(2)
+    assert world.nodes[1].room() == 0
+    with pytest.raises(RuntimeError):
+        world.nodes[1].publish(publication(16, 1, 1, [b"x"]))
+    with pytest.raises(InvalidArgument):
+        world.nodes[1].control(control.TopicCreate("", False))
+
+
+def test_a_node_that_leaves_says_so_and_rests() -> None:
+    world = World(3).form()
+    traffic(world, [1, 3], 5)
+    world.nodes[3].leave(world.now)
+    world.carry(3)
+    assert world.nodes[3].state is State.STOPPED
+    assert world.nodes[3].room() <= 0
+    assert world.nodes[3].next_timer() > world.now + 1000 * SECOND_NS
+    world.run(SECOND_NS // 10)
+    assert [m["leaving"] for m in world.nodes[1].status(world.now)["members"]] == [False, False, True]
+    world.nodes[3].timer(world.now, WALL_NS)
+    world.nodes[3].end_burst(world.now)
+    assert world.nodes[3].take_effects() == []
+
+
+def test_a_node_that_stopped_while_its_configuration_was_written_stays_stopped() -> None:
+    world = World(2, persist_ns=SECOND_NS)
+    world.run(SECOND_NS // 2)
+    [persist] = world.persists[1]
+    world.nodes[1].leave(world.now)
+    world.nodes[1].persisted(persist.token, True, world.now)
+    assert world.nodes[1].state is State.STOPPED
+
+
+def test_status_is_plain_before_and_after() -> None:
+    world = World(2)
+    for _ in range(2):
+        for node in world.nodes.values():
+            status = node.status(world.now)
+            assert status["state"] == node.state.value
+            assert set(status["data_plane"]) == set() or status["data_plane"]["broken_streams"] == 0
+        world.form()
+    assert world.nodes[1].topic_by_id(1) is not None
+    assert (world.nodes[1].last_seq(1), world.nodes[1].last_seq(99)) == (0, 0)
+
+
+def test_no_bytes_make_a_node_raise_and_nothing_changes() -> None:
+    world = World(3).form()
+    chance = random.Random(7)
+    # A header of a member would spoil its counters: without a key anyone may forge those.
+    headers = [datagram(b"", 5, 2, 77), datagram(b"\x06", 6, 2, 78), datagram(b"", 5, 9, 9), b"\xf1\x0c"]
+    for _ in range(3000):
+        noise = chance.randbytes(chance.randrange(200))
+        if chance.random() < 0.5:
+            noise = chance.choice(headers) + noise
+        world.nodes[1].datagram(noise, chance.choice([len(noise) or 1, 1, 44, 45, 60]), ("x", 1), world.now)
+        world.settle(1)
+    traffic(world, [1, 2, 3], 10)
+    world.agree()
+    assert len(world.nodes[1]._peers._peers) <= 2 * limits.NODES
