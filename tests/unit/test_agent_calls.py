@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,7 @@ def calls_per_run(agent: Bench, client: RawClient, run_of: Any) -> tuple[float, 
             counts[event] += 1
 
     connected = next(iter(agent.agent.clients.values()))
+    gc.disable()  # others hang callbacks on it
     sys.setprofile(count)
     try:
         while connected.read(agent.agent._read_buffer) > 0:
@@ -37,6 +39,7 @@ def calls_per_run(agent: Bench, client: RawClient, run_of: Any) -> tuple[float, 
         agent.agent.settle(0)
     finally:
         sys.setprofile(None)
+        gc.enable()
     return counts["call"] / RUNS, counts["c_call"] / RUNS
 
 

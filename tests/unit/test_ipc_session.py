@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,6 @@ from ocfcluster.wire.frames import (
     control_frame,
     read_body,
 )
-import itertools
 
 HELLO = control_frame(Request.HELLO, 1, Hello())
 KINDS = [kind for kind in Request if kind not in (Request.HELLO, Request.SUBSCRIBE)]
