@@ -192,7 +192,8 @@ def _publishers(
                 size_bytes=random.choice((10, 60, 300, 1400)),
                 largest_bytes=min(settings.limits.event_bytes, MIB if random.random() < 0.05 else 100 * KIB),
                 large=(0.1 if large_run else 0.02),
-                resend=random.choice((0.0, 0.0, 0.1)),
+                resend=random.choice((0.0, 0.0, 0.1, 0.4)),
+                re_ids=random.choice(((0,), (0,), (0, 0, 7))),
                 void=random.choice((0.0, 0.0, 0.05)),
                 reopen=random.choice((0.0, 0.0, 0.1)),
             )

@@ -53,6 +53,7 @@ class PublisherProfile:
     void: float = 0.0  # probability that the agent refuses a publication at its door
     reopen: float = 0.0  # probability per batch of closing the producer and opening another
     runs_unanswered: int = limits.PRODUCER_RUNS_UNANSWERED
+    re_ids: tuple[int, ...] = (0,)  # publications that differ in it do not share a run
     sizes: tuple[int, ...] = field(default=(0, 1, 2))  # sizes that go wrong more often than others
 
 
@@ -123,7 +124,7 @@ class Publisher:
             return
         chance = self._random.random()
         if chance < self.profile.resend and self._unanswered:
-            self._resend()
+            self._resend(host)
         elif chance > 1 - self.profile.reopen and not self._unanswered:
             host.control(control.Close(self.producer), self._closed)
             self.producer = 0
@@ -141,9 +142,12 @@ class Publisher:
             self._world.checker.complain("producers", f"closing an open producer: {outcome}")
 
     def _publish_batch(self, host: Host) -> None:
+        self._send(self._new_publications(host))
+
+    def _new_publications(self, host: Host) -> list[Kept]:
         random = self._random
-        count = min(self.left, random.randint(1, self.profile.batch))
-        for _ in range(count):
+        publications = []
+        for _ in range(min(self.left, random.randint(1, self.profile.batch))):
             name = random.choice(self.profile.topics)
             known = host.node.topics.get(name)
             refused = 0
@@ -153,15 +157,16 @@ class Publisher:
                 topic_id = known.topic_id
                 if random.random() < self.profile.void:
                     refused = errno.EPERM
-            kept = Kept(self.next_number, topic_id, refused, random.choice((0, 0, 7)), self._data())
-            self._unanswered.append(kept)
+            kept = Kept(self.next_number, topic_id, refused, random.choice(self.profile.re_ids), self._data())
+            publications.append(kept)
             self.next_number += 1
             self.left -= 1
             self.sent += 1
             self._world.checker.published(
                 self.profile.node_id, self.producer, kept.number, topic_id, kept.data, refused
             )
-        self._send(list(self._unanswered)[-count:])
+        self._unanswered.extend(publications)
+        return publications
 
     def _data(self) -> bytes:
         random = self._random
@@ -209,14 +214,15 @@ class Publisher:
             self._runs.append(run_of[-1].number)
             host.publish(run)
 
-    def _resend(self) -> None:
-        """As after a lost connection: everything unanswered again, from the first, in other runs."""
-        self._world.trace.add(
-            self._world.now,
-            self.profile.node_id,
-            "resend",
-            f"producer {self.producer} from {self._unanswered[0].number}",
-        )
+    def _resend(self, host: Host) -> None:
+        """As after a lost connection: everything unanswered again, from the first, in other runs.
+
+        What was gathered meanwhile goes with it, so a run may begin with repeats and end with what is new.
+        """
+        text = f"producer {self.producer} from {self._unanswered[0].number}"
+        self._world.trace.add(self._world.now, self.profile.node_id, "resend", text)
+        if self._random.random() < 0.7 and len(self._runs) < self.profile.runs_unanswered:
+            self._new_publications(host)
         self._runs.clear()
         self._send(list(self._unanswered))
 

@@ -1,0 +1,395 @@
+"""Deliberate mistakes in the protocol: each must be found by the simulator, or the simulator cannot fail.
+
+A mutant is patched into the protocol's classes for as long as its ``with`` block lasts; nothing of it is in the
+product.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from ocfcluster.protocol.data_plane import DataPlane
+from ocfcluster.protocol.effects import Deliver, Delivery, Outcome
+from ocfcluster.protocol.flow import Flow
+from ocfcluster.protocol.node import Node
+from ocfcluster.protocol.order_log import OrderLog
+from ocfcluster.protocol.peers import ReplayWindow
+from ocfcluster.protocol.retransmit import Retransmitter
+from ocfcluster.protocol.sequencer import Sequencer
+from ocfcluster.protocol.state import ReplicatedState, TopicTable
+from ocfcluster.protocol.streams import Assembler
+from ocfcluster.protocol.topic_disk import NO_LIMIT, TopicDisk
+from ocfcluster.wire.run import RunKind, read_header
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``rules``: what the checker may call it."""
+
+    name: str
+    mistake: str
+    rules: tuple[str, ...]
+    patches: Callable[[], list[Any]]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for one in self.patches():
+                stack.enter_context(one)
+            yield
+
+
+def _deliver_before_commit() -> list[Any]:
+    return [patch.object(DataPlane, "_deliverable", lambda self: self.log.held)]
+
+
+def _half_is_a_quorum() -> list[Any]:
+    original = Sequencer.__init__
+
+    def init(self: Sequencer, *arguments: Any) -> None:
+        original(self, *arguments)
+        self._quorum_votes -= 1
+
+    return [patch.object(Sequencer, "__init__", init)]
+
+
+def _acknowledge_what_is_ordered() -> list[Any]:
+    return [patch.object(DataPlane, "_acknowledgeable", lambda self: self.log.next_index - 1)]
+
+
+def _acknowledge_before_the_disk() -> list[Any]:
+    return [patch.object(TopicDisk, "limit", property(lambda self: NO_LIMIT))]
+
+
+def _short_cut_past_topics() -> list[Any]:
+    return [patch.object(TopicDisk, "before_uncommitted", lambda self, commit: NO_LIMIT)]
+
+
+def _before_apply(change: Callable[[ReplicatedState, Any], None]) -> list[Any]:
+    original = ReplicatedState.apply
+
+    def apply(self: ReplicatedState, run: bytes, *arguments: Any) -> None:
+        header = read_header(run)
+        if header.kind <= RunKind.VOID:
+            change(self, header)
+        original(self, run, *arguments)
+
+    return [patch.object(ReplicatedState, "apply", apply)]
+
+
+def _numbers_not_remembered() -> list[Any]:
+    def change(state: ReplicatedState, header: Any) -> None:
+        producer = state.producers.get(header.producer)
+        if producer is not None and header.first_number < producer.next_number:
+            producer.next_number = header.first_number
+
+    return _before_apply(change)
+
+
+def _jumps_taken() -> list[Any]:
+    def change(state: ReplicatedState, header: Any) -> None:
+        producer = state.producers.get(header.producer)
+        if producer is not None:
+            producer.next_number = max(producer.next_number, header.first_number)
+
+    return _before_apply(change)
+
+
+def _refusals_use_up_nothing() -> list[Any]:
+    original = ReplicatedState.apply
+
+    def apply(self: ReplicatedState, run: bytes, *arguments: Any) -> None:
+        header = read_header(run)
+        producer = self.producers.get(header.producer) if header.kind == RunKind.VOID else None
+        before = producer.next_number if producer is not None else 0
+        original(self, run, *arguments)
+        if producer is not None:
+            producer.next_number = before
+
+    return [patch.object(ReplicatedState, "apply", apply)]
+
+
+def _removed_topics_still_numbered() -> list[Any]:
+    original = TopicTable._remove
+
+    def remove(self: TopicTable, name: str) -> Any:
+        topic = self.by_name.get(name)
+        result = original(self, name)
+        if topic is not None and result[2] is not None:
+            self.by_id[topic.topic_id] = topic
+        return result
+
+    def change(state: ReplicatedState, header: Any) -> None:
+        if header.topic_id in state.topics.by_id:
+            state.last_seq.setdefault(header.topic_id, 0)
+
+    return [patch.object(TopicTable, "_remove", remove), *_before_apply(change)]
+
+
+def _topic_ids_used_again() -> list[Any]:
+    original = TopicTable._remove
+
+    def remove(self: TopicTable, name: str) -> Any:
+        result = original(self, name)
+        if result[2] is not None:
+            self.next_id = min(self.next_id, result[1].topic_id)
+        return result
+
+    return [patch.object(TopicTable, "_remove", remove)]
+
+
+def _freed_before_stable() -> list[Any]:
+    original = OrderLog.free
+    return [patch.object(OrderLog, "free", lambda self, stable: original(self, self.held))]
+
+
+def _stable_by_the_fastest() -> list[Any]:
+    original = Sequencer.count
+
+    def count(self: Sequencer) -> bool:
+        moved = original(self)
+        self.stable = max(self.stable, *self._held.values())
+        return moved
+
+    return [patch.object(Sequencer, "count", count)]
+
+
+def _runs_end_with_their_extent() -> list[Any]:
+    original = Assembler.feed
+
+    def feed(self: Assembler, data: bytes) -> Any:
+        self._parts = []
+        self._gathered = self._needed = 0
+        return original(self, data)
+
+    return [patch.object(Assembler, "feed", feed)]
+
+
+def _gaps_in_the_order_ignored() -> list[Any]:
+    original = OrderLog.add
+
+    def add(self: OrderLog, entries: list[Any]) -> bool:
+        index = self.next_index
+        if entries[0].first_index <= index:
+            return original(self, entries)
+        moved = []
+        for entry in entries:
+            moved.append(entry._replace(first_index=index))
+            index += entry.count
+        return original(self, moved)
+
+    return [patch.object(OrderLog, "add", add)]
+
+
+def _packets_ordered_twice() -> list[Any]:
+    original = Sequencer.order
+
+    def order(self: Sequencer, origins: Any, *arguments: Any) -> Any:
+        entries = original(self, origins, *arguments)
+        if len(entries) > 1:  # two origins in one burst: the second one's place is forgotten
+            entries[-1].origin.ordered -= 1
+        return entries
+
+    return [patch.object(Sequencer, "order", order)]
+
+
+def _receipts_at_publish() -> list[Any]:
+    original = Node.publish
+
+    def publish(self: Node, run: bytes) -> None:
+        original(self, run)
+        header = read_header(run)
+        outcome = Outcome(header.kind, header.producer, header.first_number, header.count, 0, 1, 1, 0)
+        self._outbox.effects.append(Deliver([outcome]))
+
+    return [patch.object(Node, "publish", publish)]
+
+
+def _receipts_of_repeats_forgotten() -> list[Any]:
+    return [
+        patch(
+            "ocfcluster.protocol.state._answer_repeats",
+            lambda producer, kind, producer_id, first, count, items: items.append(
+                Outcome(kind, producer_id, first, count, errno.EIO, 0, 0, 0)
+            ),
+        )
+    ]
+
+
+def _skip_forgotten() -> list[Any]:
+    original = ReplicatedState.apply
+
+    def apply(self: ReplicatedState, run: bytes, *arguments: Any) -> None:
+        original(self, run, *arguments)
+        items = arguments[-1]
+        for place in range(max(0, len(items) - 2), len(items)):
+            if isinstance(items[place], Delivery):
+                items[place] = items[place]._replace(skip=0)
+
+    return [patch.object(ReplicatedState, "apply", apply)]
+
+
+def _replays_taken() -> list[Any]:
+    return [patch.object(ReplayWindow, "accept", lambda self, first, count=1: True)]
+
+
+def _tail_loss_unseen() -> list[Any]:
+    original = DataPlane.on_heartbeat
+
+    def on_heartbeat(self: DataPlane, peer: Any, beat: Any, counter: int) -> None:
+        original(self, peer, beat._replace(last_packet=0, last_index=0), counter)
+
+    return [patch.object(DataPlane, "on_heartbeat", on_heartbeat)]
+
+
+def _lost_orders_not_sent_again() -> list[Any]:
+    return [patch.object(Retransmitter, "entries_asked", lambda self, *arguments: None)]
+
+
+def _window_stays_closed() -> list[Any]:
+    original = Flow.window
+
+    def window(self: Flow, now: int, backlog_bytes: int, lag_bytes: int, full: bool) -> int:
+        return original(self, now, backlog_bytes, lag_bytes, full or self._closed_for_full)
+
+    return [
+        patch.object(Flow, "window", window),
+        patch("ocfcluster.limits.SLOW_SUBSCRIBER_TIMEOUT_NS", 1 << 60),
+    ]
+
+
+def _own_clock_in_the_order() -> list[Any]:
+    original = ReplicatedState.apply
+
+    def apply(self: ReplicatedState, run: bytes, *arguments: Any) -> None:
+        original(self, run, *arguments)
+        items, own = arguments[-1], arguments[-2]
+        if (
+            own
+            and items
+            and isinstance(items[-1], Outcome)
+            and len(items) > 1
+            and isinstance(items[-2], Delivery)
+        ):
+            items[-2] = items[-2]._replace(order_time=items[-2].order_time + 1)
+
+    return [patch.object(ReplicatedState, "apply", apply)]
+
+
+def _window_without_bound() -> list[Any]:
+    return [patch.object(Flow, "window", lambda self, *arguments: 1 << 30)]
+
+
+def _full_subscribers_unheard() -> list[Any]:
+    return [patch.object(DataPlane, "set_full", lambda self, full: None)]
+
+
+SAFETY = ("safe delivery", "durable topics")
+ORDER = ("agreement", "creation", "exactly once", "fifo", "seq", "ev_id", "liveness", *SAFETY)
+
+MUTANTS = (
+    Mutant("deliver before commit", "safe delivery delivers what is held", SAFETY, _deliver_before_commit),
+    Mutant("half is a quorum", "commit with one vote too few", SAFETY, _half_is_a_quorum),
+    Mutant(
+        "acknowledge what is ordered",
+        "ACKs do not wait for the packets",
+        SAFETY,
+        _acknowledge_what_is_ordered,
+    ),
+    Mutant(
+        "acknowledge before the disk",
+        "ACKs pass topic changes not on disk",
+        ("durable topics",),
+        _acknowledge_before_the_disk,
+    ),
+    Mutant(
+        "short cut past topics",
+        "the short cut passes topic changes",
+        ("durable topics",),
+        _short_cut_past_topics,
+    ),
+    Mutant(
+        "numbers not remembered",
+        "repeats are delivered again",
+        ("exactly once", "fifo"),
+        _numbers_not_remembered,
+    ),
+    Mutant("jumps taken", "a jump in numbers is taken", ("creation", "fifo", "receipts"), _jumps_taken),
+    Mutant(
+        "refusals use up nothing",
+        "a void run leaves its number free",
+        ("receipts", "liveness"),
+        _refusals_use_up_nothing,
+    ),
+    Mutant(
+        "removed topics numbered",
+        "runs behind a topic's removal count",
+        ("topics", "durable topics"),
+        _removed_topics_still_numbered,
+    ),
+    Mutant(
+        "topic ids used again",
+        "a removed topic's id is given again",
+        ("topics", "durable topics"),
+        _topic_ids_used_again,
+    ),
+    Mutant("freed before stable", "packets are freed once held here", ("liveness",), _freed_before_stable),
+    Mutant(
+        "stable by the fastest", "stable is the highest held", ("liveness", "buffers"), _stable_by_the_fastest
+    ),
+    Mutant(
+        "runs end with their extent",
+        "the begun run is dropped where a buffer ends",
+        ORDER,
+        _runs_end_with_their_extent,
+    ),
+    Mutant(
+        "gaps in the order ignored",
+        "entries behind a gap close up",
+        ORDER,
+        _gaps_in_the_order_ignored,
+    ),
+    Mutant(
+        "packets ordered twice",
+        "the sequencer orders a packet again",
+        (*ORDER, "exception"),
+        _packets_ordered_twice,
+    ),
+    Mutant("receipts at publish", "a receipt before the delivery", ("receipts",), _receipts_at_publish),
+    Mutant(
+        "receipts of repeats forgotten",
+        "repeats are answered with EIO",
+        ("receipts",),
+        _receipts_of_repeats_forgotten,
+    ),
+    Mutant(
+        "skip forgotten",
+        "partial repeats are delivered whole",
+        ("exactly once", "seq", "ev_id"),
+        _skip_forgotten,
+    ),
+    Mutant("replays taken", "a counter is taken twice", ("replay",), _replays_taken),
+    Mutant("tail loss unseen", "heartbeats do not show the last packet", ("liveness",), _tail_loss_unseen),
+    Mutant(
+        "lost orders stay lost",
+        "order entries are not sent again",
+        ("liveness",),
+        _lost_orders_not_sent_again,
+    ),
+    Mutant(
+        "window stays closed", "a full subscriber closes it for good", ("liveness",), _window_stays_closed
+    ),
+    Mutant("window without bound", "an origin sends whatever it has", ("bounds",), _window_without_bound),
+    Mutant(
+        "full subscribers unheard",
+        "a full subscriber closes no window",
+        ("bounds",),
+        _full_subscribers_unheard,
+    ),
+    Mutant("own clock in the order", "order_time differs by node", ("agreement",), _own_clock_in_the_order),
+)
