@@ -19,7 +19,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ocfcluster import __version__
 from ocfcluster.client.client import Client, Subscription
@@ -48,6 +48,7 @@ __all__ = [
 API_LEVEL: Final = "0.4"
 OnEvent = Callable[[Event], object]
 Data = bytes | bytearray | memoryview
+Answer = TypeVar("Answer")
 
 
 class Version(NamedTuple):
@@ -61,12 +62,13 @@ class Version(NamedTuple):
 class _Descriptor:
     """What an event descriptor stands for."""
 
-    __slots__ = ("client", "subscription", "callback", "outstanding")
+    __slots__ = ("client", "subscription", "callback", "take", "outstanding")
 
     def __init__(self, client: Client, subscription: Subscription, callback: bool) -> None:
         self.client = client
         self.subscription = subscription
         self.callback = callback
+        self.take = subscription.event_socket.take_event
         self.outstanding: set[int] = set()  # ids of events given out by get_event and not done
 
 
@@ -83,6 +85,20 @@ def _default_client() -> Client:
         if _client is None or _client.closed or _client.connection().session.stage is Stage.ENDED:
             _client = Client(name=f"ocf {os.getpid()}", resume=False)
         return _client
+
+
+def _ask(call: Callable[[Client], Answer]) -> Answer:
+    """``call`` with the process's client; again with a new one where the last one's agent turns out to be gone.
+
+    A program may have been told of the end by an event before the connection itself has ended.
+    """
+    client = _default_client()
+    try:
+        return call(client)
+    except NotConnected:
+        if _default_client() is client:
+            raise
+    return call(_default_client())
 
 
 def _of(ed: int) -> _Descriptor:
@@ -103,11 +119,9 @@ def oc_ev_subscribe(topic: str, fn: OnEvent | None = None) -> int:
     global _next_descriptor
     if fn is not None and not callable(fn):
         raise InvalidArgument("the callback cannot be called")
-    client = _default_client()
-    connection = client.connection()
-    subscription = client.subscribe_for(topic, fn is not None)
+    client, subscription = _ask(lambda client: (client, client.subscribe_for(topic, fn is not None)))
     if fn is not None:
-        connection.dispatcher.add(subscription.event_socket, fn, manual=True)
+        client.connection().dispatcher.add(subscription.event_socket, fn, manual=True)
     with _lock:
         ed = _next_descriptor
         _next_descriptor += 1
@@ -179,7 +193,9 @@ def oc_ev_get_event(ed: int, timeout: int = -1) -> Event | None:
     EINVAL; EEXIST on a descriptor with a callback; ENOTCONN behind the end.
     """
     descriptor = _of(ed)
-    event = descriptor.subscription.get(None if timeout < 0 else timeout / 1000)
+    event = None if descriptor.callback else descriptor.take()  # the quick way, where one waits
+    if event is None:
+        event = descriptor.subscription.get(None if timeout < 0 else timeout / 1000)
     if event is not None:
         event.held = descriptor
         descriptor.outstanding.add(id(event))
@@ -243,22 +259,24 @@ def oc_ev_publish(
     topic; EMSGSIZE; EPERM; EDEADLK where it would wait for a subscription that this thread drains.
     """
     seconds = None if timeout < 0 else timeout / 1000
-    return _default_client().publish(topic, data, re_id=re_id, properties=properties, timeout=seconds)
+    return _ask(
+        lambda client: client.publish(topic, data, re_id=re_id, properties=properties, timeout=seconds)
+    )
 
 
 def oc_ev_topic_create(topic: str, scope: str = "global") -> TopicInfo:
     """Create a topic of scope ``"global"`` or ``"local"``. EEXIST: it exists with the other scope. EPERM, EINVAL."""
-    return _default_client().create_topic(topic, scope)
+    return _ask(lambda client: client.create_topic(topic, scope))
 
 
 def oc_ev_topic_list() -> Sequence[TopicInfo]:
     """All topics, by name."""
-    return _default_client().topics()
+    return _ask(lambda client: client.topics())
 
 
 def oc_ev_topic_remove(topic: str) -> None:
     """Remove a topic; its subscriptions end with a notice. EINVAL, EPERM."""
-    _default_client().remove_topic(topic)
+    _ask(lambda client: client.remove_topic(topic))
 
 
 def _after_fork() -> None:

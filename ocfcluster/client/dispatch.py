@@ -215,8 +215,9 @@ class Dispatcher:
             try:
                 entry.callback(event)
             finally:
-                with self._state:  # event_done of another thread may come at any moment
-                    entry.blocked = self._is_held(entry)
+                if entry.held is not None:
+                    with self._state:  # event_done of another thread may come at any moment
+                        entry.blocked = self._is_held(entry)
             if entry.blocked:
                 self._out_of_line(event_socket, True)
                 return

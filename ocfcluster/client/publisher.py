@@ -73,7 +73,9 @@ class Publisher:
         """
         if type(data) is not bytes:
             data = as_bytes(data)
-        connection = self._connected()
+        connection = self._connection
+        if connection is None or connection.closed:
+            connection = self._connected()
         with connection.lock:
             producer = self._producer
             if producer is not None and topic == self._last_topic and properties is None:
@@ -263,7 +265,7 @@ class Publisher:
             pass
         finally:
             self._closed = True
-            connection = self._connection
+            connection, self._connection = self._connection, None
             if connection is not None:
                 with connection.lock:
                     for producer in (self._global, self._local):

@@ -78,7 +78,9 @@ def test_publish_many_of_mixed_lengths_arrives_in_order(client: Client) -> None:
         assert not readable(events)
 
 
-def test_gathered_publications_have_consecutive_numbers_and_few_runs(agent: FakeAgent, client: Client) -> None:
+def test_gathered_publications_have_consecutive_numbers_and_few_runs(
+    agent: FakeAgent, client: Client
+) -> None:
     with client.subscribe("t") as events:
         receipts = [client.publish("t", b"%d" % i) for i in range(2000)]
         client.flush(5)
@@ -101,7 +103,9 @@ def test_what_gathered_is_sent_without_another_call(agent: FakeAgent, client: Cl
 def test_publications_that_differ_go_into_runs_of_their_own(agent: FakeAgent, client: Client) -> None:
     with client.subscribe(["t", "u"]) as events:
         for i in range(30):
-            client.publish("tu"[i % 2], b"%d" % i, re_id=i % 3, properties={"n": str(i % 5)} if i % 4 else None)
+            client.publish(
+                "tu"[i % 2], b"%d" % i, re_id=i % 3, properties={"n": str(i % 5)} if i % 4 else None
+            )
         client.flush(5)
         for i in range(30):
             event = events.get(1)
@@ -268,7 +272,11 @@ def test_local_topics_have_a_producer_of_their_own(agent: FakeAgent, client: Cli
         client.publish("here", b"2")
         client.publish("t", b"3")
         client.flush(2)
-        assert sorted(event.data for event in (events.get(1) for _ in range(3)) if event) == [b"1", b"2", b"3"]
+        assert sorted(event.data for event in (events.get(1) for _ in range(3)) if event) == [
+            b"1",
+            b"2",
+            b"3",
+        ]
     assert len(agent.cluster.next_number) == 2
 
 
@@ -284,7 +292,9 @@ def test_the_window_blocks_and_says_so(agent: FakeAgent, client: Client) -> None
     client.publish("t", b"through", timeout=3).wait(3)
 
 
-def test_waiting_for_a_subscription_that_this_thread_drains_is_refused(agent: FakeAgent, client: Client) -> None:
+def test_waiting_for_a_subscription_that_this_thread_drains_is_refused(
+    agent: FakeAgent, client: Client
+) -> None:
     with client.subscribe("t") as events:
         client.publish("t", b"").wait(2)
         assert events.get(1) is not None

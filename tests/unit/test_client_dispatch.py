@@ -189,4 +189,6 @@ def test_a_full_callback_socket_keeps_the_order(agent: FakeAgent, client: Client
     assert not seen
     client.dispatch(1)
     assert seen == list(range(1, 41))
-    assert not select.select([one.socket for one in client.connection().dispatcher._entries.values()], [], [], 0)[0]
+    assert not select.select(
+        [one.socket for one in client.connection().dispatcher._entries.values()], [], [], 0
+    )[0]

@@ -124,7 +124,9 @@ def test_publications_that_the_agent_never_took_are_sent_again(path: str, cluste
         assert cluster.ev_id == 100_001
 
 
-def test_a_forgotten_producer_is_replaced_silently_when_nothing_is_unanswered(path: str, cluster: Cluster) -> None:
+def test_a_forgotten_producer_is_replaced_silently_when_nothing_is_unanswered(
+    path: str, cluster: Cluster
+) -> None:
     with FakeAgent(path, cluster) as agent, ocfcluster.connect(path) as client:
         client.publish("t", b"1").wait(2)
         agent.forget_producers()
