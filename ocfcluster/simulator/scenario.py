@@ -42,7 +42,7 @@ Loses = Callable[[bytes], bool]
 class Rule:
     """Loses datagrams while it is in force, and counts them."""
 
-    __slots__ = ("_destinations", "_kinds", "_loses", "_sources", "lost")
+    __slots__ = ("_destinations", "_kinds", "_loses", "_sources", "lost", "what")
 
     def __init__(
         self, kinds: tuple[MessageType, ...], sources: set[int], destinations: set[int], loses: Loses | None
@@ -52,6 +52,7 @@ class Rule:
         self._destinations = destinations
         self._loses = loses
         self.lost = 0
+        self.what = ""
 
     def __call__(self, source: int, destination: int, datagram: bytes) -> bool:
         if self._sources and source not in self._sources:
@@ -78,8 +79,8 @@ class ScriptPublisher:
         self.next_number = 1
         self.producer = scenario.command(host.node_id, control.Open()).value
 
-    def publish(self, topic: str, *texts: str | bytes) -> None:
-        """One run of these events."""
+    def publish(self, topic: str, *texts: str | bytes, quiet: bool = False) -> None:
+        """One run of these events; ``quiet`` leaves it out of the transcript."""
         datas = [text.encode() if isinstance(text, str) else text for text in texts]
         topic_id = self._host.node.topics[topic].topic_id
         checker = self._scenario.world.checker
@@ -87,8 +88,9 @@ class ScriptPublisher:
             checker.published(self._host.node_id, self.producer, self.next_number + place, topic_id, data)
         run = build_run(RunKind.PUBLICATION, topic_id, self.producer, self.next_number, datas)
         self.next_number += len(datas)
-        what = ", ".join(_short(data) for data in datas)
-        self._scenario.say(f"{self._name} on node {self._host.node_id} publishes to {topic}: {what}")
+        if not quiet:
+            what = ", ".join(_short(data) for data in datas)
+            self._scenario.say(f"{self._name} on node {self._host.node_id} publishes to {topic}: {what}")
         self._host.publish(run)
 
 
@@ -200,12 +202,13 @@ class Scenario:
         ends = (f" from {_listed(source)}" if source != () else "") + (
             f" to {_listed(to)}" if to != () else ""
         )
-        self.say(f"from now on {what}{ends} is lost" + (" (some of it)" if loses else ""))
+        rule.what = f"{what}{ends}"
+        self.say(f"from now on {rule.what} is lost" + (" (some of it)" if loses else ""))
         return rule
 
     def heal(self, rule: Rule) -> None:
         self.world.network.drops.remove(rule)
-        self.say("it arrives again")
+        self.say(f"{rule.what} arrives again")
 
     def kill(self, node_id: int) -> None:
         self.host(node_id).kill()
