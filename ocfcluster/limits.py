@@ -52,6 +52,7 @@ QUEUED_ITEM_OVERHEAD_BYTES: Final = (
 )
 RECORDS_PER_FRAME: Final = 500  # two buffers each in one sendmsg, and Linux takes 1024
 INTAKE_BYTES: Final = 64 * MIB  # publications of all clients that wait for room; beyond: one read of each
+STATUS_ENTRIES: Final = 256  # clients, and subscriptions, that a status document lists: the longest queues first
 CONTROL_OUTPUT_BYTES: Final = 8 * MIB  # answers and receipts a client has not read; beyond: disconnected
 CONTROL_READ_BYTES: Final = 256 * KIB  # a client reads from its agent at once: thousands of receipts
 SLOW_SUBSCRIBER_TIMEOUT_NS: Final = 5 * SECOND_NS  # a full subscription closes the window this long ...

@@ -236,4 +236,15 @@ class Intake:
                 del self.owners[producer]
             self._orphans[producer] = client.peer.uid
         while len(self._orphans) > 2 * PRODUCERS_PER_NODE:
-            del self._orphans[next(iter(self._orphans))]
+            oldest = next(iter(self._orphans))
+            del self._orphans[oldest]
+            if oldest & LOCAL_ID:
+                self._local.close_producer(oldest)
+
+    def close_orphaned_local(self) -> bool:
+        """Close the local producer that has been without a connection for longest; whether there was one."""
+        for producer in self._orphans:
+            if producer & LOCAL_ID:
+                del self._orphans[producer]
+                return self._local.close_producer(producer)
+        return False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine
@@ -132,9 +134,22 @@ async def _serve(agent: Agent) -> int:
         "started", node_id=agent.config.node.id, cluster=agent.config.cluster.name, socket=agent.listener.path,
         transport=agent.config.transport(), state_dir=str(agent.state_dir.path),
     )  # fmt: skip
+    notify_supervisor("READY=1")
     await agent.run()
     log.info("stopped")
     return 0
+
+
+def notify_supervisor(state: str) -> None:
+    """Tell systemd (``Type=notify``), where it asks to be told."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifying:
+        try:
+            notifying.sendto(state.encode(), address.replace("@", "\0", 1))
+        except OSError as error:
+            log.warning("the supervisor cannot be told", error=error.strerror)
 
 
 def _loop_runner(config: AgentConfig) -> Callable[[Coroutine[Any, Any, int]], int]:

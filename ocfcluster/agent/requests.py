@@ -88,7 +88,7 @@ class Requests:
     def handle(self, client: Client, request: Incoming) -> None:
         """Answer one request, now or at its place in the order."""
         session = client.session
-        if session.stage is Stage.FAILED:
+        if session.stage is Stage.FAILED or session.overflowed:
             _close(request.descriptor)
             return
         self._agent.counters.requests += 1
@@ -184,6 +184,8 @@ class Requests:
     def on_open_producer(self, client: Client, request: Incoming, body: Body | None) -> None:
         if isinstance(body, OpenProducer) and body.local:
             producer = self._agent.local.open_producer()
+            if not producer and self._agent.intake.close_orphaned_local():
+                producer = self._agent.local.open_producer()
             if not producer:
                 self._refuse(
                     client, request.request_id, errno.ENOMEM, "too many local producers on this node"

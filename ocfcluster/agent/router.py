@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import Final
 
@@ -71,6 +72,9 @@ class Router:
         client = self._owners.get(producer)
         if client is None or client.gone:
             return
+        if error == errno.EBADF:  # it was never one, or the order has forgotten it
+            del self._owners[producer]
+            client.producers.discard(producer)
         self._counters.receipts += 1
         client.session.receipt(producer, first_number, count, error, seq, ev_id)
         if not client.dirty:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ocfcluster import __version__
-from ocfcluster.limits import SECOND_NS
+from ocfcluster.limits import SECOND_NS, STATUS_ENTRIES
 
 if TYPE_CHECKING:
     from ocfcluster.agent.daemon import Agent
@@ -38,8 +39,11 @@ def status_document(agent: Agent) -> dict[str, Any]:
             "inbox_bytes": client.inbox_bytes,
             "output_bytes": client.session.output_bytes,
         }
-        for client in agent.clients.values()
+        for client in islice(agent.clients.values(), STATUS_ENTRIES)
     ]
+    subscriptions = sorted(hub.subscriptions(), key=lambda subscription: -subscription.queued_bytes)
+    document["client_count"] = len(agent.clients)
+    document["subscription_count"] = len(subscriptions)
     document["subscriptions"] = [
         {
             "connection": subscription.line.connection,
@@ -53,7 +57,7 @@ def status_document(agent: Agent) -> dict[str, Any]:
             "blocked": subscription.blocked,
             "out_of_line": subscription.out_of_line,
         }
-        for subscription in hub.subscriptions()
+        for subscription in subscriptions[:STATUS_ENTRIES]
     ]
     document["queues_held_bytes"] = hub.held_bytes
     document["intake_held_bytes"] = agent.intake.inbox_bytes

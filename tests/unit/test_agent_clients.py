@@ -267,6 +267,29 @@ def test_a_producer_belongs_to_one_connection_and_is_adopted_after_it(agent: Ben
     assert second.receipts[1:] == [(producer, 1, 1, 0, 1, 1), (producer, 2, 1, 0, 2, 2)]
 
 
+def test_a_producer_that_is_none_is_not_kept(agent: Bench) -> None:
+    client = agent.client()
+    topic_id = client.create_topic("t")
+    for producer in range(5000, 7000):
+        client.publish(topic_id, producer, 1, EVENT)
+    client.answers()
+    assert {receipt[3] for receipt in client.receipts} == {errno.EBADF}
+    assert len(client.receipts) == 2000
+    assert not agent.agent.intake.owners
+
+
+def test_local_producers_of_the_dead_make_room(agent: Bench) -> None:
+    for _ in range(3):
+        client = agent.client()
+        for _ in range(1024 if not agent.agent.intake.owners else 0):
+            assert client.open_producer(local=True)
+        kind, error = client.call(Request.OPEN_PRODUCER, OpenProducer(local=True))
+        assert (kind, error.errno) == (Answer.ERROR, errno.ENOMEM)
+        client.socket.close()
+        agent.step()
+        assert not agent.agent.intake.owners
+
+
 def test_what_was_published_before_the_end_of_the_connection_is_delivered(agent: Bench) -> None:
     first, second = agent.client(), agent.client()
     topic_id = first.create_topic("t")
