@@ -183,13 +183,18 @@ class Agent:
         self.settle(now)
 
     def settle(self, now: int) -> None:
-        """After inputs: let the node work off the burst, carry out its effects, take in what now has room, write."""
+        """After inputs: take in what has room, let the node work off the burst, carry out its effects, write.
+
+        Publications go in before ``end_burst``, so that what came together leaves together.
+        """
         node = self.node
         intake = self.intake
         while True:
+            if intake.waiting:
+                intake.pump()
             node.end_burst(now)
             self._carry_out(node.take_effects())
-            if not intake.waiting or not intake.pump():
+            if not intake.waiting or node.room() <= 0:
                 break
         self.hub.flush(now)
         touched = self.router.touched

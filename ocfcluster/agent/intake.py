@@ -94,11 +94,10 @@ class Intake:
             client.waiting = True
             self.waiting.append(client)
 
-    def pump(self) -> bool:
-        """Publish what waits while the node has room; whether anything was published."""
+    def pump(self) -> None:
+        """Publish what waits while the node has room."""
         waiting = self.waiting
         room = self._node.room()
-        published = False
         while waiting and room > 0:
             client = waiting.popleft()
             inbox = client.inbox
@@ -110,7 +109,6 @@ class Intake:
                 if client.session.stage is not Stage.FAILED:
                     self.publication(client, run, size)
                     room -= size
-                    published = True
             else:
                 self._shell.handle(client, run)
             while inbox and isinstance(inbox[0], Incoming):
@@ -122,7 +120,6 @@ class Intake:
                 self._worked_off(client)
         if waiting:
             self._hold_back()
-        return published
 
     def _worked_off(self, client: Client) -> None:
         client.waiting = False
