@@ -163,6 +163,7 @@ class Connection:
         self._tick_at = 0.0
         self._back_off_ns = RECONNECT_FIRST_NS
         self._retry_at = 0.0
+        self._wake = -1
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -255,7 +256,6 @@ class Connection:
                 self.close(self._close_later)
                 break
         self._epoll.close()
-        os.close(self._wake)
 
     def _tend(self) -> float | None:
         """Reconnect when it is time; seconds until the next try."""
@@ -292,10 +292,12 @@ class Connection:
         return left if timeout is None else min(left, timeout)
 
     def _wake_thread(self) -> None:
-        if self.closed and self._thread is None:
-            return
         with contextlib.suppress(OSError):
             os.eventfd_write(self._wake, 1)
+
+    def __del__(self) -> None:
+        if self._wake >= 0:  # only now can nobody write to its number any more
+            os.close(self._wake)
 
     def _watch(self, mask: int) -> None:
         """What the thread looks for besides the end of the connection."""
@@ -605,7 +607,6 @@ class Connection:
         thread = self._thread
         if thread is None:
             self._epoll.close()
-            os.close(self._wake)
             return
         self._wake_thread()
         if thread is not threading.current_thread():
@@ -622,8 +623,8 @@ class Connection:
                 control.close()
         self.control = None
         self._epoll.close()
-        with contextlib.suppress(OSError):
-            os.close(self._wake)
+        os.close(self._wake)
+        self._wake = -1
         for event_socket in self.sockets.values():
             event_socket.abandon_in_child()
         self.sockets.clear()

@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections import deque
-from typing import Any
+from typing import Any, Self
 
 from ocfcluster.limits import EVENT_BYTES_DEFAULT, FRAME_BYTES, FRAME_HEADER_BYTES, RECORD_HEADER_BYTES
 from ocfcluster.wire import frames
@@ -142,6 +142,7 @@ class FakeAgent:
         self._stopped = True
         os.eventfd_write(self._wake, 1)
         self._thread.join(5)
+        os.close(self._wake)
 
     def shutdown(self, reason: str = "maintenance") -> None:
         def tell() -> None:
@@ -184,7 +185,7 @@ class FakeAgent:
 
         self.call(go)
 
-    def __enter__(self) -> FakeAgent:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -215,7 +216,6 @@ class FakeAgent:
             self._close(peer)
         self._listener.close()
         self._selector.close()
-        os.close(self._wake)
 
     def _accept(self) -> None:
         stream, _ = self._listener.accept()
@@ -344,7 +344,7 @@ class FakeAgent:
 
     def _on_subscribe(self, peer: Peer, body: frames.Subscribe) -> Any:
         end = socket.socket(fileno=peer.descriptors.popleft())
-        assert end.family == socket.AF_UNIX and end.type == socket.SOCK_SEQPACKET
+        assert (end.family, end.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.setblocking(False)
         try:
             topics = [self._topic(name) for name in body.topics]

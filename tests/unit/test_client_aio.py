@@ -69,8 +69,7 @@ def test_iteration_starts_the_subscription(agent: FakeAgent) -> None:
         await task
         assert got == [b"1", b"2"]
         with pytest.raises(errors.UnknownTopic):
-            async for event in client.subscribe("nowhere"):
-                pass
+            await anext(client.subscribe("nowhere"))
 
     run(agent, body)
 

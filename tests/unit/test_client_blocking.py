@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.fake_agent import Cluster, FakeAgent
 
 import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.client import Client
+from tests.unit.fake_agent import Cluster, FakeAgent
 
 
 def readable(thing: object) -> bool:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.fake_agent import Cluster, FakeAgent
 
 import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.client import Client
 from ocfcluster.client.events import Event
+from tests.unit.fake_agent import Cluster, FakeAgent
 
 
 @pytest.fixture

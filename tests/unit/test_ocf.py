@@ -53,8 +53,13 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAgent
         ocf._client = None
 
 
+def fill_the_window() -> None:
+    for _ in range(300):
+        oc_ev_publish("t", bytes(65_000), timeout=50)
+
+
 def refused(code: int, call, *arguments) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(OSError, match=".") as caught:
+    with pytest.raises(OSError, match=r".") as caught:
         call(*arguments)
     assert caught.value.errno == code, caught.value
 
@@ -318,8 +323,7 @@ def test_a15_publish(agent: FakeAgent) -> None:
     refused(errno.EINVAL, oc_ev_publish, "t", b"", 1 << 64)
     agent.hold_receipts = True
     with pytest.raises(OSError, match="in the time given") as caught:
-        for _ in range(300):
-            oc_ev_publish("t", bytes(65_000), timeout=50)
+        fill_the_window()
     assert caught.value.errno == errno.EAGAIN
     agent.release_receipts()
 

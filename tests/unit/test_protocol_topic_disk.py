@@ -134,5 +134,6 @@ def test_indexes_of_committed_changes_are_forgotten_on_every_node() -> None:
             world.topic(f"topic {number}")
         world.run(300_000_000)
         world.topic("last")
+        world.run(300_000_000)
         for node_id in world.nodes:
             assert len(world.plane(node_id)._topic_disk._changes) <= 1
