@@ -31,7 +31,7 @@ format: $(STAMP) ## let ruff lay out the code and mend what it safely can
 	@$(BIN)/ruff format --quiet .
 
 bench: $(STAMP) ## throughput and latency of three hosts in network namespaces (needs root)
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python -m bench.run $(ARGS)
 
 pins: ## pin the requirements anew (needs uv; ARGS=--upgrade for the newest versions)
 	@command -v uv >/dev/null || { echo "make pins needs uv on the PATH" >&2; exit 1; }
