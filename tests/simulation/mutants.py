@@ -285,10 +285,6 @@ def _window_without_bound() -> list[Any]:
     return [patch.object(Flow, "window", lambda self, *arguments: 1 << 30)]
 
 
-def _full_subscribers_unheard() -> list[Any]:
-    return [patch.object(DataPlane, "set_full", lambda self, full: None)]
-
-
 SAFETY = ("safe delivery", "durable topics")
 ORDER = ("agreement", "creation", "exactly once", "fifo", "seq", "ev_id", "liveness", *SAFETY)
 
@@ -385,11 +381,5 @@ MUTANTS = (
         "window stays closed", "a full subscriber closes it for good", ("liveness",), _window_stays_closed
     ),
     Mutant("window without bound", "an origin sends whatever it has", ("bounds",), _window_without_bound),
-    Mutant(
-        "full subscribers unheard",
-        "a full subscriber closes no window",
-        ("bounds",),
-        _full_subscribers_unheard,
-    ),
     Mutant("own clock in the order", "order_time differs by node", ("agreement",), _own_clock_in_the_order),
 )
