@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 RETRY_NS: Final = 5 * limits.MILLISECOND_NS
 EVENTS_PER_RUN: Final = 40
+RESENDS: Final = 12  # of one publisher: repeats fill the backlog too, and after a kill nothing empties it
 
 
 class Kept(NamedTuple):
@@ -61,11 +62,10 @@ class Publisher:
     """One honest publishing program on one node."""
 
     __slots__ = (
-        "_batches",
         "_host",
-        "_incoming",
         "_opening",
         "_random",
+        "_resends",
         "_runs",
         "_unanswered",
         "_world",
@@ -84,8 +84,7 @@ class Publisher:
         self._unanswered: deque[Kept] = deque()
         self._runs: deque[int] = deque()  # last number of each run that is unanswered
         self._opening = False
-        self._batches = 0
-        self._incoming = 0
+        self._resends = 0
         self.left = profile.events
         self.producer = 0
         self.next_number = 1
@@ -123,7 +122,8 @@ class Publisher:
                 host.control(control.Open(), self._opened)
             return
         chance = self._random.random()
-        if chance < self.profile.resend and self._unanswered:
+        if chance < self.profile.resend and self._unanswered and self._resends < RESENDS:
+            self._resends += 1
             self._resend(host)
         elif chance > 1 - self.profile.reopen and not self._unanswered:
             host.control(control.Close(self.producer), self._closed)
