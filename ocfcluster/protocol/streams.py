@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
@@ -151,14 +151,24 @@ class OriginStream:
             extent = extent.part(skip, count - skip)
             data = extent.data
         self._append(extent, last, len(data))
-        while self._ahead_firsts and self._ahead_firsts[0] <= self.contiguous + 1:
-            ahead = self._ahead.pop(self._ahead_firsts.pop(0))
+        if self._ahead_firsts:
+            self._join_ahead()
+        return True
+
+    def _join_ahead(self) -> None:
+        """What waited behind a hole that is closed now."""
+        joined = 0
+        for first in self._ahead_firsts:
+            if first > self.contiguous + 1:
+                break
+            joined += 1
+            ahead = self._ahead.pop(first)
             self.ahead_bytes -= len(ahead.data)
-            skip = self.contiguous + 1 - ahead.first
+            skip = self.contiguous + 1 - first
             if skip < ahead.count:
                 ahead = ahead.part(skip, ahead.count - skip)
                 self._append(ahead, ahead.last, len(ahead.data))
-        return True
+        del self._ahead_firsts[:joined]  # at once: one by one from the head would take quadratic time
 
     def _append(self, extent: Extent, last: int, size: int) -> None:
         self.contiguous = last
@@ -230,10 +240,9 @@ class OriginStream:
             if begin < stop:
                 yield extent.part(begin - extent.first, stop - begin)
             at += 1
-        for ahead_first in self._ahead_firsts:
-            if ahead_first >= end:
-                break
-            extent = self._ahead[ahead_first]
+        firsts = self._ahead_firsts
+        for at in range(bisect_left(firsts, first - limits.SEGMENT_COUNT), bisect_left(firsts, end)):
+            extent = self._ahead[firsts[at]]  # which has SEGMENT_COUNT + 1 packets at most
             begin = max(first, extent.first)
             stop = min(end, extent.last + 1)
             if begin < stop:
