@@ -309,15 +309,27 @@ class Node:
     def _acceptable(self, configuration: Configuration) -> bool:
         """Whether this start of this node is a member, and the configuration can be what it says."""
         own = (self.settings.node_id, self.settings.incarnation)
+        table = self.settings.table or configuration.table
         ids = [member.node_id for member in configuration.members]
         return (
             any((member.node_id, member.incarnation) == own for member in configuration.members)
-            and configuration.table == (self.settings.table or configuration.table)
+            and configuration.table == table
             and configuration.sequencer in ids
+            and configuration.tie_breaker in ids
             and len(set(ids)) == len(ids) <= limits.NODES
+            and all(
+                member.votes == table.get(member.node_id)
+                and 0 <= member.incarnation < 2**64
+                and 0 <= member.store_id < 2**64
+                for member in configuration.members
+            )
+            and configuration.epoch > 0
             and len(configuration.cluster_id) == 32
             and all(digit in "0123456789abcdef" for digit in configuration.cluster_id)
-            and configuration.base >= 0
+            and all(  # they are counted on from there, and stay within the 64 bits that messages have for them
+                0 <= number < 2**62
+                for number in (configuration.base, configuration.order_time, configuration.m_sequence - 1)
+            )
             and limits.MTU_MINIMUM <= configuration.mtu <= self.settings.mtu
             and configuration.delivery == self.settings.delivery
             and configuration.limits == self.settings.limits
