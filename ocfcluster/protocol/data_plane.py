@@ -52,6 +52,13 @@ class DataPlane:
         self._agreed = configuration.delivery == "agreed"
         run_limit = configuration.limits.event_bytes + limits.RUN_HEADER_BYTES + limits.PROPERTIES_BYTES
         self._run_limit_bytes = max(run_limit, limits.RUN_BYTES)
+        # More than this no origin has kept that obeys the window; one that does not costs no more either.
+        self._kept_limit_bytes = (
+            settings.backlog_bytes
+            + 2 * settings.window_bytes
+            + limits.CONTROL_RESERVE_BYTES
+            + self._run_limit_bytes
+        )
         self.origins: dict[int, OriginStream] = {}
         for member in configuration.members:
             own = member.node_id == settings.node_id
@@ -106,6 +113,7 @@ class DataPlane:
         self.probe = False  # the node sends a heartbeat now: what was said last may have been lost
         self.counters: dict[str, int] = {
             "delivered_runs": 0, "nacks_sent": 0, "nacks_answered": 0, "packets_asked": 0,
+            "packets_beyond_backlog": 0,
         }  # fmt: skip
 
     # --- inputs -----------------------------------------------------------------------------------------------------
@@ -129,7 +137,9 @@ class DataPlane:
         return max(limits.WINDOW_BYTES, self._run_limit_bytes) - self._outgoing.pending_bytes
 
     def on_packets(self, origin: OriginStream, extent: Extent) -> None:
-        if extent.size <= self._run_limit_bytes and origin.add(extent):
+        if origin.kept_bytes + len(extent.data) > self._kept_limit_bytes:
+            self.counters["packets_beyond_backlog"] += extent.count
+        elif origin.add(extent):
             self._touched[origin.node_id] = origin
 
     def on_retransmit(self, datagram: bytes) -> None:
@@ -147,7 +157,7 @@ class DataPlane:
             if peer.node_id != self.configuration.sequencer:
                 raise MalformedDatagram("ORDER from a member that is not the sequencer")
             self._learn(counter, order.commit, order.stable, order.window)
-            self.log.highest = max(self.log.highest, order.first_index - 1)
+            self.log.claimed(order.first_index - 1)
         if not order.entries:
             return
         entries: list[Entry] = []
@@ -175,7 +185,7 @@ class DataPlane:
         before = self._retransmitter.packets
         for wanted in ranges:
             if wanted.node_id == 0:
-                self._retransmitter.entries_asked(self.log, self._epoch, wanted, peer.address)
+                room -= self._retransmitter.entries_asked(self.log, self._epoch, wanted, peer.address, room)
                 continue
             origin = self.origins.get(wanted.node_id)
             if origin is not None and origin.incarnation == wanted.incarnation and room > 0:
@@ -202,9 +212,7 @@ class DataPlane:
             self._hear_held(peer.node_id, beat.held, beat.flags)
         elif peer.node_id == self.configuration.sequencer:
             self._learn(counter, beat.commit, beat.stable, beat.window)
-            self.log.highest = max(
-                self.log.highest, min(beat.last_index, self.log.next_index + limits.OUT_OF_ORDER_ENTRIES)
-            )
+            self.log.claimed(beat.last_index)
             if beat.commit < self._acknowledged:
                 self._must_acknowledge = True  # the ACK may have been lost
 

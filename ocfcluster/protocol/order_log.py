@@ -84,13 +84,15 @@ class OrderLog:
         if first > self.next_index:
             if len(self._ahead) >= limits.OUT_OF_ORDER_ORDERS and first not in self._ahead:
                 return False
-            self.highest = max(self.highest, last)
+            if first - self.next_index > limits.OUT_OF_ORDER_ENTRIES:
+                return False  # asked for when it is nearer; what never comes near must not stay
+            self.claimed(last)
             known = self._ahead.get(first)
             if known is not None and known[-1].last_index >= last:
                 return False
             self._ahead[first] = entries
             return True
-        self.highest = max(self.highest, last)
+        self.claimed(last)
         self._append(entries)
         while self._ahead:
             ahead = self._ahead.pop(self.next_index, None)
@@ -101,6 +103,11 @@ class OrderLog:
                     break
             self._append(ahead)
         return True
+
+    def claimed(self, index: int) -> None:
+        """Somebody says that there is an entry for ``index``. Bounded: a claim far ahead of what is there cannot make
+        this node ask without end."""
+        self.highest = max(self.highest, min(index, self.next_index + limits.OUT_OF_ORDER_ENTRIES))
 
     def _overlapping(self) -> list[Entry] | None:
         for first in sorted(self._ahead):

@@ -9,15 +9,18 @@ from ocfcluster.protocol.effects import Address
 from ocfcluster.protocol.order_log import Entry, OrderLog
 from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.streams import OriginStream
-from ocfcluster.wire.datagram import MessageFlags, Order, Range, encode_order
+from ocfcluster.wire.datagram import ORDER, ORDER_ENTRY, MessageFlags, Order, Range, encode_order
 
 
 class Retransmitter:
-    __slots__ = ("_outbox", "_recent", "_entries_per_datagram", "packets")
+    __slots__ = ("_outbox", "_recent", "_entries_per_datagram", "_datagram_bytes", "packets")
 
     def __init__(self, outbox: Outbox, entries_per_datagram: int) -> None:
         self._outbox = outbox
         self._entries_per_datagram = entries_per_datagram
+        self._datagram_bytes = (
+            limits.CLEAR_HEADER_BYTES + ORDER.size + entries_per_datagram * ORDER_ENTRY.size
+        )
         # (node_id, first packet) → (when, asker): a second asker within RETRANSMIT_HOLD makes it a multicast, and
         # then (asker 0) nobody gets it again within that time. Oldest first, so that it is cut off at its bound.
         self._recent: OrderedDict[tuple[int, int], tuple[int, int]] = OrderedDict()
@@ -55,25 +58,30 @@ class Retransmitter:
             self._recent.popitem(last=False)
         return fresh
 
-    def entries_asked(self, log: OrderLog, epoch: int, wanted: Range, address: Address) -> None:
-        """Send what there is of a range of order entries; each ORDER copy has one order_time."""
+    def entries_asked(self, log: OrderLog, epoch: int, wanted: Range, address: Address, room: int) -> int:
+        """Send what there is of a range of order entries, ``room`` bytes at most; returns the bytes sent. Each ORDER
+        copy has one order_time."""
         batch: list[Entry] = []
+        sent = 0
         most = limits.NACK_DATAGRAMS * self._entries_per_datagram
         for entry in log.find(wanted.first, wanted.count):
             if batch and (
                 entry.order_time != batch[0].order_time or len(batch) >= self._entries_per_datagram
             ):
-                self._send_entries(batch, epoch, address)
+                sent += self._send_entries(batch, epoch, address)
                 batch = []
+            if most <= 0 or sent + self._datagram_bytes > room:
+                break
             batch.append(entry)
             most -= 1
-            if most <= 0:
-                break
         if batch:
-            self._send_entries(batch, epoch, address)
+            sent += self._send_entries(batch, epoch, address)
+        return sent
 
-    def _send_entries(self, batch: list[Entry], epoch: int, address: Address) -> None:
+    def _send_entries(self, batch: list[Entry], epoch: int, address: Address) -> int:
         entries = [(entry.origin.node_id, entry.count, entry.first_packet) for entry in batch]
         first = batch[0]
         order = Order(MessageFlags.COPY, epoch, 0, first.first_index, first.order_time, 0, 0, entries)
-        self._outbox.send(address, encode_order(order))
+        body = encode_order(order)
+        self._outbox.send(address, body)
+        return limits.CLEAR_HEADER_BYTES + len(body)
