@@ -152,7 +152,7 @@ def test_copies_of_order_entries_have_one_order_time_each() -> None:
     box, origin, log = outbox(), full_origin(), OrderLog(0)
     log.add([Entry(2, 2, origin, 1, 70), Entry(4, 1, origin, 3, 70)])
     log.add([Entry(5, 3, origin, 4, 80)])
-    Retransmitter(box, 50).entries_asked(log, 9, Range(0, 100, 0, 1), ASKER)
+    Retransmitter(box, 50).entries_asked(log, 9, Range(0, 100, 0, 1), ASKER, 10_000)
     orders = [wire.decode_order(effect.buffer) for effect in box.effects if isinstance(effect, Send)]
     assert [(one.flags, one.epoch, one.first_index, one.order_time, one.entries) for one in orders] == [
         (MessageFlags.COPY, 9, 2, 70, [(5, 2, 1), (5, 1, 3)]),
