@@ -98,6 +98,7 @@ class Agent:
         self._disk = ThreadPoolExecutor(1, "ocfcluster-disk")
         self._stopping: asyncio.Event | None = None
         self._stop_reason = ""
+        self.failure: BaseException | None = None  # a mistake in the agent itself, which has ended it
         self._topics_asked = False
         self._watched: list[int] = []
 
@@ -106,6 +107,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until ``stop``; then end in order."""
         loop = self._loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_mistake)
         self._stopping = asyncio.Event()
         if self._stop_reason:
             self._stopping.set()
@@ -125,6 +127,14 @@ class Agent:
         self._stop_reason = self._stop_reason or reason
         if self._stopping is not None:
             self._stopping.set()
+
+    def _on_mistake(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised: what it had begun is half done, so the agent must not go on as a member of the order."""
+        error = context.get("exception")
+        log.critical("internal error", error=context.get("message", ""), exc_info=error)
+        if self.failure is None:
+            self.failure = error or RuntimeError(context.get("message", ""))
+            self.stop("the agent failed: internal error")
 
     async def _end(self) -> None:
         log.info("stopping", reason=self._stop_reason)

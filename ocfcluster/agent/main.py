@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -29,6 +30,7 @@ from ocfcluster.net.transport import Transport
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.settings import Settings
 
+EXIT_FAILURE: Final = 1
 EXIT_CONFIGURATION: Final = 2
 EXIT_SETUP: Final = 3
 
@@ -39,7 +41,8 @@ def run_agent(config: AgentConfig | Path | None = None) -> int:
     """Run an agent in the foreground until SIGTERM or SIGINT; the exit code.
 
     ``config``: a configuration, the file of one, or None for a single development node. 0: stopped in order;
-    2: the configuration is wrong; 3: the machine is not ready. Both say why in one line on standard error.
+    2: the configuration is wrong; 3: the machine is not ready (both say why in one line on standard error);
+    1: a mistake in the agent itself, with its traceback in the log.
     """
     try:
         if config is None:
@@ -135,7 +138,11 @@ async def _serve(agent: Agent) -> int:
         transport=agent.config.transport(), state_dir=str(agent.state_dir.path),
     )  # fmt: skip
     notify_supervisor("READY=1")
+    gc.collect()
+    gc.freeze()  # what is there now stays; collections look at what the traffic makes alone
     await agent.run()
+    if agent.failure is not None:
+        return EXIT_FAILURE
     log.info("stopped")
     return 0
 
@@ -187,6 +194,7 @@ def _configure_log(config: AgentConfig) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.log.level.upper())),

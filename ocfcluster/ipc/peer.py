@@ -8,7 +8,7 @@ import struct
 from typing import Final, NamedTuple
 
 _SO_PEERPIDFD: Final = 77  # Linux 6.5; Python has no name for it
-_UCRED: Final = struct.Struct("<iII") if struct.pack("=i", 1) == b"\1\0\0\0" else struct.Struct(">iII")
+_UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
 
 
 class Peer(NamedTuple):

@@ -18,6 +18,7 @@ from ocfcluster.wire.frames import (
     LOCAL_ID,
     Answer,
     Error,
+    Full,
     Hello,
     NoticeCode,
     OpenProducer,
@@ -600,6 +601,39 @@ def test_shutdown_is_told_to_all(agent: Bench) -> None:
     agent.agent.clients[1].write()
     client.answers()
     assert client.told == [Shutdown("going")]
+
+
+def test_a_subscription_that_holds_data_is_out_of_the_poller_when_it_ends(agent: Bench) -> None:
+    client = agent.client()
+    topic_id = client.create_topic("t")
+    events = client.subscribe(1, "t")
+    producer = client.open_producer()
+    for number in range(1, 40):
+        client.publish(topic_id, producer, number, b"x" * 60_000)
+    client.answers()
+    assert len(agent.loop._writers) == 1
+    assert client.call(Request.STATUS)[1].document["subscriptions"][0]["blocked"]
+    assert client.call(Request.UNSUBSCRIBE, Unsubscribe(1))[0] == Answer.DONE
+    assert not agent.loop._writers
+    assert agent.agent.hub.held_bytes == 0
+    events.close()
+
+
+def test_full_subscriptions_are_told_to_publishers_and_their_own_client(agent: Bench) -> None:
+    client = agent.client()
+    topic_id = client.create_topic("t")
+    events = client.subscribe(4, "t")
+    producer = client.open_producer()
+    for number in range(1, 300):
+        client.publish(topic_id, producer, number, b"x" * 60_000)
+    client.answers()
+    assert agent.node.full_told == [True]
+    assert client.told == [Full([4])]
+    frames = read_all(events, agent.step)
+    assert sum(header[3] for header, _ in frames) == 299
+    client.answers()
+    assert agent.node.full_told == [True, False]
+    assert client.told == [Full([4]), Full([])]
 
 
 def test_status_tells_of_clients_and_subscriptions(agent: Bench) -> None:

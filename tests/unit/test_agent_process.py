@@ -152,6 +152,31 @@ def test_what_it_cannot_do_it_says_in_one_line(tmp_path: Path, text: str, code: 
     assert not Path(path).exists()
 
 
+def test_a_mistake_of_its_own_ends_it_with_a_traceback(tmp_path: Path) -> None:
+    broken = COMMAND[2].replace(
+        "sys.exit",
+        "import asyncio; from ocfcluster.agent.daemon import Agent; run = Agent.run;"
+        "Agent.settle_ = Agent.settle; Agent.settle = lambda self, now: (self.settle_(now), self.clients and 1 / 0);"
+        "sys.exit",
+    )
+    environment = {**os.environ, "OCFCLUSTER_SOCKET": str(tmp_path / "agent.sock")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", broken], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            until = time.monotonic() + 20
+            while client.connect_ex(str(tmp_path / "agent.sock")) and time.monotonic() < until:
+                time.sleep(0.02)
+            client.send(b"x")
+            _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 1
+    assert "ZeroDivisionError" in errors
+
+
 def test_off_loopback_it_refuses_unless_told(tmp_path: Path) -> None:
     from ocfcluster.agent.config import AgentConfig, Cluster, Network, Security
     from ocfcluster.agent.network import _check_security
