@@ -134,7 +134,7 @@ class AsyncConnection:
             else:
                 resumed = self.sockets.get(effect.subscription.id)
                 if resumed is not None:
-                    resumed.resumed(effect.notices, self.generation)
+                    resumed.resumed(effect.notices, self.generation, effect.connection)
         self.flush_output()
         self._tell_watchers()
 

@@ -190,7 +190,8 @@ class Connection:
         control = ControlSocket(self.path)
         self.control = control
         self.generation += 1
-        self._mask = select.EPOLLIN | select.EPOLLET
+        # EPOLLOUT at once: what gathered while there was no agent is waiting.
+        self._mask = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
         self._ticks_left = 0
         self._epoll.register(control.fileno(), self._mask)
         self.session.connected()
@@ -349,7 +350,7 @@ class Connection:
     def _tell_resumed(self, effect: Resumed) -> None:
         event_socket = self.sockets.get(effect.subscription.id)
         if event_socket is not None:
-            event_socket.resumed(effect.notices, self.generation)
+            event_socket.resumed(effect.notices, self.generation, effect.connection)
 
     # --- writing ------------------------------------------------------------------------------------------------
 

@@ -334,12 +334,13 @@ class EventSocket:
             self._ring_if_needed()
             return not self.final
 
-    def resumed(self, notices: list[Notice], generation: int) -> None:
-        """An agent goes on with the subscription, or it ends: the last notice is final then."""
+    def resumed(self, notices: list[Notice], generation: int, connection: int) -> None:
+        """An agent goes on with the subscription on ``connection``, or it ends: the last notice is final then."""
         with self.lock:
             if self.closed or self._ended is not None:
                 return
             self.generation = generation
+            self.state.connection = connection  # under the lock: no frame of it may overtake the notices
             for notice in notices:
                 self._memory.append(Frame((generation, 0), [self.notice_run(notice)]))
                 self.final = self.final or notice.final

@@ -105,10 +105,9 @@ class SubscriptionState:
     connection: int = 0  # the connection whose frames are good; 0 while there is none
     started: bool = False
 
-    def accept(self, answer: frames.Subscribed, connection: int) -> None:
+    def accept(self, answer: frames.Subscribed) -> None:
         if answer.cluster_id:
             self.cluster_id = answer.cluster_id
-        self.connection = connection
         for start in answer.starts:
             self.starts.setdefault(start.topic, start)
             self.names[start.topic_id] = start.topic
@@ -144,6 +143,7 @@ class Resumed:
 
     subscription: SubscriptionState
     notices: list[Notice]
+    connection: int  # whose frames are good from now on; 0: none
 
 
 Effect = Lost | Resumed
@@ -354,7 +354,8 @@ class Session:
     def _subscribed(self, state: SubscriptionState, pending: Pending) -> None:
         if isinstance(pending.answer, frames.Subscribed) and self.welcome is not None:
             self.subscriptions[state.id] = state
-            state.accept(pending.answer, self.welcome.connection)
+            state.accept(pending.answer)
+            state.connection = self.welcome.connection
 
     def unsubscribe(self, state: SubscriptionState) -> Pending | None:
         """None where there is no agent that could be told; its next one will not hear of the subscription."""
@@ -388,12 +389,13 @@ class Session:
             Notice(NoticeCode.GAP, start.topic, start.gap_from, start.next_seq - 1, "the agent was away")
             for start in answer.starts if start.gap_from
         ]  # fmt: skip
-        state.accept(answer, self.welcome.connection)
-        self._effects.append(Resumed(state, [*gaps, Notice(NoticeCode.RESUMED)]))
+        state.accept(answer)
+        notices = [*gaps, Notice(NoticeCode.RESUMED)]
+        self._effects.append(Resumed(state, notices, self.welcome.connection))
 
     def _end_subscription(self, state: SubscriptionState, notice: Notice) -> None:
         self.subscriptions.pop(state.id, None)
-        self._effects.append(Resumed(state, [notice]))
+        self._effects.append(Resumed(state, [notice], 0))
 
     # --- in -----------------------------------------------------------------------------------------------------
 

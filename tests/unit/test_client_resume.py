@@ -124,6 +124,21 @@ def test_publications_that_the_agent_never_took_are_sent_again(path: str, cluste
         assert cluster.ev_id == 100_001
 
 
+def test_what_gathered_without_an_agent_goes_out_with_the_next(path: str, cluster: Cluster) -> None:
+    first = FakeAgent(path, cluster)
+    first.hold_receipts = True
+    with ocfcluster.connect(path) as client:
+        receipts = [client.publish("t", b"unanswered")]
+        first.kill()
+        time.sleep(0.05)
+        receipts += [client.publish("t", b"gathered") for _ in range(5)]
+        with FakeAgent(path, cluster):
+            end = time.monotonic() + 3
+            while not all(receipt.done() for receipt in receipts):  # nobody waits or flushes
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+
 def test_a_forgotten_producer_is_replaced_silently_when_nothing_is_unanswered(
     path: str, cluster: Cluster
 ) -> None:

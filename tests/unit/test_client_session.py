@@ -1,0 +1,207 @@
+"""The sans-IO session and the opening of frames: what an agent may say that it should not."""
+
+from __future__ import annotations
+
+import errno
+import select
+
+import pytest
+
+from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.client.session import Session, Stage, SubscriptionState
+from ocfcluster.errors import InvalidArgument, MalformedFrame, NotConnected, UnknownTopic
+from ocfcluster.limits import LENT_SOCKETS_UNANSWERED, REQUESTS_UNANSWERED
+from ocfcluster.wire import frames
+from ocfcluster.wire.frames import (
+    CONTROL_HEADER,
+    EVENT_HEADER,
+    RECORD_HEADER,
+    Answer,
+    RecordKind,
+    Request,
+    control_frame,
+)
+from ocfcluster.wire.run import build_run
+
+WELCOME = frames.Welcome(1, "x", "c", "h", 1, 7, 3, 1 << 20, "safe")
+
+
+def session() -> Session:
+    made = Session(library="test", name="n", resume=True, clock_ns=lambda: 5)
+    made.connected()
+    made.outgoing.clear()
+    return made
+
+
+def ready() -> Session:
+    made = session()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    assert made.stage is Stage.READY
+    return made
+
+
+def sent(made: Session) -> list[int]:
+    """The request ids of what is outgoing."""
+    return [CONTROL_HEADER.unpack_from(one.buffer)[4] for one in made.outgoing]
+
+
+def test_requests_wait_for_the_welcome() -> None:
+    made = session()
+    pending = made.request(Request.BARRIER)
+    assert not made.outgoing
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    made.receive(control_frame(Answer.DONE, sent(made)[0]))
+    assert pending.done
+    assert pending.result() is None
+
+
+def test_frames_may_come_in_any_pieces() -> None:
+    made = session()
+    for byte in control_frame(Answer.WELCOME, 0, WELCOME):
+        made.receive(bytes((byte,)))
+    assert made.stage is Stage.READY
+
+
+def test_errors_become_exceptions() -> None:
+    made = ready()
+    pending = made.request(Request.TOPIC_RESOLVE, frames.TopicResolve("x"))
+    made.receive(control_frame(Answer.ERROR, sent(made)[0], frames.Error(errno.EINVAL, "no topic")))
+    with pytest.raises(UnknownTopic, match="no topic"):
+        pending.result()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CONTROL_HEADER.pack(1 << 30, Answer.DONE, 0, 0, 1),
+        CONTROL_HEADER.pack(0, 200, 0, 0, 1),
+        CONTROL_HEADER.pack(1, Answer.RECEIPTS, 0, 0, 0) + b"x",
+        CONTROL_HEADER.pack(1, Answer.TOPIC, 0, 0, 1) + b"\xc1",
+        control_frame(Answer.DONE, 77),
+        control_frame(Answer.WELCOME, 0, frames.Welcome(9, "x", "c", "h", 1, 7, 3, 1, "safe")),
+    ],
+)
+def test_what_an_agent_must_not_say(data: bytes) -> None:
+    made = ready()
+    with pytest.raises(MalformedFrame):
+        made.receive(data)
+
+
+def test_an_answer_of_the_wrong_kind() -> None:
+    made = ready()
+    made.request(Request.STATUS)
+    with pytest.raises(MalformedFrame):
+        made.receive(control_frame(Answer.DONE, sent(made)[0]))
+
+
+def test_requests_and_lent_sockets_are_bounded() -> None:
+    made = ready()
+    for _ in range(REQUESTS_UNANSWERED + 50):
+        made.request(Request.BARRIER)
+    assert len(made.outgoing) == REQUESTS_UNANSWERED
+    lending = ready()
+    states = [lending.new_subscription(["t"], False) for _ in range(100)]
+    for state in states:
+        state.lend = 5
+        lending.subscribe(state)
+    assert len(lending.outgoing) == LENT_SOCKETS_UNANSWERED
+    assert all(one.descriptor == 5 for one in lending.outgoing)
+    lending.receive(
+        control_frame(
+            Answer.SUBSCRIBED, sent(lending)[0], frames.Subscribed("h", [frames.Start("t", 16, 1, False)])
+        )
+    )
+    assert len(lending.outgoing) == LENT_SOCKETS_UNANSWERED + 1
+
+
+def test_the_end_without_resume_fails_what_waits() -> None:
+    made = Session(library="test", name="n", resume=False, clock_ns=lambda: 5)
+    made.connected()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    pending = made.request(Request.BARRIER)
+    made.lost("gone")
+    assert made.stage is Stage.ENDED
+    with pytest.raises(NotConnected, match="gone"):
+        pending.result()
+    with pytest.raises(NotConnected):
+        made.request(Request.BARRIER)
+
+
+def test_a_name_that_is_too_long() -> None:
+    with pytest.raises(InvalidArgument):
+        Session(library="x", name="n" * 65, resume=True, clock_ns=lambda: 0)
+
+
+# --- frames on an event socket -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def event_socket():  # type: ignore[no-untyped-def]
+    state = SubscriptionState(1, ["t"], False, connection=3, names={16: "t"}, positions={16: 0}, started=True)
+    made = EventSocket(state, resume=True)
+    yield made
+    made.close()
+
+
+def record(run: bytes, seq: int, skip: int = 0) -> bytes:
+    length = RECORD_HEADER.size + len(run)
+    return RECORD_HEADER.pack(length, RecordKind.RUN, 0, 0, skip, 1, 7, 1, seq, seq, 0) + run
+
+
+def message(*records: bytes, connection: int = 3) -> bytes:
+    return EVENT_HEADER.pack(connection, 1, 0, len(records), 0) + b"".join(records)
+
+
+def test_several_runs_in_a_frame_and_a_skip(event_socket: EventSocket) -> None:
+    uniform = build_run(1, 16, 9, 1, [b"a", b"b", b"c"])
+    mixed = build_run(1, 16, 9, 4, [b"d", b"ee", b"", b"ffff"], properties=b"\x01\x01\x01\x00kv")
+    event_socket._writer.send(message(record(uniform, 1, 1), record(mixed, 3, 2)))
+    got = []
+    while (event := event_socket.take_event()) is not None:
+        got.append((event.seq, event.data, event.properties))
+    assert got == [(1, b"b", {}), (2, b"c", {}), (3, b"", {"k": "v"}), (4, b"ffff", {"k": "v"})]
+    assert event_socket.state.positions == {16: 4}
+    assert not select.select([event_socket], [], [], 0)[0]
+
+
+def test_a_run_is_what_is_left_of_it(event_socket: EventSocket) -> None:
+    for events in ([b"a", b"b", b"c"], [b"a", b"bb", b"ccc"]):
+        event_socket._writer.send(message(record(build_run(1, 16, 9, 1, events), 1)))
+        assert event_socket.take_event() is not None
+        run = event_socket.take_run()
+        assert run is not None
+        assert (run.seq, len(run), list(run)) == (2, 2, events[1:])
+        assert [event.data for event in run.events()] == events[1:]
+        assert event_socket.take_run() is None
+
+
+def test_a_damaged_run_is_a_gap(event_socket: EventSocket) -> None:
+    run = bytearray(build_run(1, 16, 9, 1, [b"a", b"b"]))
+    run[-1] ^= 1
+    event_socket._writer.send(message(record(bytes(run), 7)))
+    event_socket._writer.send(message(record(build_run(1, 16, 9, 3, [b"c"]), 9)))
+    event = event_socket.take_event()
+    assert event is not None
+    assert event.notice is not None
+    assert (event.notice.name, event.notice.first_seq, event.notice.last_seq) == ("gap", 7, 8)
+    after = event_socket.take_event()
+    assert after is not None
+    assert after.seq == 9
+    assert event_socket.damaged == 1
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_truncated_frame_is_told_and_passed_over(event_socket: EventSocket, cut: int) -> None:
+    whole = message(record(build_run(1, 16, 9, 1, [b"a", b"b"]), 1))
+    event_socket._writer.send(whole[:-cut])
+    event = event_socket.take_event()
+    assert event is not None
+    assert event.notice is not None
+    assert event_socket.take_event() is None
+    assert not select.select([event_socket], [], [], 0)[0]
+
+
+def test_frames_of_another_connection_do_not_count(event_socket: EventSocket) -> None:
+    event_socket._writer.send(message(record(build_run(1, 16, 9, 1, [b"late"]), 1), connection=2))
+    assert event_socket.take_event() is None
+    assert not select.select([event_socket], [], [], 0)[0]
