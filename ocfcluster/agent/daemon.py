@@ -183,13 +183,14 @@ class Agent:
     def on_network(self) -> None:
         """Datagrams have come: one burst of them."""
         received = self.transport.receive(RECEIVE_BURST)
+        if not received:
+            return  # taken already when the transport's other descriptor was readable
         now = time.monotonic_ns()
-        if received:
-            self.counters.bursts += 1
-            self.counters.buffers_received += len(received)
-            datagram = self.node.datagram
-            for buffer, segment, address in received:
-                datagram(buffer, segment, address, now)
+        self.counters.bursts += 1
+        self.counters.buffers_received += len(received)
+        datagram = self.node.datagram
+        for buffer, segment, address in received:
+            datagram(buffer, segment, address, now)
         self.settle(now)
 
     def settle(self, now: int) -> None:
