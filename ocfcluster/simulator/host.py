@@ -15,6 +15,7 @@ from ocfcluster import limits
 from ocfcluster.protocol.effects import (
     Address,
     Deliver,
+    Delivery,
     Fault,
     Multicast,
     Outcome,
@@ -22,6 +23,7 @@ from ocfcluster.protocol.effects import (
     Send,
     State,
     StateChange,
+    TopicChange,
 )
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.settings import Settings
@@ -39,6 +41,7 @@ _SENDER: Final = 8  # of the clear header, from here on: node_id, incarnation, c
 IDLE_TIMERS: Final = 1000  # timers in a row without the clock moving: the node asks for ever
 
 Answer = Callable[[Outcome], None]
+Take = Callable[[Delivery | TopicChange], None]
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ class Host:
         "_inbox",
         "_inbox_bytes",
         "_intake",
+        "_items",
         "_last_now",
         "_operands",
         "_random",
@@ -107,6 +111,7 @@ class Host:
         self._operands: deque[tuple[Operand, Answer]] = deque()
         self._answers: dict[int, Answer] = {}
         self._receipts: list[Answer] = []
+        self._items: list[Take] = []
         self._wake_planned = False
         self._alarm = -1
         self._last_now = -1
@@ -164,6 +169,10 @@ class Host:
     def on_receipts(self, answer: Answer) -> None:
         """``answer`` gets the outcomes of all publications made here."""
         self._receipts.append(answer)
+
+    def on_items(self, take: Take) -> None:
+        """``take`` gets every run and topic change that is delivered here."""
+        self._items.append(take)
 
     @property
     def intake_bytes(self) -> int:
@@ -332,3 +341,5 @@ class Host:
                         receipt(item)
             else:
                 self.subscriber.take(item)
+                for take in self._items:
+                    take(item)

@@ -9,6 +9,7 @@ from typing import Final
 from ocfcluster import limits
 from ocfcluster.limits import KIB, MIB, MILLISECOND_NS, SECOND_NS
 from ocfcluster.protocol.settings import Limits, Settings
+from ocfcluster.simulator.clients import ClientProfile
 from ocfcluster.simulator.disk import DiskProfile
 from ocfcluster.simulator.host import HostProfile
 from ocfcluster.simulator.network import MICROSECOND_NS, LinkProfile
@@ -41,6 +42,7 @@ class Plan:
     link: LinkProfile
     links: dict[tuple[int, int], LinkProfile]  # those that differ
     publishers: list[PublisherProfile]
+    clients: list[ClientProfile]
     topics: tuple[str, ...]
     topic_maker: int
     topic_changes: int
@@ -89,6 +91,7 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
         link=link,
         links={(a, b): _link(random) for a in node_ids for b in node_ids if a != b and random.random() < 0.1},
         publishers=_publishers(random, node_ids, topics, hosts[0].settings, calm_ns),
+        clients=_clients(random, node_ids, topics, calm_ns),
         topics=topics,
         topic_maker=random.choice(node_ids),
         topic_changes=random.choice((0, 0, 3, 12)),
@@ -199,6 +202,23 @@ def _publishers(
             )
         )
     return profiles
+
+
+def _clients(
+    random: Random, node_ids: list[int], topics: tuple[str, ...], calm_ns: int
+) -> list[ClientProfile]:
+    return [
+        ClientProfile(
+            name=f"c{number}",
+            node_id=random.choice(node_ids),
+            events=random.choice((0, 20, 60)),
+            topics=topics,
+            subscribes=random.choice(topics),
+            pause_ns=calm_ns // random.randint(40, 120),
+            lost=random.choice((0.0, 0.02, 0.1)),
+        )
+        for number in range(random.choice((0, 1, 1, 2)))
+    ]
 
 
 def _faults(random: Random, node_ids: list[int], calm_ns: int, kill: bool) -> list[FaultPlan]:

@@ -9,6 +9,7 @@ from typing import IO, Final
 
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
 from ocfcluster.simulator import observe
+from ocfcluster.simulator.clients import ClientProgram
 from ocfcluster.simulator.network import Link
 from ocfcluster.simulator.plan import FaultPlan, Plan, make_plan
 from ocfcluster.simulator.programs import Publisher, Rogue, TopicMaker
@@ -45,7 +46,7 @@ class Result:
 class Simulation:
     """The world of one plan, with its programs and faults."""
 
-    __slots__ = ("_faults", "_random", "makers", "plan", "publishers", "world")
+    __slots__ = ("_faults", "_random", "clients", "makers", "plan", "publishers", "world")
 
     def __init__(self, plan: Plan, out: IO[str] | None = None) -> None:
         self.plan = plan
@@ -54,6 +55,7 @@ class Simulation:
         self._faults: Counter[str] = Counter()
         world = self.world
         world.network.echo = plan.echo
+        world.calm_after = plan.calm_ns
         for host in plan.hosts:
             world.add_host(host, plan.link)
         for ends, profile in plan.links.items():
@@ -69,6 +71,7 @@ class Simulation:
             )
         ]
         self.publishers = [Publisher(world, profile) for profile in plan.publishers]
+        self.clients = [ClientProgram(world, client) for client in plan.clients]
         if plan.rogue:
             Rogue(world, plan.rogue, actions=20, start_ns=0, pause_ns=30 * MILLISECOND_NS)
         for fault in plan.faults:
@@ -87,6 +90,15 @@ class Simulation:
         for host in world.hosts.values():
             world.checker.check_bounds(host)
             world.checker.check_replays(host)
+
+    @property
+    def programs(self) -> list[Publisher | ClientProgram]:
+        return [*self.publishers, *self.clients]
+
+    def close(self) -> None:
+        """Gives back what the operating system was asked for (memory of large events)."""
+        for client in self.clients:
+            client.close()
 
     @property
     def fault_counts(self) -> Counter[str]:
@@ -110,7 +122,7 @@ class Simulation:
     def finished(self) -> bool:
         checker = self.world.checker
         return (
-            all(publisher.finished for publisher in self.publishers)
+            all(program.finished for program in self.programs)
             and all(maker.finished for maker in self.makers)
             and next(checker.undelivered(), None) is None
         )
@@ -156,7 +168,7 @@ class Simulation:
         ]
 
     def _why_unfinished(self) -> str:
-        reasons = [publisher.describe() for publisher in self.publishers if not publisher.finished]
+        reasons = [program.describe() for program in self.programs if not program.finished]
         reasons += list(self.world.checker.undelivered())[:8]
         states = ", ".join(
             f"{host.node_id}: {observe.summary(host.node, host.clock())}"
@@ -237,6 +249,8 @@ def run_seed(seed: int, nodes: int | None = None, out: IO[str] | None = None) ->
         rule, violation = broken.rule, broken.text
     except Exception as error:  # noqa: BLE001 - whatever the protocol raises is a finding
         rule, violation = "exception", _where(error)
+    finally:
+        simulation.close()
     return _result(simulation, rule, violation)
 
 

@@ -24,6 +24,7 @@ class World:
     __slots__ = (
         "_heap",
         "_order",
+        "calm_after",
         "checker",
         "hosts",
         "network",
@@ -37,6 +38,7 @@ class World:
         self.seed = seed
         self.now = 0
         self.steps = 0
+        self.calm_after = 0  # when the faults stop
         self._heap: list[tuple[int, int, Action, tuple[object, ...]]] = []
         self._order = 0
         self.trace = Trace(describe_datagrams, out)

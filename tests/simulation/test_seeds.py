@@ -14,7 +14,7 @@ from ocfcluster.simulator.main import main, replay_command
 from ocfcluster.simulator.plan import make_plan
 from ocfcluster.simulator.runner import run_seed
 
-FIXED_SEEDS = 120
+FIXED_SEEDS = 100
 FRESH_SECONDS = 20.0
 LONG_SECONDS = 600.0
 
