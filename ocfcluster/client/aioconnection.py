@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ocfcluster import __version__
-from ocfcluster.client.connection import LOST, ControlSocket
+from ocfcluster.client.connection import LOST
+from ocfcluster.client.controlsocket import ControlSocket
 from ocfcluster.client.dispatch import Dispatcher
 from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.eventsocket import EventSocket

@@ -1,0 +1,97 @@
+"""The stream socket to the agent: writing what a session has to say, and reading, without ever blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import select
+import socket
+import struct
+import termios
+from itertools import islice
+from typing import Final
+
+from ocfcluster.client.session import Outgoing, Session
+from ocfcluster.errors import AgentUnreachable
+from ocfcluster.limits import CONTROL_READ_BYTES
+
+_BUFFERS_PER_WRITE: Final = 512  # the kernel takes at most 1024 (IOV_MAX)
+_QUEUED: Final = b"\0\0\0\0"
+
+
+class ControlSocket:
+    """The stream to the agent, never blocking. Both shells use it."""
+
+    __slots__ = ("path", "_socket", "_poll")
+
+    def __init__(self, path: str) -> None:
+        """Connects. Raises AgentUnreachable with the path that was tried."""
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise AgentUnreachable(f"no agent at {path}: {error.strerror or error}") from None
+        self._poll = select.poll()
+        self._poll.register(self._socket.fileno(), select.POLLIN)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def write(self, session: Session) -> bool:
+        """Write what is outgoing. Whether all of it went."""
+        outgoing = session.outgoing
+        while outgoing:
+            buffers = []
+            descriptor = outgoing[0].descriptor
+            if descriptor >= 0:
+                buffers.append(outgoing[0].buffer)
+            else:
+                for one in islice(outgoing, _BUFFERS_PER_WRITE):
+                    if one.descriptor >= 0:
+                        break
+                    buffers.append(one.buffer)
+            try:
+                sent = self._send(buffers, descriptor)
+            except BlockingIOError:
+                return False
+            except OSError:
+                outgoing.clear()  # the reading side meets the end and tells
+                return True
+            while outgoing and sent >= len(outgoing[0].buffer):
+                sent -= len(outgoing.popleft().buffer)
+            if sent:
+                outgoing[0] = Outgoing(outgoing[0].buffer[sent:], -1)
+        return True
+
+    def _send(self, buffers: list[bytes], descriptor: int) -> int:
+        if descriptor >= 0:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
+            return self._socket.sendmsg(buffers, rights, socket.MSG_DONTWAIT)
+        return self._socket.sendmsg(buffers, (), socket.MSG_DONTWAIT)
+
+    def read(self) -> bytes | None:
+        """What has come; None: nothing; no bytes: the end."""
+        try:
+            return self._socket.recv(CONTROL_READ_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def idle(self) -> bool:
+        """Whether the agent has taken everything that was written."""
+        queued: int = struct.unpack("i", fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, _QUEUED))[0]
+        return queued <= 1  # the kernel holds one for itself while it wakes us
+
+    def wait_readable(self, timeout_ms: float | None) -> None:
+        self._poll.poll(timeout_ms)
+
+    def shutdown(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
