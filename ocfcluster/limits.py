@@ -110,6 +110,7 @@ RECONNECT_FIRST_NS: Final = (
 RECONNECT_MAX_NS: Final = (
     SECOND_NS  # ... up to this, so that a thousand clients do not storm a starting agent
 )
+HANDLE_EVENT_NS: Final = 100 * MILLISECOND_NS  # oc_ev_handle_event returns after it though more keeps coming
 CLOSE_FLUSH_NS: Final = 5 * SECOND_NS  # what a client gives its unanswered publications when it closes
 
 # --- flow -----------------------------------------------------------------------------------------------------

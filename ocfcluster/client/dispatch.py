@@ -18,6 +18,7 @@ from itertools import islice
 from ocfcluster.client.events import Event
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.errors import ClientError, InvalidArgument, NoSubscription, NotConnected, WouldDeadlock
+from ocfcluster.limits import HANDLE_EVENT_NS, SECOND_NS
 
 Callback = Callable[[Event], object]
 
@@ -119,8 +120,12 @@ class Dispatcher:
                 self._thread = 0
 
     def handle(self, event_socket: EventSocket) -> None:
-        """Dispatch what is pending on one subscription, smaller turns of the others first. Never waits."""
-        while self.dispatch(event_socket):
+        """Dispatch what is pending on one subscription, smaller turns of the others first. Never waits.
+
+        What comes meanwhile is dispatched too, but not for ever: a stream of events does not keep the caller.
+        """
+        until = time.monotonic() + HANDLE_EVENT_NS / SECOND_NS
+        while self.dispatch(event_socket) and time.monotonic() < until:
             pass
 
     def _is_pending(self, event_socket: EventSocket) -> bool:

@@ -1,0 +1,90 @@
+"""The examples of docs/api.md run, and agents that do not serve."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import ocfcluster
+from ocfcluster import errors, ocf
+from ocfcluster.ocf import oc_ev_publish, oc_ev_unsubscribe
+from tests.unit.fake_agent import Cluster, FakeAgent
+
+GUIDE = Path(__file__).parents[2] / "docs" / "api.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_the_guides_examples(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "agent.sock")
+    monkeypatch.setenv("OCFCLUSTER_SOCKET", path)
+    cluster = Cluster()
+    cluster.create("orders")
+    with FakeAgent(path, cluster):
+        exec(compile(EXAMPLES[number], str(GUIDE), "exec"), {"__name__": "example"})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("Published(topic='orders', seq=1")
+    assert printed[1].startswith("1 b'471")
+
+
+def test_the_guides_ocf_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "agent.sock")
+    monkeypatch.setenv("OCFCLUSTER_SOCKET", path)
+    monkeypatch.setattr(ocf, "_client", None)
+    cluster = Cluster()
+    cluster.create("orders")
+    with FakeAgent(path, cluster):
+
+        def drive() -> None:
+            while not ocf._descriptors:
+                time.sleep(0.005)
+            oc_ev_publish("orders", b"4713").wait(3)
+            while "4713" not in "".join(seen):
+                seen.append(capsys.readouterr().out)
+                time.sleep(0.005)
+            for ed in list(ocf._descriptors):
+                oc_ev_unsubscribe(ed)
+
+        seen: list[str] = []
+        thread = threading.Thread(target=drive)
+        thread.start()
+        exec(compile(EXAMPLES[2], str(GUIDE), "exec"), {"__name__": "example"})
+        thread.join(3)
+        assert "orders 1 b'4713'" in "".join(seen)
+        assert ocf._client is not None
+        ocf._client.close()
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_an_agent_that_does_not_welcome(tmp_path: Path, answers: bool) -> None:
+    path = str(tmp_path / "agent.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    accepted: list[socket.socket] = []
+
+    def serve() -> None:
+        stream, _ = listener.accept()
+        stream.recv(1000)
+        accepted.append(stream)
+        if answers:
+            stream.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    began = time.monotonic()
+    with pytest.raises(errors.AgentUnreachable):
+        ocfcluster.connect(path, timeout=0.2)
+    assert time.monotonic() - began < 2
+    thread.join(2)
+    accepted[0].close()
+    listener.close()
