@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
+from ocfcluster.client.session import Session as ClientSession
+from ocfcluster.ipc.delivery import Hub
+from ocfcluster.ipc.session import Session as AgentSession
 from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.effects import Deliver, Delivery, Outcome
 from ocfcluster.protocol.flow import Flow
@@ -285,6 +288,37 @@ def _window_without_bound() -> list[Any]:
     return [patch.object(Flow, "window", lambda self, *arguments: 1 << 30)]
 
 
+def _library_sends_once() -> list[Any]:
+    original = ClientSession._publish
+
+    def publish(self: ClientSession, batch: Any) -> None:
+        if not batch.sends:
+            original(self, batch)
+
+    return [patch.object(ClientSession, "_publish", publish)]
+
+
+def _library_told_wrong_numbers() -> list[Any]:
+    original = AgentSession.receipt
+
+    def receipt(
+        self: AgentSession, producer: int, first: int, count: int, error: int, seq: int, ev_id: int
+    ) -> None:
+        original(self, producer, first, count, error, seq + (count > 1), ev_id)
+
+    return [patch.object(AgentSession, "receipt", receipt)]
+
+
+def _subscriber_skipped() -> list[Any]:
+    original = Hub.deliver
+
+    def deliver(self: Hub, topic_id: int, header: bytes, run: bytes, first_seq: int, last_seq: int) -> None:
+        if last_seq % 7:
+            original(self, topic_id, header, run, first_seq, last_seq)
+
+    return [patch.object(Hub, "deliver", deliver)]
+
+
 SAFETY = ("safe delivery", "durable topics")
 ORDER = ("agreement", "creation", "exactly once", "fifo", "seq", "ev_id", "liveness", *SAFETY)
 
@@ -381,5 +415,15 @@ MUTANTS = (
         "window stays closed", "a full subscriber closes it for good", ("liveness",), _window_stays_closed
     ),
     Mutant("window without bound", "an origin sends whatever it has", ("bounds",), _window_without_bound),
+    Mutant(
+        "library sends once", "nothing is sent again after a reconnect", ("liveness", "receipts"), _library_sends_once
+    ),
+    Mutant(
+        "library told wrong numbers",
+        "a receipt's seq is off by one",
+        ("client",),
+        _library_told_wrong_numbers,
+    ),
+    Mutant("subscriber skipped", "an event socket misses a run silently", ("client",), _subscriber_skipped),
     Mutant("own clock in the order", "order_time differs by node", ("agreement",), _own_clock_in_the_order),
 )
