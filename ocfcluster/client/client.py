@@ -102,7 +102,7 @@ class Client:
         timeout: float | None = None,
     ) -> Receipt:
         """``Publisher.publish`` of the client's own publisher."""
-        return self._default.publish(data, topic=topic, re_id=re_id, properties=properties, timeout=timeout)
+        return self._default.put(topic, data, re_id, properties, timeout)
 
     def publish_many(
         self,

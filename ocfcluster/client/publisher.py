@@ -71,6 +71,17 @@ class Publisher:
         ``re_id`` is the ev_id of the event that this one answers, 0 for none. Raises UnknownTopic, TooLarge,
         WouldBlock (nothing was published), WouldDeadlock, NotConnected.
         """
+        return self.put(topic, data, re_id, properties, timeout)
+
+    def put(
+        self,
+        topic: str | None,
+        data: Data,
+        re_id: int,
+        properties: Mapping[str, str] | None,
+        timeout: float | None,
+    ) -> Receipt:
+        """``publish`` without keywords, for the library's own parts: this is the hot path."""
         if type(data) is not bytes:
             data = as_bytes(data)
         connection = self._connection
