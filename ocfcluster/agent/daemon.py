@@ -204,7 +204,7 @@ class Agent:
             if intake.waiting:
                 intake.pump()
             node.end_burst(now)
-            self._carry_out(node.take_effects())
+            self._carry_out(node.take_effects(), now)
             if not intake.waiting or node.room() <= 0:
                 break
         self.hub.flush(now)
@@ -218,14 +218,16 @@ class Agent:
 
     def catch_up(self) -> None:
         """Carry out what the node has decided already, so that its state is the one of what was delivered."""
-        self.node.end_burst(time.monotonic_ns())
-        self._carry_out(self.node.take_effects())
+        now = time.monotonic_ns()
+        self.node.end_burst(now)
+        self._carry_out(self.node.take_effects(), now)
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[Effect], now: int) -> None:
         for effect in effects:
             kind = type(effect)
             if kind is Deliver:
                 self.router.deliver(effect.items)  # type: ignore[union-attr]
+                self.hub.flush(now)  # before what is sent next: somebody here may wait for just this
             elif kind is Multicast:
                 self.counters.buffers_sent += 1
                 self.transport.multicast(effect.buffer, effect.segment)  # type: ignore[union-attr]

@@ -23,10 +23,12 @@ from ocfcluster.protocol.sequencer import OrderClock, Sequencer
 from ocfcluster.protocol.settings import Configuration, Settings
 from ocfcluster.protocol.state import Item, ReplicatedState
 from ocfcluster.protocol.streams import OriginStream, OutgoingStream
-from ocfcluster.protocol.topic_disk import TopicDisk
+from ocfcluster.protocol.topic_disk import NO_LIMIT, TopicDisk
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.datagram import Extent, Heartbeat, MessageFlags, Order, Range
 
+_FULL: Final = int(MessageFlags.FULL)  # as numbers: an enum's operators cost more than the rest of an ACK
+_COPY: Final = int(MessageFlags.COPY)
 _ORDER_ROOM: Final = limits.CLEAR_HEADER_BYTES + wire.ORDER.size + limits.SEAL_BYTES
 _NACK_ROOM: Final = limits.CLEAR_HEADER_BYTES + wire.NACK.size + limits.SEAL_BYTES
 
@@ -70,6 +72,7 @@ class DataPlane:
         self.log = OrderLog(configuration.base)
         self.state = ReplicatedState(configuration)
         self.commit = self.stable = configuration.base + 1
+        self._freed = configuration.base + 1
         self._delivered = configuration.base + 1  # index up to which runs were delivered
 
         payload = configuration.mtu - settings.ip_overhead_bytes
@@ -153,7 +156,7 @@ class DataPlane:
         order = wire.decode_order(datagram)
         if order.epoch != self._epoch or self._is_sequencer:
             return
-        if not order.flags & MessageFlags.COPY:
+        if not order.flags & _COPY:
             if peer.node_id != self.configuration.sequencer:
                 raise MalformedDatagram("ORDER from a member that is not the sequencer")
             self._learn(counter, order.commit, order.stable, order.window)
@@ -224,7 +227,7 @@ class DataPlane:
             self._window = window
 
     def _hear_held(self, node_id: int, held: int, flags: int) -> None:
-        self._sequencer.full_members[node_id] = bool(flags & MessageFlags.FULL)
+        self._sequencer.full_members[node_id] = bool(flags & _FULL)
         self._sequencer.acknowledged(node_id, held, self.log.next_index - 1)
 
     # --- the end of a burst -----------------------------------------------------------------------------------------
@@ -236,6 +239,10 @@ class DataPlane:
             if self._is_sequencer:
                 self._order(now)
             self._hold(now)
+            # Others may wait for the acknowledgement, unless it is this node's own publication that the short cut
+            # delivers: then its publisher and its subscribers wait.
+            if not self._is_sequencer and not (self._short_cut and self._in_flight):
+                self._acknowledge()
             self._deliver(now)
             if not self._can_send():
                 break
@@ -293,17 +300,18 @@ class DataPlane:
         self._outbox.multicast(
             wire.encode_order(
                 Order(
-                    MessageFlags.NONE, self._epoch, self._window, first_index, order_time, self.commit,
+                    0, self._epoch, self._window, first_index, order_time, self.commit,
                     self.stable, [(entry.origin.node_id, entry.count, entry.first_packet) for entry in batch],
                 )
             )
         )  # fmt: skip
 
     def _work_out_window(self, now: int) -> int:
-        backlog = sum(origin.kept_bytes for origin in self.origins.values())
-        responsive = self._responsive(now)
-        lag = self._sequencer.lag(responsive) * self._packet_bytes
-        full = self.full or any(self._sequencer.full_members.values())
+        backlog = sum([origin.kept_bytes for origin in self.origins.values()])
+        lag = self._sequencer.lag(self.origins) * self._packet_bytes
+        if lag > self._flow.least_lag_bytes:  # else it closes nothing, whoever it is
+            lag = self._sequencer.lag(self._responsive(now)) * self._packet_bytes
+        full = self.full or True in self._sequencer.full_members.values()
         return self._flow.window(now, backlog, lag, full)
 
     def _responsive(self, now: int) -> list[int]:
@@ -324,11 +332,10 @@ class DataPlane:
             self._topic_disk.before_uncommitted(self.commit)  # forgets the old ones where nobody else asks
         if self._is_sequencer:
             self._sequencer.acknowledged(self._node_id, self._acknowledgeable(), self.log.next_index - 1)
-            self._sequencer.count()
-            if self._sequencer.commit > self.commit:
+            if self._sequencer.count():
                 self._progress_at = now
                 self._probe_ns = limits.PROBE_NS
-            self.commit = max(self.commit, self._sequencer.commit)
+                self.commit = max(self.commit, self._sequencer.commit)
             self.stable = max(self.stable, self._sequencer.stable)
 
     def _acknowledgeable(self) -> int:
@@ -363,7 +370,10 @@ class DataPlane:
         elif self._agreed:
             self._release(min(self._delivered, self.commit), now)
         # What is stable but not delivered here yet is still needed only as assembled runs, which are kept apart.
-        self.log.free(min(self.stable, self.log.held))
+        free = min(self.stable, self.log.held)
+        if free > self._freed:
+            self._freed = free
+            self.log.free(free)
 
     def _release(self, committed: int, now: int) -> None:
         """Own packets at indexes up to ``committed`` no longer count against the window."""
@@ -383,7 +393,7 @@ class DataPlane:
             self._acknowledged = max(held, self._acknowledged)
             self._must_acknowledge = False
             if self._sequencer_peer is not None:
-                flags = MessageFlags.FULL if self.full else MessageFlags.NONE
+                flags = _FULL if self.full else 0
                 self._outbox.send(
                     self._sequencer_peer.address, wire.encode_ack(flags, self._epoch, self._acknowledged)
                 )
@@ -422,8 +432,8 @@ class DataPlane:
 
     def next_timer(self) -> int:
         due = self._gaps.next_due()
-        probe = self._progress_at + self._probe_ns if self._waits else None
-        return min((at for at in (due, probe) if at is not None), default=2**63)
+        probe = self._progress_at + self._probe_ns if self._waits else NO_LIMIT
+        return probe if due is None or probe < due else due
 
     @property
     def _waits(self) -> bool:

@@ -51,6 +51,11 @@ class Flow:
         self._ceiling = max(self._packet_bytes, min(self._window_bytes, smallest_bytes // 2))
         self._budget = min(self._budget, self._ceiling)
 
+    @property
+    def least_lag_bytes(self) -> int:
+        """Lag up to this closes nothing and keeps nothing closed."""
+        return self._ceiling // 2
+
     def ordered(self, node_id: int, packets: int, now: int) -> None:
         self._ordered += packets
         self._active[node_id] = now

@@ -37,7 +37,7 @@ class GapAsker:
             self._gaps.pop(node_id, None)
 
     def next_due(self) -> int | None:
-        return min((gap.due for gap in self._gaps.values()), default=None)
+        return min([gap.due for gap in self._gaps.values()]) if self._gaps else None
 
     def due(self, now: int, most: int) -> list[tuple[int, int, list[Range]]]:
         """Rounds to ask now: (node_id of the source, how often it was asked without progress, at most ``most``

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ocfcluster import limits
 from ocfcluster.protocol.flow import Flow
 from ocfcluster.protocol.order_log import Entry, OrderLog
@@ -37,7 +39,17 @@ class OrderClock:
 class Sequencer:
     """Gives packets their indexes and counts who holds them."""
 
-    __slots__ = ("_votes", "_held", "_quorum_votes", "flow", "commit", "stable", "_own_id", "full_members")
+    __slots__ = (
+        "_votes",
+        "_held",
+        "_quorum_votes",
+        "flow",
+        "commit",
+        "stable",
+        "_own_id",
+        "full_members",
+        "_changed",
+    )
 
     def __init__(self, configuration: Configuration, own_id: int, flow: Flow) -> None:
         self._votes = {member.node_id: member.votes for member in configuration.members}
@@ -47,6 +59,7 @@ class Sequencer:
         self.flow = flow
         self.commit = configuration.base
         self.stable = configuration.base
+        self._changed = True  # somebody holds more than was counted
         self.full_members: dict[int, bool] = {}
 
     def order(self, origins: dict[int, OriginStream], log: OrderLog, order_time: int) -> list[Entry]:
@@ -66,10 +79,14 @@ class Sequencer:
         if held > highest or held <= self._held.get(node_id, held):
             return False
         self._held[node_id] = held
+        self._changed = True
         return True
 
     def count(self) -> bool:
         """Work out commit and stable; True where commit moved."""
+        if not self._changed:
+            return False
+        self._changed = False
         votes = 0
         commit = self.commit
         for held, node_id in sorted(((held, node) for node, held in self._held.items()), reverse=True):
@@ -82,7 +99,9 @@ class Sequencer:
         self.commit = commit
         return moved
 
-    def lag(self, responsive: list[int]) -> int:
-        """Packets that the slowest of the ``responsive`` members is behind this node."""
-        own = self._held[self._own_id]
-        return max((own - self._held[node_id] for node_id in responsive if node_id in self._held), default=0)
+    def lag(self, members: Iterable[int]) -> int:
+        """Packets that the slowest of ``members`` (node_ids) is behind this node."""
+        own = held = self._held[self._own_id]
+        for node_id in members:
+            held = min(held, self._held[node_id])
+        return own - held
