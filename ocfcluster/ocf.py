@@ -3,7 +3,7 @@
 One client for the whole process, made by the first call that needs it, without resumption: when the agent ends,
 every subscription gets a notice and then an end (ENOTCONN until it is unsubscribed); what is subscribed to after
 that goes to a new connection. Where the drafts return -1 or NULL these functions raise OSError (a ClientError) with
-the errno of the drafts. Every function may be called from any thread.
+the errno of the drafts; where they return 0 so do these. Every function may be called from any thread.
 
 >>> from ocfcluster.ocf import *                                   # doctest: +SKIP
 >>> def on_event(event):
@@ -129,12 +129,13 @@ def oc_ev_subscribe(topic: str, fn: OnEvent | None = None) -> int:
     return ed
 
 
-def oc_ev_unsubscribe(ed: int) -> None:
+def oc_ev_unsubscribe(ed: int) -> int:
     """No event after this returns; allowed in a callback. Events given out stay valid until done. EINVAL."""
     with _lock:
         descriptor = _of(ed)
         del _descriptors[ed]
     descriptor.subscription.close()
+    return 0
 
 
 def oc_ev_get_fd(ed: int) -> int:
@@ -145,18 +146,19 @@ def oc_ev_get_fd(ed: int) -> int:
     return _of(ed).subscription.fileno()
 
 
-def oc_ev_set_on_event(ed: int, fn: OnEvent) -> None:
+def oc_ev_set_on_event(ed: int, fn: OnEvent) -> int:
     """Replace the callback from the next event on. EINVAL, also for a descriptor without one."""
     descriptor = _of(ed)
     if not callable(fn):
         raise InvalidArgument("the callback cannot be called")
     descriptor.client.connection().dispatcher.replace(descriptor.subscription.event_socket, fn)
+    return 0
 
 
 # --- taking events ----------------------------------------------------------------------------------------------
 
 
-def oc_ev_handle_events() -> None:
+def oc_ev_handle_events() -> int:
     """Serve all callbacks in this thread, in the one cluster order, until no callback subscription is left.
 
     ENOENT where there is none to begin with; ENOTCONN where all that are left have ended; EDEADLK in a callback.
@@ -169,14 +171,14 @@ def oc_ev_handle_events() -> None:
         if not callbacks:
             if not served:
                 raise NoSubscription("there is no subscription with a callback")
-            return
+            return 0
         if client is None or len(client.connection().dispatcher) == 0:
             raise NotConnected("every subscription with a callback has ended")
         client.connection().dispatcher.run()
         served = True
 
 
-def oc_ev_handle_event(ed: int) -> None:
+def oc_ev_handle_event(ed: int) -> int:
     """Dispatch what is pending on one callback descriptor; smaller turns of the others go first. Never waits.
 
     EINVAL, also for a descriptor without a callback; ENOTCONN behind the end; EDEADLK in a callback.
@@ -185,6 +187,7 @@ def oc_ev_handle_event(ed: int) -> None:
     if not descriptor.callback:
         raise InvalidArgument(f"event descriptor {ed} has no callback")
     descriptor.client.connection().dispatcher.handle(descriptor.subscription.event_socket)
+    return 0
 
 
 def oc_ev_get_event(ed: int, timeout: int = -1) -> Event | None:
@@ -202,7 +205,7 @@ def oc_ev_get_event(ed: int, timeout: int = -1) -> Event | None:
     return event
 
 
-def oc_ev_event_done(event: Event) -> None:
+def oc_ev_event_done(event: Event) -> int:
     """The program is done with an event that a callback or get_event got. EINVAL if it was done, or is none."""
     if not isinstance(event, Event):
         raise InvalidArgument("that is no event")
@@ -217,6 +220,7 @@ def oc_ev_event_done(event: Event) -> None:
         held.dispatcher.done(held, event)
     else:
         raise InvalidArgument("the event is done already")
+    return 0
 
 
 # --- the node ---------------------------------------------------------------------------------------------------
@@ -274,9 +278,10 @@ def oc_ev_topic_list() -> Sequence[TopicInfo]:
     return _ask(lambda client: client.topics())
 
 
-def oc_ev_topic_remove(topic: str) -> None:
+def oc_ev_topic_remove(topic: str) -> int:
     """Remove a topic; its subscriptions end with a notice. EINVAL, EPERM."""
     _ask(lambda client: client.remove_topic(topic))
+    return 0
 
 
 def _after_fork() -> None:

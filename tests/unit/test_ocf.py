@@ -108,7 +108,7 @@ def test_a5_handle_events_ends_when_no_callback_is_left(agent: FakeAgent) -> Non
         oc_ev_publish("tu"[i % 2], b"")
     oc_ev_publish("t", b"end")
     oc_ev_publish("u", b"end").wait(2)
-    oc_ev_handle_events()
+    assert oc_ev_handle_events() == 0
     assert [ev_id for _, ev_id in seen] == list(range(1, 23))
     event = oc_ev_get_event(pull, 0)
     assert event is not None
