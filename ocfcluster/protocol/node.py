@@ -275,7 +275,7 @@ class Node:
 
     def _install(self, configuration: Configuration, now: int) -> None:
         self.configuration = configuration
-        self._topic_disk = TopicDisk(configuration, self._token)
+        self._topic_disk = TopicDisk(configuration, self._token, _topics_of(self._record)[0])
         self._plane = DataPlane(
             configuration, self.settings, self._outbox, self._peers, self._topic_disk,
             now, now + self._wall_offset,

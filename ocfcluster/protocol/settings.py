@@ -49,11 +49,14 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
     order_time: int  # of entry base + 1
 
 
+TopicRow = tuple[int, str, bool]  # topic_id, name, local
+
+
 class Record(msgspec.Struct, array_like=True, frozen=True):
     """What a node keeps on disk. ``paxos`` has its room here for recovery; nothing writes it yet."""
 
     configuration: Configuration | None
-    topics: list[tuple[int, str, bool]]  # topic_id, name, local
+    topics: list[TopicRow]
     next_topic_id: int
     topics_index: int  # the log index that the topic table reflects
     paxos: bytes = b""

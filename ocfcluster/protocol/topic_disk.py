@@ -7,35 +7,19 @@ is on the disks of a commit quorum.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from ocfcluster import limits
 from ocfcluster.errors import MalformedRun
 from ocfcluster.protocol.effects import Effect, Persist
-from ocfcluster.protocol.settings import Configuration, Limits, Record
+from ocfcluster.protocol.settings import Configuration, Limits, Record, TopicRow
 from ocfcluster.protocol.state import PRE_CREATED, TopicTable
 from ocfcluster.wire import control
 from ocfcluster.wire.run import RunHeader, read_header
 
 NO_LIMIT = 2**63 - 1
-
-
-def encode_record(configuration: Configuration | None, topics: TopicTable, index: int) -> bytes:
-    """The record of a node with this configuration and the topic table as of log position ``index``."""
-    return msgspec.msgpack.encode(
-        Record(
-            configuration,
-            [
-                (topic.topic_id, topic.name, topic.local)
-                for topic in topics.by_id.values()
-                if topic not in PRE_CREATED
-            ],
-            topics.next_id,
-            index,
-        )
-    )
 
 
 class TopicDisk:
@@ -44,6 +28,7 @@ class TopicDisk:
     __slots__ = (
         "_configuration",
         "_table",
+        "_inherited",
         "_changes",
         "_unwritten",
         "_writing",
@@ -52,9 +37,14 @@ class TopicDisk:
         "failures",
     )
 
-    def __init__(self, configuration: Configuration, token: Callable[[], int]) -> None:
+    def __init__(
+        self, configuration: Configuration, token: Callable[[], int], inherited: Iterable[TopicRow] = ()
+    ) -> None:
+        """``inherited``: topics of the history before, which are being created again in this one. Until each is,
+        the disk keeps it: a power cut in between must not lose what has not had its turn."""
         self._configuration = configuration
         self._table = TopicTable()
+        self._inherited = {name: (topic_id, name, local) for topic_id, name, local in inherited}
         self._changes: deque[int] = deque()  # indexes of changes that commit does not cover yet
         self._unwritten: deque[int] = deque()  # indexes of changes that are not on disk
         self._writing: tuple[int, int] | None = None  # (token, index) of the write under way
@@ -71,6 +61,7 @@ class TopicDisk:
             return
         _, _, change = self._table.apply(operand, bounds)
         if change is not None:
+            self._inherited.pop(change.topic.name, None)
             self._changes.append(index)
             self._unwritten.append(index)
 
@@ -92,7 +83,12 @@ class TopicDisk:
             index = self._unwritten[-1]
             token = self._token()
             self._writing = (token, index)
-            effects.append(Persist(token, encode_record(self._configuration, self._table, index)))
+            effects.append(Persist(token, msgspec.msgpack.encode(self._record(index))))
+
+    def _record(self, index: int) -> Record:
+        table = self._table
+        rows = [(one.topic_id, one.name, one.local) for one in table.by_id.values() if one not in PRE_CREATED]
+        return Record(self._configuration, [*rows, *self._inherited.values()], table.next_id, index)
 
     def next_timer(self) -> int:
         return self._retry_at if self._unwritten and self._writing is None else NO_LIMIT

@@ -137,3 +137,20 @@ def test_indexes_of_committed_changes_are_forgotten_on_every_node() -> None:
         world.run(300_000_000)
         for node_id in world.nodes:
             assert len(world.plane(node_id)._topic_disk._changes) <= 1
+
+
+def test_topics_of_the_history_before_stay_on_disk_until_they_are_made_again() -> None:
+    one = Disk()
+    one.disk = TopicDisk(
+        CONFIGURATION, itertools.count(1).__next__, [(16, "old", False), (17, "older", True)]
+    )
+    one.stage(10, control.TopicCreate("older", True))
+    written = one.write()
+    assert written is not None
+    assert [(name, local) for _, name, local in written[1].topics] == [("older", True), ("old", False)]
+    one.disk.written(written[0], True, 0)
+    one.stage(11, control.TopicCreate("old", False))
+    one.stage(12, control.TopicRemove("old"))
+    written = one.write()
+    assert written is not None
+    assert [name for _, name, _ in written[1].topics] == ["older"]
