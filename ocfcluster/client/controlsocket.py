@@ -16,6 +16,7 @@ from ocfcluster.errors import AgentUnreachable
 from ocfcluster.limits import CONTROL_READ_BYTES
 
 _BUFFERS_PER_WRITE: Final = 512  # the kernel takes at most 1024 (IOV_MAX)
+_WRITE_BYTES: Final = 256 * 1024  # more than the socket takes at once; listing more would be for nothing
 _QUEUED: Final = b"\0\0\0\0"
 
 
@@ -44,15 +45,17 @@ class ControlSocket:
         """Write what is outgoing. Whether all of it went."""
         outgoing = session.outgoing
         while outgoing:
-            buffers = []
+            buffers: list[bytes | memoryview] = []
             descriptor = outgoing[0].descriptor
             if descriptor >= 0:
                 buffers.append(outgoing[0].buffer)
             else:
+                size = 0
                 for one in islice(outgoing, _BUFFERS_PER_WRITE):
-                    if one.descriptor >= 0:
+                    if one.descriptor >= 0 or size >= _WRITE_BYTES:
                         break
                     buffers.append(one.buffer)
+                    size += len(one.buffer)
             try:
                 sent = self._send(buffers, descriptor)
             except BlockingIOError:
@@ -63,10 +66,10 @@ class ControlSocket:
             while outgoing and sent >= len(outgoing[0].buffer):
                 sent -= len(outgoing.popleft().buffer)
             if sent:
-                outgoing[0] = Outgoing(outgoing[0].buffer[sent:], -1)
+                outgoing[0] = Outgoing(memoryview(outgoing[0].buffer)[sent:], -1)
         return True
 
-    def _send(self, buffers: list[bytes], descriptor: int) -> int:
+    def _send(self, buffers: list[bytes | memoryview], descriptor: int) -> int:
         if descriptor >= 0:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
             return self._socket.sendmsg(buffers, rights, socket.MSG_DONTWAIT)

@@ -126,7 +126,7 @@ class SubscriptionState:
 class Outgoing(NamedTuple):
     """Bytes to write, and the descriptor to send with the first of them (-1: none)."""
 
-    buffer: bytes
+    buffer: bytes | memoryview
     descriptor: int
 
 
