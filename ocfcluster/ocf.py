@@ -146,12 +146,28 @@ def oc_ev_get_fd(ed: int) -> int:
     return _of(ed).subscription.fileno()
 
 
-def oc_ev_set_on_event(ed: int, fn: OnEvent) -> int:
-    """Replace the callback from the next event on. EINVAL, also for a descriptor without one."""
+def oc_ev_set_on_event(ed: int, fn: OnEvent | None) -> int:
+    """Replace the callback from the next event on; None turns to ``oc_ev_get_event``, and a function back again.
+
+    EINVAL, also for a descriptor that was subscribed to without a callback: it has no place in the callbacks' order.
+    """
     descriptor = _of(ed)
-    if not callable(fn):
+    event_socket = descriptor.subscription.event_socket
+    if fn is not None and not callable(fn):
         raise InvalidArgument("the callback cannot be called")
-    descriptor.client.connection().dispatcher.replace(descriptor.subscription.event_socket, fn)
+    if not event_socket.state.callback:
+        raise InvalidArgument(f"event descriptor {ed} was subscribed to without a callback")
+    connection = descriptor.client.connection()
+    if fn is not None and descriptor.callback:
+        connection.dispatcher.replace(event_socket, fn)
+        return 0
+    descriptor.callback = fn is not None
+    descriptor.subscription.set_callback(fn is not None)
+    if fn is None:
+        connection.dispatcher.remove(event_socket)
+    else:
+        connection.dispatcher.add(event_socket, fn, manual=True)
+    connection.out_of_line(event_socket, fn is None)  # who pulls holds up no callback
     return 0
 
 

@@ -281,9 +281,9 @@ class AsyncSubscription:
         return self._socket
 
     @property
-    def starts(self) -> dict[str, int]:
-        """The seq of the first event that this subscription gets (or got), by topic."""
-        return {name: start.next_seq for name, start in self.started().state.starts.items()}
+    def starts(self) -> list[frames.Start]:
+        """Where it started in each topic: ``topic``, ``next_seq`` (of the first event that comes), ``local``."""
+        return list(self.started().state.starts.values())
 
     def fileno(self) -> int:
         """The descriptor: readable exactly while something waits to be taken."""
@@ -451,6 +451,18 @@ class AsyncClient:
         if not 1 <= len(names) <= TOPICS_PER_SUBSCRIPTION:
             raise InvalidArgument(f"a subscription has 1 to {TOPICS_PER_SUBSCRIPTION} topics")
         return AsyncSubscription(self, [check_topic(name) for name in names], on_event)
+
+    @property
+    def node_id(self) -> int:
+        """The node of this client's agent."""
+        welcome = self.connection().session.welcome
+        return 0 if welcome is None else welcome.node_id
+
+    @property
+    def event_bytes(self) -> int:
+        """The largest event that the cluster takes."""
+        welcome = self.connection().session.welcome
+        return 0 if welcome is None else welcome.event_bytes
 
     # --- topics and the agent -----------------------------------------------------------------------------------
 

@@ -221,6 +221,18 @@ class Client:
         """What the agent said about itself when it welcomed this client last."""
         return self.connection().session.welcome
 
+    @property
+    def node_id(self) -> int:
+        """The node of this client's agent."""
+        welcome = self.agent
+        return 0 if welcome is None else welcome.node_id
+
+    @property
+    def event_bytes(self) -> int:
+        """The largest event that the cluster takes."""
+        welcome = self.agent
+        return 0 if welcome is None else welcome.event_bytes
+
     # --- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -275,9 +287,9 @@ class Subscription:
         self._polls: list[select.poll] = []
 
     @property
-    def starts(self) -> dict[str, int]:
-        """The seq of the first event that this subscription gets (or got), by topic."""
-        return {name: start.next_seq for name, start in self._socket.state.starts.items()}
+    def starts(self) -> list[frames.Start]:
+        """Where it started in each topic: ``topic``, ``next_seq`` (of the first event that comes), ``local``."""
+        return list(self._socket.state.starts.values())
 
     @property
     def topics(self) -> list[str]:
@@ -306,6 +318,10 @@ class Subscription:
         if run is None:
             run = self._wait(self._socket.take_run, timeout)
         return run
+
+    def set_callback(self, callback: bool) -> None:
+        """Whether events come by callback, for the library's own parts."""
+        self._callback = callback
 
     def _check_pull(self) -> None:
         if self._callback:

@@ -306,6 +306,17 @@ def test_a14_set_on_event_and_node_id(agent: FakeAgent) -> None:
     oc_ev_publish("t", b"").wait(2)
     oc_ev_handle_event(ed)
     assert seen == ["first", "second"]
+    oc_ev_set_on_event(ed, None)
+    oc_ev_publish("t", b"pulled").wait(2)
+    refused(errno.EINVAL, oc_ev_handle_event, ed)
+    event = oc_ev_get_event(ed, 1000)
+    assert event is not None
+    oc_ev_event_done(event)
+    oc_ev_set_on_event(ed, make("third"))
+    refused(errno.EEXIST, oc_ev_get_event, ed, 0)
+    oc_ev_publish("t", b"").wait(2)
+    oc_ev_handle_event(ed)
+    assert seen[2:] == ["third"]
     assert oc_ev_is_my_nodeid(ed, 1)
     assert not oc_ev_is_my_nodeid(ed, 2)
     refused(errno.EINVAL, oc_ev_set_on_event, oc_ev_subscribe("t"), print)
