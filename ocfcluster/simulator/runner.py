@@ -102,7 +102,8 @@ class Simulation:
 
     @property
     def fault_counts(self) -> Counter[str]:
-        return self._faults + self.world.network.faults + self.world.checker.faults
+        overruns = Counter(overrun=sum(host.overruns for host in self.world.hosts.values()))
+        return self._faults + self.world.network.faults + self.world.checker.faults + overruns
 
     @property
     def progress_promised(self) -> bool:

@@ -416,7 +416,10 @@ MUTANTS = (
     ),
     Mutant("window without bound", "an origin sends whatever it has", ("bounds",), _window_without_bound),
     Mutant(
-        "library sends once", "nothing is sent again after a reconnect", ("liveness", "receipts"), _library_sends_once
+        "library sends once",
+        "nothing is sent again after a reconnect",
+        ("liveness", "receipts"),
+        _library_sends_once,
     ),
     Mutant(
         "library told wrong numbers",
