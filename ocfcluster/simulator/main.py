@@ -180,3 +180,4 @@ def _report(console: Console, result: Result, nodes: int | None, traced: bool) -
         f"  plan: {result.plan}\n"
         f"  replay: {replay_command(result.seed, nodes)}\n"
     )
+    out.flush()  # a long series may be stopped before its end
