@@ -36,6 +36,9 @@ RUN_COUNT: Final = 32 * KIB  # events in one run; bounds the table of lengths a 
 EVENT_BYTES_DEFAULT: Final = MIB
 EVENT_BYTES_CEILING: Final = 64 * MIB  # what configuration may raise the largest event to
 CONTROL_FRAME_BYTES: Final = 256 * KIB  # a request other than a publication; stops claims of gigabytes
+# Ballast of a message that lends a large run: a dozen of them fill the socket, so that what a subscriber has not taken
+# pins about 12 MiB of memory and not hundreds.
+SHARED_BALLAST_BYTES: Final = 16 * KIB
 EVENT_SOCKET_SEND_BYTES: Final = 212_992  # Linux' default wmem_max: more is not granted, less blocks writers
 
 # --- what one client may hold in an agent ---------------------------------------------------------------------

@@ -32,6 +32,7 @@ from ocfcluster.limits import (
     RECORD_HEADER_BYTES,
     RECORDS_PER_FRAME,
     RUN_BYTES,
+    SHARED_BALLAST_BYTES,
     SUBSCRIPTION_QUEUE_BYTES,
     SUBSCRIPTION_QUEUE_HARD_BYTES,
     SUBSCRIPTION_QUEUES_BYTES,
@@ -48,6 +49,7 @@ from ocfcluster.wire.frames import (
 
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _DESCRIPTOR: Final = struct.Struct("=i")
+_BALLAST: Final = bytes(FRAME_BYTES - FRAME_HEADER_BYTES - RECORD_HEADER_BYTES)
 _FLUSH_EVERY_BYTES: Final = 1 << 20  # a burst that delivers more is written in between
 _NO_LIMIT: Final = 1 << 63
 
@@ -296,12 +298,13 @@ class Hub:
     def _share(self, item: Item) -> None:
         """Put a large run into a memfd; where there is none to be had, its subscribers miss it."""
         fields = RECORD_HEADER.unpack(item.header)
-        item.header = RECORD_HEADER.pack(RECORD_HEADER_BYTES, RecordKind.SHARED, *fields[2:])
+        ballast = min(max(SHARED_BALLAST_BYTES, item.size // 64), len(_BALLAST))
+        item.header = RECORD_HEADER.pack(RECORD_HEADER_BYTES + ballast, RecordKind.SHARED, *fields[2:])
         try:
             item.shared = sealed_copy(item.body)
         except OSError:
             item.shared = -1
-        item.body = b""  # the memfd has it
+        item.body = _BALLAST[:ballast]  # the memfd has the run
 
     # --- what goes --------------------------------------------------------------------------------------------
 
@@ -396,7 +399,7 @@ class Hub:
                     break
                 if item.size > room:
                     if not records:  # too large for any message: alone, by descriptor
-                        parts.append(item.header)
+                        parts += (item.header, item.body)
                         records = 1
                         ancillary.append(
                             (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(item.shared))

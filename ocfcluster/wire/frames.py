@@ -5,7 +5,8 @@ packed records; every other body is one msgspec structure below as a MessagePack
 new ones go to the end, with defaults.
 
 Event socket: every message is EVENT_HEADER and records; a record is RECORD_HEADER and a run or a notice. A run too
-large for a message is a record of kind SHARED without bytes, with a sealed memfd beside it that holds the run.
+large for a message is alone in it, as a record of kind SHARED with a sealed memfd beside it that holds the run. The
+record's own bytes are ballast, to be skipped: they make the message weigh on the socket's bound for what it pins.
 """
 
 from __future__ import annotations

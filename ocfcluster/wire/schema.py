@@ -299,7 +299,6 @@ RECORD: Final = Struct(
     "ev_id" / Int64ul,
     "order_time" / Int64ul,
     *_octets("body", this.length - RECORD_HEADER_BYTES),
-    Check((this.kind != int(RecordKind.SHARED)) | (this.length == RECORD_HEADER_BYTES)),
 )
 
 EVENT_FRAME: Final = Format(
