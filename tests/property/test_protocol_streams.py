@@ -63,14 +63,18 @@ class Stream(RuleBasedStateMachine):
         elif new:
             assert taken
 
+    @rule(count=st.integers(1, 9))
+    def go_on(self, count: int) -> None:
+        self.add(self.contiguous() + 1, count, 0)
+
     @rule(ahead=st.integers(0, 20))
     def claim(self, ahead: int) -> None:
         self.claimed = self.contiguous() + ahead
         self.stream.highest = max(self.stream.highest, self.claimed)
 
-    @rule(share=st.floats(0, 1))
-    def take(self, share: float) -> None:
-        count = int((self.contiguous() - self.taken) * share)
+    @rule(count=st.integers(0, 4) | st.just(MOST))
+    def take(self, count: int) -> None:
+        count = min(count, self.contiguous() - self.taken)
         got = [number for one in self.stream.take(count) for number in packets(one)]
         assert got == list(range(self.taken + 1, self.taken + count + 1))
         self.taken += count

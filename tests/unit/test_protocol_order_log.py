@@ -38,6 +38,15 @@ def test_a_run_is_held_at_the_index_of_its_last_byte() -> None:
     assert not log.advance()
 
 
+def test_a_run_that_ends_with_its_packet_is_held_there() -> None:
+    log, a = OrderLog(0), origin()
+    run = publication(16, 1, 1, [b"x" * (2 * SIZE - limits.RUN_HEADER_BYTES)])
+    a.add(packets(run * 2))
+    log.add([entry(2, 4, a, 1)])
+    log.advance()
+    assert [held.index for held in log.runs] == [3, 5]
+
+
 def test_holding_stops_at_a_missing_packet_and_goes_on_when_it_comes() -> None:
     log, a = OrderLog(10), origin()
     run = publication(16, 1, 1, [b"x" * 100])

@@ -42,6 +42,8 @@ def test_packets_in_order_are_taken_in_order_and_once() -> None:
     assert origin.contiguous == origin.highest == 4
     assert numbers(list(origin.take(2))) == [1, 2]
     assert numbers(list(origin.take(2))) == [3, 4]
+    origin.add(extent(5, 5))
+    assert [numbers(list(origin.take(count))) for count in (1, 1, 2, 1)] == [[5], [6], [7, 8], [9]]
 
 
 def test_a_packet_behind_a_hole_waits_and_the_hole_is_missing() -> None:
@@ -76,7 +78,7 @@ def test_only_the_new_part_of_an_overlap_is_kept() -> None:
 
 def test_extents_that_overlap_behind_a_hole_close_it_once() -> None:
     origin = stream()
-    for one in (extent(3, 3), extent(4, 5), extent(3, 1), extent(9, 1)):
+    for one in (extent(3, 3), extent(4, 5), extent(6, 1), extent(3, 1), extent(9, 1)):
         origin.add(one)
     assert origin.add(extent(1, 2))
     assert (origin.contiguous, origin.ahead_bytes) == (9, 0)
