@@ -101,6 +101,8 @@ class Agent:
         self.failure: BaseException | None = None  # a mistake in the agent itself, which has ended it
         self._topics_asked = False
         self._watched: list[int] = []
+        self._served: Subscription | None = None  # the one whose socket has got room, while it is written to
+        self._watch_served = False
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -293,8 +295,8 @@ class Agent:
 
     # --- the node ---------------------------------------------------------------------------------------------
 
-    def control(self, operand: control.Operand) -> int:
-        return self.node.control(operand)
+    def control(self, operand: control.Operand, behind: bool) -> int:
+        return self.node.control(operand, behind)
 
     def cluster_id(self) -> str:
         configuration = self.node.configuration
@@ -478,15 +480,29 @@ class Agent:
         event_socket = subscription.socket
         if not isinstance(event_socket, socket.socket) or event_socket.fileno() < 0:
             return
-        if watch:
+        if subscription is self._served:
+            self._watch_served = watch  # a slow subscriber fills up again at once: see then
+        elif watch:
             self._running_loop().add_writer(event_socket.fileno(), self._on_event_room, subscription)
         else:
             self._running_loop().remove_writer(event_socket.fileno())
 
     def _on_event_room(self, subscription: Subscription) -> None:
         now = time.monotonic_ns()
-        self.hub.writable(subscription, now)
-        self.settle(now)
+        hub = self.hub
+        was_full = bool(hub.full)
+        self._served = subscription
+        self._watch_served = True
+        hub.writable(subscription, now)
+        self._end_serving()
+        if was_full or hub.full or self.router.touched:
+            self.settle(now)
+
+    def _end_serving(self) -> None:
+        """Stop watching the socket that was written to if it took all."""
+        subscription, self._served = self._served, None
+        if subscription is not None and not self._watch_served:
+            self.watch_writable(subscription, False)
 
     def full_changed(self, full: bool) -> None:
         self.node.set_full(full)
@@ -498,6 +514,8 @@ class Agent:
             self.touch(client)
 
     def subscription_broken(self, subscription: Subscription) -> None:
+        if subscription is self._served:
+            self._end_serving()
         subscription.socket.close()
 
     def end_subscription(self, subscription: Subscription) -> None:

@@ -115,9 +115,10 @@ class Requests:
 
     # --- the order --------------------------------------------------------------------------------------------
 
-    def command(self, operand: control.Operand, then: OnOutcome) -> None:
-        """Put ``operand`` into the order; ``then`` is called at its place there."""
-        self._pending[self._agent.control(operand)] = then
+    def command(self, operand: control.Operand, then: OnOutcome, behind: bool = False) -> None:
+        """Put ``operand`` into the order, ``behind`` what waits to be published here; ``then`` is called at its
+        place there."""
+        self._pending[self._agent.control(operand, behind)] = then
 
     def outcome(self, outcome: Outcome) -> None:
         """The outcome of a command of this agent."""
@@ -459,7 +460,7 @@ class Requests:
             else:
                 self._answer(client, request.request_id, Answer.DONE)
 
-        self.command(control.Barrier(), then)
+        self.command(control.Barrier(), then, behind=True)
 
 
 def _reason(code: int) -> str:

@@ -169,15 +169,21 @@ class Node:
             raise RuntimeError("publish() before the node is active: ask room() first")
         self._plane.publish(run)
 
-    def control(self, operand: control.Operand) -> int:
-        """An ordered command; its Outcome carries the returned token as ``first_number``."""
+    def control(self, operand: control.Operand, behind: bool = False) -> int:
+        """An ordered command; its Outcome carries the returned token as ``first_number``.
+
+        Commands pass publications that wait here, and a closed window. Those that would take away what such
+        publications need come behind them, and so does any with ``behind``.
+        """
         token = self._next_control_token
         self._next_control_token += 1
         run = control.control_run(operand, token)
-        if self._plane is not None:
-            self._plane.control(run)
-        else:
+        if self._plane is None:
             self._waiting_controls.append(run)
+        elif behind or isinstance(operand, control.Close | control.TopicRemove):
+            self._plane.publish(run)
+        else:
+            self._plane.control(run)
         return token
 
     def room(self) -> int:

@@ -30,7 +30,7 @@ from ocfcluster.protocol.settings import Settings
 from ocfcluster.simulator.disk import Disk, DiskProfile
 from ocfcluster.simulator.subscriber import Subscriber, SubscriberProfile
 from ocfcluster.simulator.trace import Violation
-from ocfcluster.wire.control import Operand
+from ocfcluster.wire.control import Close, Operand, TopicRemove
 
 if TYPE_CHECKING:
     from ocfcluster.simulator.world import World
@@ -262,7 +262,11 @@ class Host:
     def _take_from_programs(self) -> bool:
         if self.node.room() <= 0:
             return False
-        if self._operands and (not self._intake or self._random.random() < 0.5):
+        # As in the agent: a command that takes something away does not pass what its program published before.
+        if self._operands and (
+            not self._intake
+            or (not isinstance(self._operands[0][0], Close | TopicRemove) and self._random.random() < 0.5)
+        ):
             operand, answer = self._operands.popleft()
             token = self.node.control(operand)
             self._answers[token] = answer

@@ -88,7 +88,7 @@ class FakeNode:
         assert self.state is State.ACTIVE
         self._apply(run)
 
-    def control(self, operand: control.Operand) -> int:
+    def control(self, operand: control.Operand, behind: bool = False) -> int:
         self._token += 1
         run = control.control_run(operand, self._token)
         if self.state is State.ACTIVE:

@@ -234,3 +234,27 @@ def test_no_bytes_make_a_node_raise_and_nothing_changes() -> None:
     traffic(world, [1, 2, 3], 10)
     world.agree()
     assert len(world.nodes[1]._peers._peers) <= 2 * limits.NODES
+
+
+def test_a_command_that_takes_something_away_comes_behind_what_was_published_before_it() -> None:
+    world = World(3).form()
+    topic_id, producer = world.topic(), world.producer(2)
+    world.nodes[3].set_full(True)
+    world.settle(3)
+    world.run(300_000_000)
+    assert world.plane(2).window == 0
+    world.nodes[2].publish(publication(topic_id, producer, 1, [b"x"]))
+    world.nodes[2].control(control.Close(producer))
+    world.nodes[2].control(control.TopicRemove("t"))
+    barriers = [world.nodes[2].control(control.Barrier(), behind) for behind in (True, False)]
+    world.settle(2)
+    world.run(300_000_000)
+    tokens = [one.first_number for one in world.outcomes[2]]
+    assert barriers[1] in tokens  # it passes a closed window
+    assert barriers[0] not in tokens
+    world.nodes[3].set_full(False)
+    world.settle(3)
+    world.until(lambda: barriers[0] in [one.first_number for one in world.outcomes[2]])
+    assert [one.error for one in world.outcomes[2]] == [0] * len(world.outcomes[2])
+    assert world.count(1) == 1
+    world.agree()
