@@ -83,7 +83,7 @@ class EventSocket:
         self._on_socket = False  # whether the current frame is still at the head of the socket
         self._at = 0  # index of the current run in the frame
         self._run: Run | None = None
-        self._events: Iterator[Event] = iter(())
+        self._events: Iterator[Event] | None = None  # of the current run, once somebody asks for them one by one
         self._left = 0  # events of the current run not taken yet
         self._ended: ClientError | None = None
         self._waiters = 0
@@ -104,12 +104,12 @@ class EventSocket:
             left = self._left
             if left > 1:
                 self._left = left - 1
-                return next(self._events)
+                return next(self._events or self._make_events())
             if not left:
                 if not self._load():
                     return None
                 left = self._left
-            event = next(self._events)
+            event = next(self._events or self._make_events())
             self._left = left - 1
             if left == 1:
                 self._finish_run()
@@ -144,7 +144,7 @@ class EventSocket:
     def begin(self) -> tuple[Iterator[Event], int]:
         """For dispatching: the current run's events, how many are left. ``advance`` says how many were taken."""
         with self.lock:
-            return self._events, self._left
+            return self._events or self._make_events(), self._left
 
     def advance(self, taken: int) -> None:
         with self.lock:
@@ -175,9 +175,14 @@ class EventSocket:
         if self._rung and not self._memory and self._ended is None:
             self._hush()
 
+    def _make_events(self) -> Iterator[Event]:
+        run = self._run
+        events = self._events = iter(()) if run is None else run.events()
+        return events
+
     def _enter(self, run: Run) -> None:
         self._run = run
-        self._events = run.events()
+        self._events = None
         self._left = 1 if run.notice is not None else len(run)
 
     def _load(self) -> bool:

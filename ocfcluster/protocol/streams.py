@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from ocfcluster.errors import MalformedRun
 from ocfcluster.wire.datagram import Extent
 from ocfcluster.wire.run import Buffer, check_run
 
+_LENGTH: Final = struct.Struct("<I")  # what every run begins with
 _TRIM: Final = 256  # extents freed before the list's head is cut off: keeps freeing amortised constant
 
 
@@ -22,7 +24,7 @@ class Assembler:
     __slots__ = ("_parts", "_gathered", "_needed", "_limit", "broken")
 
     def __init__(self, run_limit_bytes: int) -> None:
-        self._parts: list[bytes] = []  # of one unfinished run
+        self._parts: list[Buffer] = []  # of one unfinished run, as views: a run is copied once, when it is whole
         self._gathered = 0
         self._needed = 0  # bytes of the unfinished run; 0 while its length field is not there yet
         self._limit = run_limit_bytes
@@ -40,19 +42,17 @@ class Assembler:
         size = len(data)
         offset = 0
         if self._parts:
-            self._parts.append(data)
-            self._gathered += size
-            if not self._needed and self._gathered >= 4:
-                self._parts = [b"".join(self._parts)]
-                self._needed = self._length_at(self._parts[0], 0)
+            if not self._needed and self._gathered + size >= 4:
+                self._needed = self._length_at(b"".join((*self._parts, data[:4])), 0)
                 if self.broken:
                     return runs
-            if not self._needed or self._gathered < self._needed:
+            offset = self._needed - self._gathered
+            if not self._needed or offset > size:
+                self._parts.append(data)
+                self._gathered += size
                 return runs
-            whole = b"".join(self._parts)
-            over = self._gathered - self._needed
-            offset = size - over
-            run = whole[: self._needed] if over else whole
+            self._parts.append(memoryview(data)[:offset])
+            run = b"".join(self._parts)
             self._parts = []
             self._gathered = self._needed = 0
             if not self._accept(runs, offset, run):
@@ -69,13 +69,13 @@ class Assembler:
             if not self._accept(runs, offset, run):
                 return runs
         if offset < size:
-            self._parts = [data[offset:]]
+            self._parts = [memoryview(data)[offset:]]
             self._gathered = size - offset
             self._needed = self._length_at(data, offset) if self._gathered >= 4 else 0
         return runs
 
     def _length_at(self, data: bytes, offset: int) -> int:
-        length = int.from_bytes(data[offset : offset + 4], "little")
+        length: int = _LENGTH.unpack_from(data, offset)[0]
         if not limits.RUN_HEADER_BYTES <= length <= self._limit:
             self.broken = f"a run says it has {length} bytes"
         return length
