@@ -125,11 +125,11 @@ def test_a_subscription_starts_where_deliveries_of_its_own_burst_end(agent: Benc
     node = agent.node
     order = node.control
 
-    def control_with_company(operand: control.Operand) -> int:
+    def control_with_company(operand: control.Operand, behind: bool = False) -> int:
         if not isinstance(operand, control.Barrier):
-            return order(operand)
+            return order(operand, behind)
         order(control.TopicCreate("u", False))  # created elsewhere
-        token = order(operand)
+        token = order(operand, behind)
         node.publish(build_run(RunKind.PUBLICATION, topic_id, producer, 1, [EVENT]))
         return token
 
