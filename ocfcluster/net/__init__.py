@@ -1,0 +1,1 @@
+"""Transports: UDP multicast, UDP unicast fan-out and in-memory, behind ``net.transport.Transport``."""
