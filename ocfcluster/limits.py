@@ -69,7 +69,7 @@ PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each pr
 PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
 HISTORIES_REMEMBERED: Final = 64  # cluster_ids that a configuration says it supersedes
-NODES: Final = 256
+NODES: Final = 64  # whom a node hears fits one heartbeat of 1500 bytes
 
 # --- datagrams ------------------------------------------------------------------------------------------------
 PROTOCOL_VERSION: Final = 1

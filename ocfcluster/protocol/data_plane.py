@@ -208,8 +208,10 @@ class DataPlane:
         )
         if origin.has_gap:
             self._touched[origin.node_id] = origin
-        if self._granted.get(peer.node_id) != beat.granted:
-            self._granted[peer.node_id] = beat.granted
+        # No agent starts with less, so less is no reason to throttle everybody.
+        granted = max(beat.granted, limits.RECEIVE_BUFFER_FLOOR_BYTES)
+        if self._granted.get(peer.node_id) != granted:
+            self._granted[peer.node_id] = granted
             self._flow.set_receive_buffer(min(self._granted.values()))
         if self._is_sequencer:
             self._hear_held(peer.node_id, beat.held, beat.flags)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ocfcluster import limits
-from ocfcluster.errors import MalformedDatagram, StateDirectoryError
+from ocfcluster.errors import ConfigurationError, MalformedDatagram, StateDirectoryError
 from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.effects import (
     Address,
@@ -36,7 +36,8 @@ class Node:
     """One node of a cluster, without sockets or clocks. All times are in nanoseconds."""
 
     def __init__(self, settings: Settings, now: int, wall_ns: int) -> None:
-        """Start to form a cluster. Raises StateDirectoryError where ``settings.record`` is not a record."""
+        """Start to form a cluster. Raises StateDirectoryError where ``settings.record`` is not a record, and
+        ConfigurationError for a node table that cannot be."""
         self.settings = settings
         self.state = State.FORMING
         self.configuration: Configuration | None = None
@@ -62,7 +63,13 @@ class Node:
             "datagrams": 0, "malformed": 0, "foreign": 0, "wrong_version": 0, "replayed": 0, "strangers": 0,
         }  # fmt: skip
         if settings.table and settings.node_id not in settings.table:
-            raise StateDirectoryError(f"node {settings.node_id} is not in the node table")
+            raise ConfigurationError(f"cluster.nodes: node {settings.node_id} is not in it")
+        most = 1 + (self._payload_bytes(settings.mtu) - wire.HEARTBEAT.size) // wire.HEARD.size
+        if len(settings.table) > most:
+            raise ConfigurationError(
+                f"cluster.nodes: {len(settings.table)} nodes do not fit a heartbeat where the mtu is {settings.mtu}; "
+                f"at most {most} do"
+            )
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -351,6 +358,10 @@ class Node:
         self.state = state
         self._outbox.effects.append(StateChange(state, reason))
 
+    def _payload_bytes(self, mtu: int) -> int:
+        """Room for a message in a datagram on links of ``mtu``."""
+        return mtu - self.settings.ip_overhead_bytes - limits.SEAL_BYTES - BODY
+
     # --- heartbeats -------------------------------------------------------------------------------------------------
 
     def _on_heartbeat(self, peer: Peer, beat: Heartbeat, counter: int, source: Address, now: int) -> None:
@@ -375,7 +386,7 @@ class Node:
         heard = [(peer.node_id, peer.incarnation) for peer in self._peers.heard(now)]
         settings, plane, configuration = self.settings, self._plane, self.configuration
         mtu = settings.mtu if configuration is None else configuration.mtu
-        payload = mtu - settings.ip_overhead_bytes - limits.SEAL_BYTES - BODY
+        payload = self._payload_bytes(mtu)
         flags = MessageFlags.NONE
         if plane is None:
             flags |= MessageFlags.FORMING

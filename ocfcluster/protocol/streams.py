@@ -24,7 +24,9 @@ class Assembler:
     __slots__ = ("_parts", "_gathered", "_needed", "_limit", "broken")
 
     def __init__(self, run_limit_bytes: int) -> None:
-        self._parts: list[Buffer] = []  # of one unfinished run, as views: a run is copied once, when it is whole
+        self._parts: list[
+            Buffer
+        ] = []  # of one unfinished run, as views: a run is copied once, when it is whole
         self._gathered = 0
         self._needed = 0  # bytes of the unfinished run; 0 while its length field is not there yet
         self._limit = run_limit_bytes

@@ -7,12 +7,21 @@ import random
 import pytest
 
 from ocfcluster import limits
-from ocfcluster.errors import InvalidArgument
+from ocfcluster.errors import ConfigurationError, InvalidArgument
+from ocfcluster.protocol import Node
 from ocfcluster.protocol.effects import Multicast, State
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.datagram import Extent, MessageType
-from tests.unit.protocol_world import SECOND_NS, WALL_NS, World, datagram, publication, traffic
+from tests.unit.protocol_world import (
+    SECOND_NS,
+    WALL_NS,
+    World,
+    datagram,
+    publication,
+    settings_of,
+    traffic,
+)
 
 
 def counted(world: World, node_id: int, buffer: bytes) -> dict[str, int]:
@@ -258,3 +267,12 @@ def test_a_command_that_takes_something_away_comes_behind_what_was_published_bef
     assert [one.error for one in world.outcomes[2]] == [0] * len(world.outcomes[2])
     assert world.count(1) == 1
     world.agree()
+
+
+def test_a_node_table_whose_nodes_do_not_fit_a_heartbeat_is_refused_at_the_start() -> None:
+    table = {node_id: 1 for node_id in range(1, 65)}
+    Node(settings_of(1, table), 0, WALL_NS)
+    with pytest.raises(ConfigurationError, match="at most 21 do"):
+        Node(settings_of(1, table, mtu=576), 0, WALL_NS)
+    with pytest.raises(ConfigurationError, match="node 70 is not in it"):
+        Node(settings_of(70, table), 0, WALL_NS)

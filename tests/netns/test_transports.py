@@ -1,0 +1,71 @@
+"""One order over each transport: IPv6 multicast, unicast of both families; also with five nodes and agreed delivery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from tests.netns.cluster import Cluster
+from tests.netns.hosts import Hosts
+from tests.netns.test_order import SIZE, TOPICS, start, summary
+from tests.netns.traces import check
+
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+
+EVENTS = 20_000  # of each publisher
+PORT = 5405
+
+
+@dataclass(frozen=True)
+class Way:
+    """A transport, and what else is unlike the default."""
+
+    name: str
+    family: Literal[4, 6] = 4
+    unicast: bool = False
+    nodes: int = 3
+    loss_percent: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def network(self, hosts: Hosts) -> dict[str, Any]:
+        if not self.unicast:
+            return {"group": "ff15::77" if self.family == 6 else "239.192.77.1"}
+        addresses = [hosts.address(i, self.family) for i in hosts.numbers]
+        peers = [f"[{one}]:{PORT}" if self.family == 6 else f"{one}:{PORT}" for one in addresses]
+        return {"transport": "unicast", "peers": peers, "port": PORT}
+
+
+WAYS = [
+    Way("multicast-6", family=6),
+    Way("unicast-4", unicast=True),
+    Way("unicast-6", family=6, unicast=True),
+    Way("no-offload", options={"network": {"segmentation": False}}),
+    Way("five-nodes", nodes=5),
+    Way("five-nodes-agreed", nodes=5, options={"delivery": "agreed"}),
+    Way("jumbo", options={"network": {"mtu": 9000}}),
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_every_transport_carries_one_order(way: Way, tmp_path: Path) -> None:
+    mtu = way.options.get("network", {}).get("mtu", 1500)
+    with Hosts(way.nodes, mtu=mtu) as hosts:
+        options = dict(way.options)
+        network = way.network(hosts) | options.pop("network", {})
+        with Cluster(hosts, topics=TOPICS, network=network, **options) as cluster:
+            hosts.set_loss(way.loss_percent)
+            nodes = list(hosts.numbers)
+            traces = {i: tmp_path / f"{i}.trace" for i in nodes}
+            total = EVENTS * len(nodes)
+            subscribers = {i: start(cluster, i, "subscribe", count=total, trace=traces[i]) for i in nodes}
+            for subscriber in subscribers.values():
+                assert subscriber.stdout is not None
+                assert subscriber.stdout.readline() == "ready\n"
+            work = [start(cluster, i, "publish", count=EVENTS, publisher=i, size=SIZE) for i in nodes]
+            assert [summary(process)["published"] for process in work] == [EVENTS] * len(nodes)
+            for process in subscribers.values():
+                assert summary(process)["notices"] == []
+            check(traces, TOPICS, SIZE, EVENTS)
