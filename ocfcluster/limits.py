@@ -26,7 +26,9 @@ RESERVED_ALIAS_PREFIX: Final = "__OC_EV_"  # the names that draft 0.3 had for th
 GROUP_PREFIX: Final = "group:"
 
 # --- frames between an agent and its programs -----------------------------------------------------------------
-FRAME_BYTES: Final = 64 * KIB  # one message on an event socket: measured best between 32 and 128 KiB
+# One message on an event socket: 5 events of 16 KiB, 2 of 32, 1 of 64, with room for headers and properties. Linux
+# keeps up to 83.6 KiB in small allocations (4 pages and 17 fragments); what is larger needs many pages in a row.
+FRAME_BYTES: Final = 82 * KIB
 FRAME_HEADER_BYTES: Final = 24
 RECORD_HEADER_BYTES: Final = 56
 RUN_HEADER_BYTES: Final = 64
@@ -55,7 +57,9 @@ QUEUED_ITEM_OVERHEAD_BYTES: Final = (
 )
 RECORDS_PER_FRAME: Final = 500  # two buffers each in one sendmsg, and Linux takes 1024
 INTAKE_BYTES: Final = 64 * MIB  # publications of all clients that wait for room; beyond: one read of each
-STATUS_ENTRIES: Final = 256  # clients, and subscriptions, that a status document lists: the longest queues first
+STATUS_ENTRIES: Final = (
+    256  # clients, and subscriptions, that a status document lists: the longest queues first
+)
 CONTROL_OUTPUT_BYTES: Final = 8 * MIB  # answers and receipts a client has not read; beyond: disconnected
 CONTROL_READ_BYTES: Final = 256 * KIB  # a client reads from its agent at once: thousands of receipts
 SLOW_SUBSCRIBER_TIMEOUT_NS: Final = 5 * SECOND_NS  # a full subscription closes the window this long ...
@@ -68,7 +72,7 @@ PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each pr
 # Runs ordered since a producer was last met, after which its node may reuse its place for a new one.
 PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
-HISTORIES_REMEMBERED: Final = 64  # cluster_ids that a configuration says it supersedes
+HISTORIES_REMEMBERED: Final = 8  # cluster_ids that a configuration says it supersedes
 NODES: Final = 64  # whom a node hears fits one heartbeat of 1500 bytes
 
 # --- datagrams ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from ocfcluster.ipc.delivery import Line
 from ocfcluster.ipc.peer import Peer
 from ocfcluster.ipc.session import Incoming, Session, Stage
 
-READ_BYTES: Final = 256 * 1024
+READ_BYTES: Final = 512 * 1024  # more than Linux' default socket buffers hold: one read empties them
 _DESCRIPTORS: Final = 64  # in one read; the kernel never gives those of two sends at once
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_DESCRIPTORS * 4)
 _READ_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
