@@ -14,13 +14,13 @@ from ocfcluster.ipc.slow import SlowBudget
 from ocfcluster.limits import (
     FRAME_BYTES,
     FRAME_HEADER_BYTES,
-    RECORDS_PER_FRAME,
     RECORD_HEADER_BYTES,
+    RECORDS_PER_FRAME,
     RUN_BYTES,
     SECOND_NS,
-    SUBSCRIPTION_QUEUES_BYTES,
     SUBSCRIPTION_QUEUE_BYTES,
     SUBSCRIPTION_QUEUE_HARD_BYTES,
+    SUBSCRIPTION_QUEUES_BYTES,
 )
 from ocfcluster.wire.frames import (
     EVENT_HEADER,
