@@ -308,6 +308,8 @@ class Agent:
 
     def _state_changed(self, change: StateChange) -> None:
         log.info("state", state=change.state.value, reason=change.reason)
+        if change.state is State.ACTIVE:
+            self.requests.formed()
         if change.state is State.ACTIVE and not self._topics_asked:
             self._topics_asked = True
             for topic in self.config.topics:

@@ -62,12 +62,13 @@ OnOutcome = Callable[[Outcome], None]
 class Requests:
     """Answers requests; ``outcome`` is told what became of the commands it put into the order."""
 
-    __slots__ = ("deferred", "_agent", "_pending", "_handlers")
+    __slots__ = ("deferred", "_agent", "_early", "_pending", "_handlers")
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         # What looks at the node's counters waits until all is handed out that the node has delivered.
         self.deferred: list[Callable[[], None]] = []
+        self._early: list[Client] = []  # welcomed before there was a history to name
         self._pending: dict[int, OnOutcome] = {}  # token of a command → what to do at its place in the order
         self._handlers: dict[int, Callable[[Client, Incoming, Body | None], None]] = {
             Request.HELLO: self.on_hello,
@@ -160,8 +161,20 @@ class Requests:
             return
         client.name = hello.name[:CLIENT_NAME_BYTES]
         client.library = hello.library[:CLIENT_NAME_BYTES]
+        self._welcome(client, request.request_id)
+
+    def formed(self) -> None:
+        """The cluster is formed: who was welcomed before that learns its history."""
+        early, self._early = self._early, []
+        for client in early:
+            self._welcome(client, 0)
+
+    def _welcome(self, client: Client, request_id: int) -> None:
         agent = self._agent
         configuration = agent.node.configuration
+        if configuration is None:
+            self._early = [one for one in self._early if not one.gone]
+            self._early.append(client)
         welcome = Welcome(
             version=LOCAL_PROTOCOL_VERSION,
             library=__version__,
@@ -173,7 +186,7 @@ class Requests:
             event_bytes=agent.event_bytes(),
             delivery=agent.config.cluster.delivery if configuration is None else configuration.delivery,
         )
-        self._answer(client, request.request_id, Answer.WELCOME, welcome)
+        self._answer(client, request_id, Answer.WELCOME, welcome)
 
     def on_goodbye(self, client: Client, _request: Incoming, _: Body | None) -> None:
         for producer in sorted(client.producers):
@@ -254,6 +267,12 @@ class Requests:
             return
 
         def subscribe(last_try: bool) -> bool:
+            cluster_id = self._agent.cluster_id()
+            if body.positions and body.cluster_id and body.cluster_id != cluster_id:
+                event_socket.close()
+                lost = Subscribed(cluster_id, [], history_lost=True)
+                self._answer(client, request.request_id, Answer.SUBSCRIBED, lost)
+                return True
             topics = [self._topic(name) for name in body.topics]
             missing = [name for name, topic in zip(body.topics, topics, strict=True) if topic is None]
             if missing and not last_try:
@@ -270,16 +289,6 @@ class Requests:
             if code:
                 event_socket.close()
                 self._refuse(client, request.request_id, code, text)
-                return True
-            cluster_id = self._agent.cluster_id()
-            if body.positions and body.cluster_id and body.cluster_id != cluster_id:
-                event_socket.close()
-                self._answer(
-                    client,
-                    request.request_id,
-                    Answer.SUBSCRIBED,
-                    Subscribed(cluster_id, [], history_lost=True),
-                )
                 return True
             self._agent.hub.add(
                 client.line,

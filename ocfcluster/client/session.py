@@ -155,7 +155,7 @@ class Session:
     __slots__ = (
         "stage", "welcome", "cluster_id", "full", "outgoing", "resume", "producers", "subscriptions", "topics",
         "shutdown_reason", "receipts_taken", "_library", "_name", "_buffer", "_effects", "_queue", "_in_flight",
-        "_lent", "_next_request", "_next_subscription", "_clock_ns", "_said", "_resumes_first",
+        "_lent", "_next_request", "_next_subscription", "_clock_ns", "_said", "_resumes_first", "_history_unknown",
     )  # fmt: skip
 
     def __init__(self, *, library: str, name: str, resume: bool, clock_ns: Callable[[], int]) -> None:
@@ -185,6 +185,7 @@ class Session:
         self._clock_ns = clock_ns
         self._said = ""  # by the agent, before it hung up
         self._resumes_first = False  # on a new connection, until all subscriptions are asked for again
+        self._history_unknown = False  # the agent has no history yet: what belongs to the last one waits
 
     # --- the connection's life ----------------------------------------------------------------------------------
 
@@ -287,7 +288,7 @@ class Session:
             pending.sends += 1
             self._put(frames.control_frame(pending.kind, request_id, pending.body), descriptor)
         # Publications wait until every subscription is asked for again: a client must not miss its own events.
-        if self._resumes_first and not any(map(_is_resume, queue)):
+        if self._resumes_first and not self._history_unknown and not any(map(_is_resume, queue)):
             self._resumes_first = False
             self._resend()
 
@@ -496,6 +497,7 @@ class Session:
                 f"the agent speaks version {welcome.version}, this library {LOCAL_PROTOCOL_VERSION}"
             )
         before = self.welcome
+        told_again = self.stage is Stage.READY  # the agent has found its history meanwhile
         self.welcome = welcome
         self.stage = Stage.READY
         if welcome.cluster_id and welcome.cluster_id != self.cluster_id:
@@ -508,9 +510,15 @@ class Session:
                     producer.abandon(
                         OutcomeUnknown("the agent that had the local publications was restarted")
                     )
-        for state in self.subscriptions.values():
-            self._resubscribe(state)
+        if told_again and not self._history_unknown:
+            return
+        # Producers and positions mean something in their own history only: another client may have the same numbers
+        # in the next one. While the agent does not know its history, they wait for it to be told.
+        self._history_unknown = bool(self.cluster_id) and not welcome.cluster_id
         self._resumes_first = True
+        if not self._history_unknown:
+            for state in self.subscriptions.values():
+                self._resubscribe(state)
         self._send_queue()
 
     def _resend(self) -> None:

@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 from ocfcluster import limits
 from ocfcluster.protocol.peers import Peer
 from ocfcluster.protocol.settings import Configuration, Member, Settings
-from ocfcluster.wire.datagram import VERSION, Heartbeat, MessageFlags
+from ocfcluster.wire.datagram import VERSION, Heartbeat, MessageFlags, encode_install
 
 
 def table_hash(settings: Settings) -> int:
@@ -28,6 +28,19 @@ def table_hash(settings: Settings) -> int:
 def history_numbers(cluster_id: str) -> tuple[int, int]:
     """A cluster_id as the two numbers that heartbeats carry; (0, 0) for none."""
     return (int(cluster_id[:16], 16), int(cluster_id[16:], 16)) if cluster_id else (0, 0)
+
+
+def most_bytes(settings: Settings) -> int:
+    """The most that an INSTALL body of this node table takes: it has to fit one datagram."""
+    most, numbers = 2**64 - 1, 2**32 - 1
+    table = settings.table or {settings.node_id: 1}
+    largest = Configuration(
+        cluster_id="f" * 32, supersedes=["f" * 32] * limits.HISTORIES_REMEMBERED, epoch=numbers, base=most,
+        table=table, members=[Member(numbers, node, most, most, votes) for node, votes in table.items()],
+        sequencer=numbers, tie_breaker=numbers, delivery="agreed", last_man_standing=False, version=VERSION,
+        mtu=settings.mtu, limits=settings.limits, m_sequence=numbers, epochs=[(numbers, most)], order_time=most,
+    )  # fmt: skip
+    return len(encode_install(numbers, largest))
 
 
 class Formation:

@@ -19,7 +19,7 @@ from ocfcluster.protocol.effects import (
     StateChange,
     Topic,
 )
-from ocfcluster.protocol.formation import Formation, history_numbers
+from ocfcluster.protocol.formation import Formation, history_numbers, most_bytes
 from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.peers import Peer, PeerTable
 from ocfcluster.protocol.settings import Configuration, Record, Settings
@@ -64,11 +64,12 @@ class Node:
         }  # fmt: skip
         if settings.table and settings.node_id not in settings.table:
             raise ConfigurationError(f"cluster.nodes: node {settings.node_id} is not in it")
-        most = 1 + (self._payload_bytes(settings.mtu) - wire.HEARTBEAT.size) // wire.HEARD.size
-        if len(settings.table) > most:
+        # What a node hears fits one heartbeat then, too: that takes less of each node.
+        most, room = most_bytes(settings), self._payload_bytes(settings.mtu)
+        if most > room:
             raise ConfigurationError(
-                f"cluster.nodes: {len(settings.table)} nodes do not fit a heartbeat where the mtu is {settings.mtu}; "
-                f"at most {most} do"
+                f"cluster.nodes: with {len(settings.table)} nodes the configuration takes {most} bytes, and a datagram "
+                f"where the mtu is {settings.mtu} has room for {room}: use fewer nodes or a network with a larger mtu"
             )
 
     # --- inputs -----------------------------------------------------------------------------------------------------

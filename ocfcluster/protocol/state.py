@@ -130,9 +130,10 @@ class ReplicatedState:
             self._control(run, node_id, own, items)
             return
         producer = self.producers.get(producer_id)
-        if producer is None or first_number > producer.next_number:
+        if producer is None or producer.node_id != node_id or first_number > producer.next_number:
             if own:
-                code = errno.EBADF if producer is None else errno.EILSEQ
+                jump = producer is not None and producer.node_id == node_id
+                code = errno.EILSEQ if jump else errno.EBADF
                 items.append(Outcome(kind, producer_id, first_number, count, code, 0, 0, 0))
             return
         producer.last_position = self.position
@@ -182,7 +183,9 @@ class ReplicatedState:
             if isinstance(operand, control.Open):
                 error, value = self._open(node_id)
             elif isinstance(operand, control.Close):
-                error = self._close(operand.producer)
+                producer = self.producers.get(operand.producer)
+                known = producer is not None and producer.node_id == node_id
+                error = self._close(operand.producer) if known else errno.EBADF
             elif isinstance(operand, control.Barrier):
                 error = 0
             else:

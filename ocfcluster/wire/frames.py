@@ -55,7 +55,7 @@ class Request(IntEnum):
 
 
 class Answer(IntEnum):
-    WELCOME = 64
+    WELCOME = 64  # also with request id 0, once a cluster that was not formed at HELLO is
     DONE = 65  # no body
     ERROR = 66
     PRODUCER = 67

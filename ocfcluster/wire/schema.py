@@ -400,7 +400,7 @@ HEARTBEAT: Final = _message(
     "stable" / Int64ul,
     "auditor_index" / Int64ul,
     "auditor_chain" / Int64ul,
-    "reserved" / Int64ul,
+    "store_id" / Int64ul,
     "heard" / Array(this.count, Struct("node_id" / Int32ul, "reserved" / Int32ul, "incarnation" / Int64ul)),
     "padding" / GreedyBytes,
     Check((len_(this.padding) == 0) | ((this.flags & int(MessageFlags.PADDED)) != 0)),

@@ -248,7 +248,8 @@ class RawClient:
         self.socket.setblocking(False)
         self.step = step
         self.receipts: list[tuple[int, int, int, int, int, int]] = []
-        self.told: list[Body | None] = []  # what came without a request
+        self.told: list[Body | None] = []  # what came without a request ...
+        self.welcomed_again: list[Body | None] = []  # ... but for the news that the cluster is formed
         self.eof = False
         self._buffer = b""
         self._request_id = 0
@@ -305,6 +306,8 @@ class RawClient:
             decoded = read_body(kind, body) if body else None
             if request_id:
                 found.append((kind, request_id, decoded))
+            elif kind == Answer.WELCOME:
+                self.welcomed_again.append(decoded)
             else:
                 self.told.append(decoded)
         return found

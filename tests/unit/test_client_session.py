@@ -8,6 +8,7 @@ import select
 import pytest
 
 from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.client.producer import Batch
 from ocfcluster.client.session import Session, Stage, SubscriptionState
 from ocfcluster.errors import InvalidArgument, MalformedFrame, NotConnected, UnknownTopic
 from ocfcluster.limits import LENT_SOCKETS_UNANSWERED, REQUESTS_UNANSWERED
@@ -22,6 +23,7 @@ from ocfcluster.wire.frames import (
     control_frame,
 )
 from ocfcluster.wire.run import build_run
+from tests.unit.test_client_producer import Nobody
 
 WELCOME = frames.Welcome(1, "x", "c", "h", 1, 7, 3, 1 << 20, "safe")
 
@@ -205,3 +207,27 @@ def test_frames_of_another_connection_do_not_count(event_socket: EventSocket) ->
     event_socket._writer.send(message(record(build_run(1, 16, 9, 1, [b"late"]), 1), connection=2))
     assert event_socket.take_event() is None
     assert not select.select([event_socket], [], [], 0)[0]
+
+
+def test_what_belongs_to_a_history_waits_until_the_agent_knows_its_own() -> None:
+    made = ready()
+    producer = made.add_producer(False)
+    made.open(producer)
+    made.receive(control_frame(Answer.PRODUCER, sent(made)[-1], frames.Producer(7)))
+    assert producer.id == 7
+    batch = Batch(Nobody(), "t", 16, 0, b"", [b"x"], 65)
+    producer.queue(batch, 0)
+    made.publish(producer, batch)
+    forming = frames.Welcome(1, "x", "c", "", 1, 8, 4, 1 << 20, "safe")
+    for cluster_id, again in (("h", True), ("another", False)):
+        made.lost("restart")
+        made.connected()
+        made.outgoing.clear()
+        made.receive(control_frame(Answer.WELCOME, 0, forming))
+        assert made.stage is Stage.READY
+        assert not made.outgoing  # the same number may be another client's producer in a new history
+        told = frames.Welcome(1, "x", "c", cluster_id, 1, 8, 4, 1 << 20, "safe")
+        made.receive(control_frame(Answer.WELCOME, 0, told))
+        published = [one for one in made.outgoing if one.buffer == batch.run]
+        assert bool(published) is again
+        assert batch.done is not again

@@ -172,8 +172,6 @@ def test_what_is_no_record_is_refused() -> None:
     for record in (b"\xc1", b"x", b"\x91" * 2000):
         with pytest.raises(StateDirectoryError):
             Node(settings_of(1, {1: 1}, record=record), START_NS, WALL_NS)
-    with pytest.raises(StateDirectoryError):
-        Node(settings_of(3, {1: 1, 2: 1}), START_NS, WALL_NS)
 
 
 @pytest.mark.parametrize("mtu", [0, 1, limits.MTU_MINIMUM - 1])

@@ -269,10 +269,11 @@ def test_a_command_that_takes_something_away_comes_behind_what_was_published_bef
     world.agree()
 
 
-def test_a_node_table_whose_nodes_do_not_fit_a_heartbeat_is_refused_at_the_start() -> None:
-    table = {node_id: 1 for node_id in range(1, 65)}
+def test_a_node_table_that_does_not_fit_a_datagram_is_refused_at_the_start() -> None:
+    table = dict.fromkeys(range(1, 25), 1)
     Node(settings_of(1, table), 0, WALL_NS)
-    with pytest.raises(ConfigurationError, match="at most 21 do"):
+    with pytest.raises(ConfigurationError, match="use fewer nodes or a network with a larger mtu"):
         Node(settings_of(1, table, mtu=576), 0, WALL_NS)
+    Node(settings_of(1, dict.fromkeys(range(1, 65), 1), mtu=9000), 0, WALL_NS)
     with pytest.raises(ConfigurationError, match="node 70 is not in it"):
         Node(settings_of(70, table), 0, WALL_NS)

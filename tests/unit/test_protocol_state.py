@@ -256,3 +256,11 @@ def test_producers_long_not_met_make_room_for_new_ones(monkeypatch: pytest.Monke
     assert set(one.state.producers) == {busy, new, elsewhere}
     assert refusal(one.run(publication(topic_id, idle, 1, [b"x"]))) == errno.EBADF
     assert one.control(control.Open()) == (errno.ENOMEM, 0)
+
+
+def test_a_producer_is_of_the_node_that_opened_it() -> None:
+    one = Applied()
+    topic_id, producer = one.topic(), one.producer()
+    assert refusal(one.run(publication(topic_id, producer, 1, [b"x"]), node_id=2)) == errno.EBADF
+    assert refusal(one.run(control.control_run(control.Close(producer), 9), node_id=2)) == errno.EBADF
+    assert isinstance(one.run(publication(topic_id, producer, 1, [b"x"]))[0], Delivery)
