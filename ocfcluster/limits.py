@@ -67,6 +67,7 @@ SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval
 
 # --- replicated state (all part of the configuration in force) ------------------------------------------------
 TOPICS: Final = 16_384
+COMMANDS_WAITING: Final = 4096  # not sent yet; clients that come back and ask again and again do not pile up
 PRODUCERS_PER_NODE: Final = 1024
 PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each producer (exactly once)
 # Runs ordered since a producer was last met, after which its node may reuse its place for a new one.

@@ -135,6 +135,10 @@ class DataPlane:
     def control(self, run: bytes) -> None:
         self._outgoing.push_control(run)
 
+    @property
+    def controls_waiting(self) -> int:
+        return self._outgoing.controls_waiting
+
     def room(self) -> int:
         """Bytes that publishers may add: a window's worth waits at most, but always one largest run."""
         return max(limits.WINDOW_BYTES, self._run_limit_bytes) - self._outgoing.pending_bytes

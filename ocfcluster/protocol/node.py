@@ -3,6 +3,7 @@ contract with its caller."""
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import msgspec
@@ -12,8 +13,10 @@ from ocfcluster.errors import ConfigurationError, MalformedDatagram, StateDirect
 from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.effects import (
     Address,
+    Deliver,
     Effect,
     Fault,
+    Outcome,
     Persist,
     State,
     StateChange,
@@ -27,6 +30,7 @@ from ocfcluster.protocol.state import TopicTable, reserved
 from ocfcluster.protocol.topic_disk import TopicDisk
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
+from ocfcluster.wire.control import Operand
 from ocfcluster.wire.datagram import BODY, Heartbeat, MessageFlags, MessageType
 
 _NO_TOPICS = TopicTable()
@@ -177,12 +181,23 @@ class Node:
             raise RuntimeError("publish() before the node is active: ask room() first")
         self._plane.publish(run)
 
-    def control(self, operand: control.Operand, behind: bool = False) -> int:
+    def control(self, operand: Operand, behind: bool = False) -> int:
         """An ordered command; its Outcome carries the returned token as ``first_number``.
 
         Commands pass publications that wait here, and a closed window. Those that would take away what such
-        publications need come behind them, and so does any with ``behind``.
+        publications need come behind them, and so does any with ``behind``. Where COMMANDS_WAITING wait already,
+        the Outcome is ENOMEM.
         """
+        waiting = len(self._waiting_controls) if self._plane is None else self._plane.controls_waiting
+        if waiting < limits.COMMANDS_WAITING:
+            return self._command(operand, behind)
+        token = self._next_control_token
+        self._next_control_token += 1
+        refused = Outcome(control.kind_of(operand), 0, token, 1, errno.ENOMEM, 0, 0, 0)
+        self._outbox.effects.append(Deliver([refused]))
+        return token
+
+    def _command(self, operand: Operand, behind: bool) -> int:
         token = self._next_control_token
         self._next_control_token += 1
         run = control.control_run(operand, token)
@@ -306,7 +321,7 @@ class Node:
         self._waiting_controls = []
         for _, name, local in _topics_of(self._record)[0]:
             if not reserved(name):
-                self.control(control.TopicCreate(name, local))
+                self._command(control.TopicCreate(name, local), behind=False)
 
     def _on_install(self, datagram: bytes) -> None:
         epoch, encoded = wire.decode_install(datagram)

@@ -291,6 +291,10 @@ class OutgoingStream:
         self.pending_bytes += len(run)
 
     @property
+    def controls_waiting(self) -> int:
+        return len(self._control)
+
+    @property
     def must_send(self) -> bool:
         """Whether something waits that passes a closed window: the rest of a begun run, or a control run."""
         return bool(self._rest or self._control)

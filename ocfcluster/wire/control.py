@@ -59,6 +59,10 @@ _KIND_OF: Final = {
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
+def kind_of(operand: Operand) -> RunKind:
+    return _KIND_OF[type(operand)]
+
+
 def control_run(operand: Operand, token: int, time_ns: int = 0) -> bytes:
     """The run that carries ``operand`` into the order. Raises InvalidArgument for what no node would take."""
     try:
@@ -68,7 +72,7 @@ def control_run(operand: Operand, token: int, time_ns: int = 0) -> bytes:
     fault = _fault(operand)
     if fault:
         raise InvalidArgument(fault)
-    return build_run(_KIND_OF[type(operand)], 0, 0, token, [encoded], time_ns=time_ns)
+    return build_run(kind_of(operand), 0, 0, token, [encoded], time_ns=time_ns)
 
 
 def read_operand(run: bytes, header: RunHeader) -> Operand:

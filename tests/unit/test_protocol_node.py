@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ocfcluster import limits
 from ocfcluster.errors import ConfigurationError, InvalidArgument
 from ocfcluster.protocol import Node
-from ocfcluster.protocol.effects import Multicast, State
+from ocfcluster.protocol.effects import Deliver, Multicast, Outcome, State
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.datagram import Extent, MessageType
@@ -277,3 +278,13 @@ def test_a_node_table_that_does_not_fit_a_datagram_is_refused_at_the_start() -> 
     Node(settings_of(1, dict.fromkeys(range(1, 65), 1), mtu=9000), 0, WALL_NS)
     with pytest.raises(ConfigurationError, match="node 70 is not in it"):
         Node(settings_of(70, table), 0, WALL_NS)
+
+
+def test_commands_that_nobody_can_order_do_not_pile_up() -> None:
+    node = Node(settings_of(1, {1: 1, 2: 1}), 0, WALL_NS)  # forms for ever
+    tokens = [node.control(control.Barrier()) for _ in range(limits.COMMANDS_WAITING + 2)]
+    node.end_burst(0)
+    [delivered] = [effect for effect in node.take_effects() if isinstance(effect, Deliver)][:1]
+    [outcome] = delivered.items
+    assert isinstance(outcome, Outcome)
+    assert (outcome.first_number, outcome.error) == (tokens[-2], errno.ENOMEM)
