@@ -17,12 +17,12 @@ TOPICS: Final = (TOPIC, f"{TOPIC}.warm")
 LATENCY_BYTES: Final = 64
 TIMEOUT_S: Final = 120.0
 SUBSCRIBING: Final = {
-    "runs": "whole runs, opened on access: `runs()`",
-    "data": "the bytes of each event: `for data in run`",
-    "events": "an Event each: `for event in subscription`",
-    "ocf": "OCF: callback and `oc_ev_event_done` each",
+    "runs": "runs(), opened on access",
+    "data": "runs(), each event's bytes",
+    "events": "iteration of Event",
+    "ocf": "callback, oc_ev_event_done",
 }
-PUBLISHING: Final = {"many": "`publish_many`", "one": "`publish` each"}
+PUBLISHING: Final = {"many": "publish_many", "one": "publish"}
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
