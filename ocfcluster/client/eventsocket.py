@@ -83,7 +83,7 @@ class EventSocket:
         self._on_socket = False  # whether the current frame is still at the head of the socket
         self._at = 0  # index of the current run in the frame
         self._run: Run | None = None
-        self._events: Iterator[Event] | None = None  # of the current run, once somebody asks for them one by one
+        self._events: Iterator[Event] | None = None  # of the current run, once they are asked for one by one
         self._left = 0  # events of the current run not taken yet
         self._ended: ClientError | None = None
         self._waiters = 0

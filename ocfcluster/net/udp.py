@@ -23,7 +23,8 @@ _PMTUDISC_PROBE: Final = 3
 
 # Python gives a bytes object of this size to the kernel and shrinks it to what came; no UDP payload is larger.
 _RECEIVE_BYTES: Final = 65_536
-_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)  # as an enum each test would cost as much as a small read
+# A number: as an enum each test would cost as much as a small read.
+_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 _NOT_SEGMENTED: Final = (errno.EMSGSIZE, errno.EINVAL, errno.EIO)
 
