@@ -126,6 +126,7 @@ WINDOW_BYTES: Final = 8 * MIB  # never above, per origin, not yet committed
 FLOW_FLOOR_BYTES: Final = 512 * KIB  # losses that are not overload must not throttle further than this
 FLOW_ADAPT_NS: Final = 50 * MILLISECOND_NS  # between two changes of the budget
 FLOW_ACTIVE_NS: Final = 200 * MILLISECOND_NS  # an origin that was ordered within it gets a share
+ACKNOWLEDGE_BYTES: Final = 128 * KIB  # held and not acknowledged, where nobody waits for it
 ANNOUNCE_BYTES: Final = 256 * KIB  # ordered since commit was last told: then it is told without a passenger
 RESPONSIVE_NS: Final = 300 * MILLISECOND_NS  # a member heard within it is waited for when it lags
 CONTROL_RESERVE_BYTES: Final = (

@@ -68,6 +68,8 @@ class DataPlane:
                 member.node_id, member.incarnation, self._run_limit_bytes, own
             )
         self._me = self.origins[settings.node_id]
+        for node_id in (settings.node_id, configuration.sequencer):
+            self.origins[node_id].urgent = True
         self._node_id = settings.node_id
         self.log = OrderLog(configuration.base)
         self.state = ReplicatedState(configuration)
@@ -222,8 +224,8 @@ class DataPlane:
         elif peer.node_id == self.configuration.sequencer:
             self._learn(counter, beat.commit, beat.stable, beat.window)
             self.log.claimed(beat.last_index)
-            if beat.commit < self._acknowledged:
-                self._must_acknowledge = True  # the ACK may have been lost
+            if beat.commit < self._acknowledgeable():
+                self._must_acknowledge = True  # the ACK was lost, or waited for company
 
     def _learn(self, counter: int, commit: int, stable: int, window: int) -> None:
         self.commit = max(self.commit, commit)
@@ -396,6 +398,8 @@ class DataPlane:
     def _acknowledge(self) -> None:
         held = self._acknowledgeable()
         if held > self._acknowledged or self._must_acknowledge:
+            if not self._must_acknowledge and self._can_wait(held):
+                return
             self._acknowledged = max(held, self._acknowledged)
             self._must_acknowledge = False
             if self._sequencer_peer is not None:
@@ -403,6 +407,16 @@ class DataPlane:
                 self._outbox.send(
                     self._sequencer_peer.address, wire.encode_ack(flags, self._epoch, self._acknowledged)
                 )
+
+    def _can_wait(self, held: int) -> bool:
+        """Whether nobody waits for this acknowledgement: where every member has the short cut, the sequencer and the
+        origin of what was ordered commit it between them, and others may let theirs ride on a later one, on the
+        next heartbeat at the latest."""
+        return (
+            self._uses_short_cuts
+            and self.log.urgent <= self._acknowledged
+            and (held - self._acknowledged) * self._packet_bytes < limits.ACKNOWLEDGE_BYTES
+        )
 
     def _announce(self, now: int) -> None:
         """Tell commit, stable and window at once where somebody waits for them; else they ride on what follows."""

@@ -51,6 +51,7 @@ class OrderLog:
         "runs",
         "topic_runs",
         "own",
+        "urgent",
         "refused",
         "_entries",
         "_firsts",
@@ -67,6 +68,7 @@ class OrderLog:
         self.runs: deque[HeldRun] = deque()  # held, not delivered yet, in order
         self.topic_runs: list[HeldRun] = []  # topic commands among them, for whoever takes them
         self.own: deque[tuple[int, int]] = deque()  # (last index, last packet) of this node's own entries
+        self.urgent = base + 1  # the last index of an origin whose packets are to be acknowledged at once
         self.refused = 0  # entries that no honest sequencer makes
         self._entries: list[Entry] = []
         self._firsts: list[int] = []
@@ -132,6 +134,8 @@ class OrderLog:
                 entry.origin.logged = last_packet
                 if last_packet > entry.origin.highest:
                     entry.origin.highest = last_packet
+                if entry.origin.urgent:
+                    self.urgent = entry.last_index
                 if entry.origin.own:
                     self.own.append((entry.last_index, last_packet))
             elif entry.last_index >= self.next_index:

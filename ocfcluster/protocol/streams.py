@@ -103,6 +103,7 @@ class OriginStream:
         "node_id",
         "incarnation",
         "own",
+        "urgent",
         "ordered",
         "logged",
         "contiguous",
@@ -123,6 +124,7 @@ class OriginStream:
         self.node_id = node_id
         self.incarnation = incarnation
         self.own = own  # this node's own stream
+        self.urgent = False  # somebody waits for this node's acknowledgement of its packets
         self.ordered = 0  # the last packet that this node, as the sequencer, has ordered
         self.logged = 0  # the last packet that has an entry in the order log
         self.contiguous = 0

@@ -125,7 +125,9 @@ def _hosts(random: Random, node_ids: list[int], delivery: str, kill: bool) -> li
         seed=0,
         table=dict(zip(node_ids, votes, strict=True)),
         delivery=delivery,
-        mtu=random.choice((limits.MTU_MINIMUM, 1280, 1500, 1500, 1500, limits.MTU_MAXIMUM)),
+        mtu=random.choice(
+            (limits.MTU_MINIMUM if len(votes) < 4 else 1280, 1280, 1500, 1500, 1500, limits.MTU_MAXIMUM)
+        ),
         receive_buffer_bytes=random.choice((limits.RECEIVE_BUFFER_BYTES, limits.RECEIVE_BUFFER_FLOOR_BYTES)),
         limits=Limits(event_bytes=event),
         window_bytes=window,

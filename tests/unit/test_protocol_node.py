@@ -265,6 +265,7 @@ def test_a_command_that_takes_something_away_comes_behind_what_was_published_bef
     world.nodes[3].set_full(False)
     world.settle(3)
     world.until(lambda: barriers[0] in [one.first_number for one in world.outcomes[2]])
+    world.run(300_000_000)
     assert [one.error for one in world.outcomes[2]] == [0] * len(world.outcomes[2])
     assert world.count(1) == 1
     world.agree()

@@ -276,3 +276,36 @@ def test_outcomes_are_given_where_they_stand_in_the_order() -> None:
     world.until(lambda: len(items) == 4)
     assert [type(item) for item in items] == [Delivery, Outcome] * 2
     assert [item.seq for item in items] == [1, 1, 2, 2]
+
+
+def test_only_those_acknowledge_at_once_whom_somebody_waits_for() -> None:
+    world = World(3).form()
+    topic_id, of_member, of_sequencer = world.topic(), world.producer(2), world.producer(1)
+    world.run(300 * MS)
+    acknowledgements: list[int] = []
+    send = world._send
+
+    def watched(source: int, target: int, buffer: bytes, segment: int) -> None:
+        if buffer[BODY] == MessageType.ACK:
+            acknowledgements.append(source)
+        send(source, target, buffer, segment)
+
+    world._send = watched  # type: ignore[method-assign]
+    world.publish(2, publication(topic_id, of_member, 1, [b"x"]))
+    world.run(5 * MS)
+    assert acknowledgements == [2]  # node 3's may wait: the sequencer and the origin are a commit quorum
+    assert [world.count(node_id) for node_id in world.nodes] == [1, 1, 1]
+    acknowledgements.clear()
+    world.publish(1, publication(topic_id, of_sequencer, 1, [b"x"]))
+    world.run(5 * MS)
+    assert sorted(acknowledgements) == [2, 3]
+    acknowledgements.clear()
+    world.publish(2, publication(topic_id, of_member, 2, [bytes(1000)] * 60))
+    world.publish(2, publication(topic_id, of_member, 62, [bytes(1000)] * 60))
+    world.publish(2, publication(topic_id, of_member, 122, [bytes(1000)] * 60))
+    world.run(20 * MS)
+    assert 3 in acknowledgements
+    world.run(300 * MS)
+    assert len({world.plane(node_id).stable for node_id in world.nodes}) == 1
+    assert world.plane(1).stable == world.plane(1).log.held  # heartbeats bring the rest
+    world.agree()
