@@ -205,7 +205,8 @@ class Agent:
         while True:
             if intake.waiting:
                 intake.pump()
-            node.end_burst(now)
+            for _ in node.end_burst_in_steps(now):
+                self._carry_out(node.take_effects(), now)
             self._carry_out(node.take_effects(), now)
             if not intake.waiting or node.room() <= 0:
                 break

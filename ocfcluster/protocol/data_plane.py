@@ -7,6 +7,7 @@ hold, acknowledge, commit, deliver. Nothing here costs per event, and sending an
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -240,18 +241,23 @@ class DataPlane:
 
     # --- the end of a burst -----------------------------------------------------------------------------------------
 
-    def end_burst(self, now: int) -> None:
-        """Everything that follows from a burst of inputs."""
+    def end_burst(self, now: int) -> Iterator[None]:
+        """Everything that follows from a burst of inputs; pauses where there are effects that others wait for."""
+        outbox = self._outbox
         while True:
             self._send_own(now)
             if self._is_sequencer:
                 self._order(now)
+            if outbox.effects:
+                yield
             self._hold(now)
             # Others may wait for the acknowledgement, unless it is this node's own publication that the short cut
             # delivers: then its publisher and its subscribers wait.
             if not self._is_sequencer and not (self._short_cut and self._in_flight):
                 self._acknowledge()
             self._deliver(now)
+            if outbox.effects:
+                yield
             if not self._can_send():
                 break
         if self._is_sequencer:

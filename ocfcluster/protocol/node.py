@@ -4,6 +4,7 @@ contract with its caller."""
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -269,8 +270,14 @@ class Node:
 
     def end_burst(self, now: int) -> None:
         """Call after a burst of inputs: does what follows from all of them, once."""
+        for _ in self.end_burst_in_steps(now):
+            pass
+
+    def end_burst_in_steps(self, now: int) -> Iterator[None]:
+        """``end_burst``, pausing where there are effects: a shell that carries them out at once has a packet on its
+        way while the rest is worked out. What others wait for comes first."""
         if self._plane is not None and self.state is not State.STOPPED:
-            self._plane.end_burst(now)
+            yield from self._plane.end_burst(now)
             if self._topic_disk is not None:
                 self._topic_disk.write(self._outbox.effects, now)
         if self._beat_now and self.state is not State.STOPPED:

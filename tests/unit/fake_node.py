@@ -112,6 +112,10 @@ class FakeNode:
             self._effects.append(Deliver(self._items))
             self._items = []
 
+    def end_burst_in_steps(self, now: int) -> Iterator[None]:
+        self.end_burst(now)
+        yield
+
     def take_effects(self) -> list[Effect]:
         effects, self._effects = self._effects, []
         return effects
