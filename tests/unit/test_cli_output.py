@@ -1,0 +1,75 @@
+"""Events as JSON and as lines for a terminal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ocfcluster.cli import output
+from ocfcluster.client.events import Event, Notice, NoticeCode, Run, RunMeta
+from ocfcluster.wire.properties import encode_properties
+from ocfcluster.wire.run import RunKind, build_run, read_header
+
+META = RunMeta(skip=0, flags=0, node_id=2, incarnation=77, m_sequence=1, seq=5, ev_id=1000, order_time_ns=0)
+
+
+def an_event(data: bytes) -> Event:
+    run = build_run(
+        RunKind.PUBLICATION, 16, 3, 1, [data], re_id=9, time_ns=123, properties=encode_properties({"k": "v"})
+    )
+    return next(Run("orders", run, 0, read_header(run), META).events())
+
+
+def a_notice() -> Event:
+    return next(Run.of_notice(Notice(NoticeCode.GAP, "orders", 3, 9, "too slow"), META).events())
+
+
+def test_event_document_has_the_documented_keys() -> None:
+    document = output.event_document(an_event(b"hello"))
+    assert document == {
+        "topic": "orders", "seq": 5, "ev_id": 1000, "re_id": 9, "node_id": 2, "incarnation": 77, "m_sequence": 1,
+        "time_ns": 123, "local": False, "properties": {"k": "v"}, "data": "hello",
+    }  # fmt: skip
+
+
+def test_data_that_is_no_text_is_base64() -> None:
+    document = output.event_document(an_event(b"\xff\x00"))
+    assert document["data_base64"] == "/wA="
+    assert "data" not in document
+
+
+def test_notice_document() -> None:
+    assert output.event_document(a_notice()) == {
+        "notice": "gap", "topic": "orders", "first_seq": 3, "last_seq": 9, "reason": "too slow", "final": False,
+    }  # fmt: skip
+
+
+def test_lines() -> None:
+    assert output.event_line(an_event(b"hello")) == "orders 5 hello"
+    assert output.event_line(a_notice()) == "-- gap orders 3-9: too slow"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"plain \xc3\xbc", "plain ü"),
+        (b"\x1b[31mred", "\\x1b[31mred"),
+        (b"two\nlines", "two\\nlines"),
+        (b"\xff\xfe", "0xfffe"),
+        (b"", ""),
+    ],
+)
+def test_nothing_that_a_terminal_would_obey(data: bytes, text: str) -> None:
+    assert output.readable(data) == text
+
+
+def test_readable_cuts_at_the_limit() -> None:
+    assert output.readable(b"abcdef", 4) == "abc…"
+
+
+def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json({"a": "x\ny", "b": "ü"})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert json.loads(lines[0]) == {"a": "x\ny", "b": "ü"}
