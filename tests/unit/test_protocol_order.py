@@ -309,3 +309,20 @@ def test_only_those_acknowledge_at_once_whom_somebody_waits_for() -> None:
     assert len({world.plane(node_id).stable for node_id in world.nodes}) == 1
     assert world.plane(1).stable == world.plane(1).log.held  # heartbeats bring the rest
     world.agree()
+
+
+def test_what_others_wait_for_goes_out_before_the_rest_is_worked_out() -> None:
+    world = World(3).form()
+    topic_id, producer = world.topic(), world.producer(1)
+    world.run(300 * MS)
+    node = world.nodes[1]
+    node.publish(publication(topic_id, producer, 1, [b"x"]))
+    held = world.plane(1).log.held
+    steps = node.end_burst_in_steps(world.now)
+    next(steps)
+    effects = node.take_effects()
+    assert [type(effect) for effect in effects] == [Multicast]
+    assert world.plane(1).log.held == held
+    for _ in steps:
+        pass
+    assert world.plane(1).log.held == held + 1
