@@ -47,7 +47,6 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (errors.AgentUnreachable, "start one with `ocfcluster agent`, or name its socket with --socket"),
     (errors.UnknownTopic, "`ocfcluster topic list` shows the topics, `ocfcluster topic create` makes one"),
     (errors.TopicExists, "`ocfcluster topic show` tells its scope"),
-    (errors.TooLarge, "`ocfcluster status` tells the largest event of this cluster"),
     (errors.OutcomeUnknown, "subscribe to the topic to see whether it came"),
     (errors.WouldBlock, "the cluster takes no more for now; `ocfcluster status` tells its state"),
 )

@@ -106,8 +106,13 @@ def readable(data: bytes, limit: int = 0) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         text = "0x" + data.hex()
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    text = printable(text)
     return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """``text`` with everything escaped that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def data_fields(data: bytes) -> dict[str, str]:
@@ -138,7 +143,7 @@ def event_line(event: Event) -> str:
     """An event or a notice as one line for people."""
     if event.notice is not None:
         return f"-- {notice_text(event)}"
-    return f"{event.topic} {event.seq} {readable(bytes(event.data))}"
+    return f"{printable(event.topic)} {event.seq} {readable(bytes(event.data))}"
 
 
 def notice_text(event: Event) -> str:
@@ -147,7 +152,7 @@ def notice_text(event: Event) -> str:
     assert notice is not None  # noqa: S101 - the callers asked
     words = _notice_name(notice.code)
     if notice.topic:
-        words += f" {notice.topic}"
+        words += f" {printable(notice.topic)}"
     if notice.first_seq:
         words += f" {notice.first_seq}-{notice.last_seq}"
     return f"{words}: {notice.reason}" if notice.reason else words

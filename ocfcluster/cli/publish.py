@@ -125,7 +125,7 @@ def _finish(client: Client, topic: str, number: int, receipt: Receipt | None) ->
     client.flush()
     last = receipt.wait() if receipt is not None else None
     place = f", the last under seq {last.seq + last.count - 1}" if last is not None else ""
-    output.tell(f"published {number} event{'' if number == 1 else 's'} to {topic}{place}")
+    output.tell(f"published {number} event{'' if number == 1 else 's'} to {output.printable(topic)}{place}")
 
 
 def _publish_with_receipts(
@@ -145,15 +145,19 @@ def _publish_with_receipts(
             except Exception as error:  # noqa: BLE001 - raised by the publishing thread
                 failures.append(error)
 
-    printer = threading.Thread(target=print_receipts, name="receipts")
+    # A daemon that Ctrl-C does not wait for: the receipts it waits for may never come.
+    printer = threading.Thread(target=print_receipts, name="receipts", daemon=True)
     printer.start()
     try:
         for data in events:
             if failures:
                 break
             waiting.put(client.publish(topic, data, re_id=re_id, properties=properties))
-    finally:
+    except Exception:
         waiting.put(None)
         printer.join()
+        raise
+    waiting.put(None)
+    printer.join()
     if failures:
         raise failures[0]

@@ -43,10 +43,12 @@ def run(
 
     Example: ocfcluster subscribe orders prices --count 10 --json
     """
+    if raw and json:
+        raise typer.BadParameter("give --raw or --json, not both")
     deadline = time.monotonic() + timeout if timeout else None
     with options.connect(context, socket, resume=True) as client, client.subscribe(topics) as subscription:
         for start in subscription.starts:
-            output.tell(f"subscribed to {start.topic} from seq {start.next_seq} on")
+            output.tell(f"subscribed to {output.printable(start.topic)} from seq {start.next_seq} on")
         taken = _follow(subscription, count, deadline, _printer(json, raw))
     if taken < count:
         output.tell(f"only {taken} of {count} events came")

@@ -28,7 +28,14 @@ def _document(topic: TopicInfo) -> dict[str, Any]:
 
 def _row(topic: TopicInfo) -> tuple[object, ...]:
     aliases = ", ".join(topic.aliases)
-    return topic.name, topic.topic_id, topic.scope, topic.last_seq, topic.subscribers, aliases
+    return (
+        output.printable(topic.name),
+        topic.topic_id,
+        topic.scope,
+        topic.last_seq,
+        topic.subscribers,
+        aliases,
+    )
 
 
 @app.command()
@@ -53,7 +60,7 @@ def create(
     if json:
         output.print_json(_document(made))
     else:
-        output.print_line(f"topic {made.name} ({made.scope}) has id {made.topic_id}")
+        output.print_line(f"topic {output.printable(made.name)} ({made.scope}) has id {made.topic_id}")
 
 
 @app.command("list")
@@ -101,4 +108,4 @@ def remove(context: typer.Context, topic: options.TopicName, socket: options.Soc
     """
     with options.connect(context, socket) as client:
         client.remove_topic(topic)
-    output.print_line(f"topic {topic} is removed")
+    output.print_line(f"topic {output.printable(topic)} is removed")

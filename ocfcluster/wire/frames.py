@@ -27,7 +27,7 @@ RECEIPT: Final = struct.Struct("<QQIIQQ")  # producer, first number, count, errn
 EVENT_HEADER: Final = struct.Struct("<IIQII")  # connection, subscription, turn, records, 0
 RECORD_HEADER: Final = struct.Struct("<IBBHIIQQQQQ")
 # record length with this header, RecordKind, RecordFlags, 0, skip, node_id, incarnation, m_sequence,
-# seq and ev_id of the run's first publication, order_time ns
+# seq and ev_id of the run's first publication behind skip, order_time ns
 
 assert EVENT_HEADER.size == FRAME_HEADER_BYTES  # noqa: S101 - fixed by the format itself
 assert RECORD_HEADER.size == RECORD_HEADER_BYTES  # noqa: S101

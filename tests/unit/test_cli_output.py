@@ -73,3 +73,11 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert json.loads(lines[0]) == {"a": "x\ny", "b": "ü"}
+
+
+def test_names_are_no_more_obeyed_than_data() -> None:
+    run = build_run(RunKind.PUBLICATION, 16, 3, 1, [b"x"])
+    event = next(Run("a\x1b[31m\nb", run, 0, read_header(run), META).events())
+    assert output.event_line(event) == "a\\x1b[31m\\nb 5 x"
+    notice = next(Run.of_notice(Notice(NoticeCode.TOPIC_REMOVED, "a\x1b"), META).events())
+    assert output.event_line(notice) == "-- topic_removed a\\x1b"
