@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import ocfcluster
@@ -129,7 +130,11 @@ def a_child_is_its_own(context: Context) -> None:
 
 def _as_child(ed: int, topic: str) -> int:
     """What a forked child tries: 0, or which of it did not come out as it must."""
-    calls = ((ocf.oc_ev_get_event, (ed, 0)), (ocf.oc_ev_get_fd, (ed,)), (ocf.oc_ev_unsubscribe, (ed,)))
+    calls: tuple[tuple[Callable[..., object], tuple[int, ...]], ...] = (
+        (ocf.oc_ev_get_event, (ed, 0)),
+        (ocf.oc_ev_get_fd, (ed,)),
+        (ocf.oc_ev_unsubscribe, (ed,)),
+    )
     for number, (call, arguments) in enumerate(calls, start=1):
         try:
             call(*arguments)

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 
 from ocfcluster import ocf
-from ocfcluster.client import Client, Subscription
+from ocfcluster.client import Client, Event, Subscription
 from ocfcluster.conformance.context import (
     PATIENCE_MS,
     PATIENCE_S,
@@ -89,8 +89,8 @@ def one_order_for_callbacks_on_every_node(context: Context) -> None:
     seen: list[Place] = []
     total = 400
 
-    def on_event(event: object) -> None:
-        seen.append((event.topic, event.seq, event.ev_id, event.data))  # type: ignore[attr-defined]
+    def on_event(event: Event) -> None:
+        seen.append((event.topic, event.seq, event.ev_id, event.data))
         ocf.oc_ev_event_done(event)
         if len(seen) == total:
             for ed in eds:

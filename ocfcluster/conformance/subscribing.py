@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from typing import Any
 
 import ocfcluster
 from ocfcluster import ocf
+from ocfcluster.client import Event
 from ocfcluster.conformance.context import (
     PATIENCE_MS,
     QUIET_S,
@@ -29,7 +31,7 @@ BAD_NAMES = ("", "a\0b", "x" * (TOPIC_NAME_BYTES + 1), "é" * (TOPIC_NAME_BYTES 
 def descriptors_are_distinct(context: Context) -> None:
     """Each subscription has an event descriptor of its own, an int from 0 on, also of the same topic."""
     one, two = context.topic(), context.topic()
-    eds = [ocf.oc_ev_subscribe(one, None), ocf.oc_ev_subscribe(two, None), ocf.oc_ev_subscribe(one, None)]
+    eds: list[Any] = [ocf.oc_ev_subscribe(topic, None) for topic in (one, two, one)]
     expect(all(isinstance(ed, int) and ed >= 0 for ed in eds), f"descriptors are {eds}")
     expect_equal(len(set(eds)), len(eds), "different descriptors")
 
@@ -127,8 +129,8 @@ def callbacks_and_pulls_deliver(context: Context) -> None:
     topic = context.topic()
     called: list[bytes] = []
 
-    def on_event(event: object) -> None:
-        called.append(event.data)  # type: ignore[attr-defined]
+    def on_event(event: Event) -> None:
+        called.append(event.data)
         ocf.oc_ev_event_done(event)
 
     callback = ocf.oc_ev_subscribe(topic, on_event)
@@ -166,9 +168,9 @@ def unsubscribe_ends_delivery(context: Context) -> None:
 def unsubscribe_within_a_callback(context: Context) -> None:
     """Unsubscribe in a callback is allowed: no further callback, and the event is valid until done."""
     topic = context.topic()
-    seen: list[object] = []
+    seen: list[Event] = []
 
-    def on_event(event: object) -> None:
+    def on_event(event: Event) -> None:
         seen.append(event)
         ocf.oc_ev_unsubscribe(ed)
 
@@ -179,7 +181,7 @@ def unsubscribe_within_a_callback(context: Context) -> None:
     expect(settles(lambda: bool(seen)), "the callback was not called")
     event = seen[0]
     time.sleep(QUIET_S)
-    expect_equal(event.data, b"x", "data of the outstanding event")  # type: ignore[attr-defined]
+    expect_equal(event.data, b"x", "data of the outstanding event")
     ocf.oc_ev_event_done(event)
     expect_equal(task.result("handle_events"), 0, "handle_events after the last subscription went")
     expect_equal(len(seen), 1, "callbacks")
