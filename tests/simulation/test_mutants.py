@@ -8,6 +8,8 @@ from ocfcluster.simulator.checker import Checker
 from ocfcluster.simulator.runner import run_seed
 from tests.simulation.mutants import MUTANTS, Mutant
 
+pytestmark = pytest.mark.timeout(300)  # a machine that does other things as well is slow, not wrong
+
 SEEDS = 300
 
 

@@ -14,6 +14,8 @@ from ocfcluster.simulator.main import main, replay_command
 from ocfcluster.simulator.plan import make_plan
 from ocfcluster.simulator.runner import run_seed
 
+pytestmark = pytest.mark.timeout(300)  # a machine that does other things as well is slow, not wrong
+
 FIXED_SEEDS = 100
 FRESH_SECONDS = 20.0
 LONG_SECONDS = 600.0
