@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Whatever goes wrong ends in one line on stderr. ``OCFCLUSTER_DEBUG=1`` shows the traceback instead.
     """
+    _open_standard_streams()
     from ocfcluster.cli.app import app
 
     try:
@@ -33,3 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"ocfcluster: {explain(error)}", file=sys.stderr)
         raise SystemExit(exit_code(error)) from None
     raise SystemExit(0)
+
+
+def _open_standard_streams() -> None:
+    """A stream that the caller closed leads nowhere: else a socket would get its number, and be printed into."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115 - until the process ends
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115

@@ -5,9 +5,25 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
+
+from ocfcluster import limits
+from ocfcluster.wire.event import FIXED, encode_event
+from ocfcluster.wire.frames import (
+    Answer,
+    Hello,
+    Notice,
+    NoticeCode,
+    RecordKind,
+    Request,
+    control_frame,
+    encode_notice,
+)
+from ocfcluster.wire.properties import encode_properties
+from ocfcluster.wire.run import RunKind, build_run
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -62,3 +78,82 @@ def test_code_is_what_it_says(document: Path) -> None:
 def test_the_index_names_every_document() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     assert [one.name for one in ROOT.glob("docs/*.md") if f"({one.name})" not in index] == ["README.md"]
+
+
+# --- docs/formats.md against the code ---------------------------------------------------------------------------
+
+FORMATS = ROOT / "docs" / "formats.md"
+HEX = re.compile(r"\b[0-9a-f]{2}\b")
+C_FIELD = re.compile(r"^ +(\w+?)\s+(\w+)(?:\[(\d*)\])?;\s*/\*\s+(\d+)", re.MULTILINE)
+C_BYTES = {"int32_t": 4, "uint32_t": 4, "uint64_t": 8, "char": 1, "uint8_t": 1}
+
+
+def dumps() -> list[bytes]:
+    """The bytes of the examples: behind an offset of three places, if any, and before three blanks and a remark."""
+    found = []
+    for text in blocks(FORMATS, ""):
+        lines = (
+            re.split(r"   ", re.sub(r"^(  \d| \d\d|\d{3})  ", "", line), maxsplit=1)[0]
+            for line in text.splitlines()
+        )
+        found.append(bytes.fromhex("".join("".join(HEX.findall(line)) for line in lines)))
+    return found
+
+
+def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
+    table = encode_properties({"region": "eu", "k": "v"})
+    run = build_run(
+        RunKind.PUBLICATION, 16, 3, 1, [b"one", b"two"],
+        time_ns=1795410105632965099, properties=encode_properties({"k": "v"}),
+    )  # fmt: skip
+    hello = control_frame(Request.HELLO, 1, Hello(1, "python 0.1.0", "billing"))
+    notice = encode_notice(Notice(NoticeCode.GAP, "orders", 3, 9, "the subscriber was too slow"))
+    assert dumps()[:4] == [table, run, hello, notice]
+    event = encode_event(
+        "orders", b"hello", seq=5, ev_id=1000, re_id=9, node_id=2, incarnation=77, m_sequence=1, time_ns=123,
+        properties={"k": "v"},
+    )  # fmt: skip
+    shortened = event[:26] + event[276:]  # without the NULs of the topic
+    assert dumps()[4] == shortened
+    assert len(dumps()) == 5
+
+
+def test_the_c_struct_is_the_event_message() -> None:
+    (struct,) = blocks(FORMATS, "c")
+    fields = C_FIELD.findall(struct)
+    assert [name for _, name, _, _ in fields] == [
+        "size", "offset", "ev_id", "re_id", "seq", "topic", "flags", "ev_id64", "re_id64", "seq64", "node_id",
+        "properties_length", "incarnation", "m_sequence", "time_ns", "properties",
+    ]  # fmt: skip
+    at = 0
+    for kind, name, count, offset in fields:
+        size = C_BYTES[kind]
+        at += -at % size  # as a C compiler aligns it
+        assert at == int(offset), name
+        at += size * int(count or 1) if name != "properties" else 0
+    assert at == FIXED.size
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (limits.RUN_BYTES, "83 888"),
+        (limits.FRAME_BYTES, "83 968"),
+        (limits.RUN_COUNT, "32 768"),
+        (limits.PROPERTIES_BYTES, "4096 bytes"),
+        (limits.CONTROL_FRAME_BYTES, "262 144"),
+        (limits.SHARED_BALLAST_BYTES, "16 384"),
+        (limits.RECORDS_PER_FRAME, "1 to 500"),
+    ],
+)
+def test_the_bounds_are_those_of_the_code(number: int, text: str) -> None:
+    assert str(number) in text.replace(" ", "")
+    assert text in FORMATS.read_text()
+
+
+@pytest.mark.parametrize("names", [Request, Answer, RunKind, NoticeCode, RecordKind])
+def test_every_kind_is_described(names: type[IntEnum]) -> None:
+    text = FORMATS.read_text()
+    for one in names:
+        described = re.search(rf"\| {one.value} \| {one.name}\b", text, re.IGNORECASE) or one.name in text
+        assert described, f"{one!r}"
