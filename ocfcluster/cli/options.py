@@ -34,9 +34,19 @@ def socket_path(context: typer.Context, socket: str | None) -> str:
     return default_socket_path()
 
 
-def connect(context: typer.Context, socket: str | None, *, resume: bool = False) -> Client:
-    """A connected client. Raises AgentUnreachable."""
+def connect(
+    context: typer.Context, socket: str | None, *, resume: bool = False, orders: bool = True
+) -> Client:
+    """A connected client. Raises AgentUnreachable.
+
+    ``orders``: the command needs the cluster's order, so a person is told (stderr) what it waits for.
+    """
     import ocfcluster
 
     path = socket_path(context, socket)
-    return ocfcluster.connect(path, name="ocfcluster command", resume=resume, timeout=CONNECT_TIMEOUT_S)
+    client = ocfcluster.connect(path, name="ocfcluster command", resume=resume, timeout=CONNECT_TIMEOUT_S)
+    if orders and client.agent is not None and not client.agent.cluster_id:
+        waiting_for = client.status().get("waiting_for")
+        if waiting_for:
+            typer.echo(f"the cluster is not formed yet, this command waits: {waiting_for}", err=True)
+    return client

@@ -25,7 +25,7 @@ def show_status(
 
     Example: ocfcluster status --watch
     """
-    with options.connect(context, socket, resume=watch) as client:
+    with options.connect(context, socket, resume=watch, orders=False) as client:
         if not watch:
             _print(client.status(), json)
         elif json:
@@ -41,7 +41,7 @@ def show_members(context: typer.Context, json: options.Json = False, socket: opt
 
     Example: ocfcluster members --json
     """
-    with options.connect(context, socket) as client:
+    with options.connect(context, socket, orders=False) as client:
         members = [plain(member) for member in client.members()]
     if json:
         output.print_json(members)
