@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -10,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from ocfcluster.conformance.context import Context, Harness, NotRun, Violation
 from ocfcluster.conformance.registry import Check, Result, Verdict, checks
@@ -53,21 +55,30 @@ def run_check(
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reading)
-        _child(check, Context(socket, others, harness), prepare, writing)
+        try:
+            os.close(reading)
+            os.setpgid(0, 0)
+            _child(check, Context(socket, others, harness), prepare, writing)
+        finally:  # whatever happens, there must not be two of the caller
+            os._exit(1)
     os.close(writing)
+    with contextlib.suppress(OSError):
+        os.setpgid(child, child)  # the child does it too: whoever is first
+    said: bytes | None = None
     try:
         said = _read_within(reading, check.time_limit_s)
     finally:
-        os.close(reading)
-        if not _reap(child, 0.5):
-            os.kill(child, signal.SIGKILL)
+        reaped = _reap(child, 0.5 if said is not None else 0.0)
+        with contextlib.suppress(OSError):
+            os.killpg(child, signal.SIGKILL)  # with what the check itself has forked
+        if not reaped:
             os.waitpid(child, 0)
+        os.close(reading)
     verdict, detail = _judge(said, check.time_limit_s)
     return Result(check.obligation, check.name, verdict, detail, round(time.monotonic() - began, 3))
 
 
-def _child(check: Check, context: Context, prepare: Callable[[], None] | None, writing: int) -> None:
+def _child(check: Check, context: Context, prepare: Callable[[], None] | None, writing: int) -> NoReturn:
     """Never returns. Threads of the library may still run, so the end is abrupt once the verdict is written."""
     verdict, detail = Verdict.HELD, ""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.cluster import LoopbackCluster
@@ -27,9 +27,9 @@ class OwnAgent:
 
 
 class LoopbackHarness:
-    """Makes a fresh one for each check that asks; ``cluster`` says of what kind."""
+    """Makes a fresh one for each check that asks; ``cluster`` makes a cluster of so many nodes."""
 
-    def __init__(self, cluster: type[LoopbackCluster] = LoopbackCluster) -> None:
+    def __init__(self, cluster: Callable[[int], LoopbackCluster] = LoopbackCluster) -> None:
         self._cluster = cluster
 
     @contextmanager

@@ -1,0 +1,14 @@
+"""All deliberate mistakes, library's and agent's. Importing this changes nothing; ``apply()`` of one does."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.conformance import agent_mutations, client_mutations
+from tests.conformance.mutation import Mutation, Side
+
+MUTATIONS: Final[dict[str, Mutation]] = {
+    one.name: one for one in (*client_mutations.MUTATIONS, *agent_mutations.MUTATIONS)
+}
+
+__all__ = ["MUTATIONS", "Mutation", "Side"]
