@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.conformance import agent_mutations, client_mutations
+from tests.conformance import agent_mutations, client_mutations, publisher_mutations
 from tests.conformance.mutation import Mutation, Side
 
 MUTATIONS: Final[dict[str, Mutation]] = {
-    one.name: one for one in (*client_mutations.MUTATIONS, *agent_mutations.MUTATIONS)
+    one.name: one
+    for module in (client_mutations, publisher_mutations, agent_mutations)
+    for one in module.MUTATIONS
 }
 
 __all__ = ["MUTATIONS", "Mutation", "Side"]
