@@ -65,7 +65,7 @@ TESTS = (
     Tests("unit", "tests/unit", workers=2, covered=True),
     Tests("property", "tests/property", workers=2, covered=True),
     Tests("scenarios", "tests/scenarios", workers=2, covered=True),
-    Tests("conformance", "tests/conformance"),
+    Tests("conformance", "tests/conformance", workers=2),
     Tests("simulation", "tests/simulation", workers=2),  # measuring would slow the seeds threefold
     Tests("netns", "tests/netns", needs="netns"),
     Tests("integration", "integration", needs="docker"),
