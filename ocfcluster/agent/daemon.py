@@ -40,6 +40,7 @@ from ocfcluster.protocol.effects import (
     Effect,
     Fault,
     Multicast,
+    News,
     Outcome,
     Persist,
     Send,
@@ -244,6 +245,8 @@ class Agent:
             elif isinstance(effect, Fault):
                 self.counters.faults += 1
                 log.error("fault", code=effect.code, text=effect.text)
+            elif isinstance(effect, News):
+                log.warning("member", code=effect.code, text=effect.text)
         if self.requests.deferred:
             self.requests.run_deferred()
 

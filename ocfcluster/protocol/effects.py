@@ -110,4 +110,12 @@ class Fault:
     text: str
 
 
-Effect = Multicast | Send | Deliver | Persist | StateChange | Fault
+@dataclass(slots=True, frozen=True)
+class News:
+    """Something about other nodes that an operator wants to know; logged by the shell."""
+
+    code: str
+    text: str
+
+
+Effect = Multicast | Send | Deliver | Persist | StateChange | Fault | News

@@ -17,6 +17,7 @@ from ocfcluster.protocol.effects import (
     Deliver,
     Effect,
     Fault,
+    News,
     Outcome,
     Persist,
     State,
@@ -59,6 +60,7 @@ class Node:
         self._waiting_controls: list[bytes] = []  # control runs that came before the first epoch
         self._installing: tuple[int, Configuration] | None = None  # (token, configuration) on its way to disk
         self._leaving = False
+        self._silent: dict[int, str] = {}  # members that are not heard, and who they are
         self._beat_number = 0
         self._next_beat = now
         self._beat_now = False
@@ -403,10 +405,34 @@ class Node:
             peer.asked_configuration_at = now
             self._outbox.send(source, wire.encode_config_request(0))
 
+    def _watch_members(self, configuration: Configuration, heard: list[tuple[int, int]]) -> None:
+        """Tell who fell silent and who is back. Nothing follows from it: membership is fixed."""
+        for member in configuration.members:
+            node_id, incarnation = member.node_id, member.incarnation
+            if node_id == self.settings.node_id:
+                continue
+            here = (node_id, incarnation) in heard
+            if here == (node_id not in self._silent):
+                continue
+            role = (
+                ", the sequencer: nothing is ordered without it" if node_id == configuration.sequencer else ""
+            )
+            if here:
+                del self._silent[node_id]
+                self._outbox.effects.append(News("member_heard", f"node {node_id} is heard again"))
+            else:
+                peer = self._peers.get(node_id, incarnation)
+                left = peer is not None and peer.beat is not None and peer.beat.flags & MessageFlags.LEAVING
+                why = "has stopped in order" if left else "is not heard any more"
+                self._silent[node_id] = f"node {node_id}{role}"
+                self._outbox.effects.append(News("member_silent", f"node {node_id} {why}{role}"))
+
     def _beat(self, now: int) -> None:
         self._beat_now = False
         self._next_beat = now + self.settings.heartbeat_ns
         heard = [(peer.node_id, peer.incarnation) for peer in self._peers.heard(now)]
+        if self.configuration is not None:
+            self._watch_members(self.configuration, heard)
         settings, plane, configuration = self.settings, self._plane, self.configuration
         mtu = settings.mtu if configuration is None else configuration.mtu
         payload = self._payload_bytes(mtu)
@@ -462,8 +488,10 @@ class Node:
 
     @property
     def waiting_for(self) -> str:
-        """What a node that is not active waits for, in words; else empty."""
-        return self._formation.waiting_for if self.configuration is None else ""
+        """What a node that forms waits for, or which members an active one does not hear, in words; else empty."""
+        if self.configuration is None:
+            return self._formation.waiting_for
+        return "; ".join(self._silent[node_id] for node_id in sorted(self._silent))
 
     def status(self, now: int) -> dict[str, Any]:
         """Plain values for people and programs; docs/operating.md lists the keys."""

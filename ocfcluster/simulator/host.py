@@ -18,6 +18,7 @@ from ocfcluster.protocol.effects import (
     Delivery,
     Fault,
     Multicast,
+    News,
     Outcome,
     Persist,
     Send,
@@ -327,6 +328,8 @@ class Host:
                 trace.add(world.now, self.node_id, "state", f"{effect.state.value}: {effect.reason}")
                 self.state = effect.state
                 world.checker.state_changed(self)
+            elif isinstance(effect, News):
+                trace.add(world.now, self.node_id, "news", f"{effect.code}: {effect.text}")
             else:
                 trace.add(world.now, self.node_id, "fault", f"{effect.code}: {effect.text}")
                 self.faults.append(effect)

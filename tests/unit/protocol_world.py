@@ -13,6 +13,7 @@ from ocfcluster.protocol.effects import (
     Delivery,
     Fault,
     Multicast,
+    News,
     Outcome,
     Persist,
     Send,
@@ -82,6 +83,7 @@ class World:
         self.log: dict[int, list[Delivery | TopicChange]] = {node_id: [] for node_id in table}
         self._counts = dict.fromkeys(table, 0)
         self.outcomes: dict[int, list[Outcome]] = {node_id: [] for node_id in table}
+        self.news: dict[int, list[str]] = {node_id: [] for node_id in table}
         self.faults: dict[int, list[Fault]] = {node_id: [] for node_id in table}
         self.persists: dict[int, list[Persist]] = {node_id: [] for node_id in table}
         self.wire: list[tuple[int, int, bytes]] = []  # (from, to, datagram) where ``record`` is set
@@ -118,6 +120,8 @@ class World:
                 self._persist(node_id, effect)
             elif isinstance(effect, Fault):
                 self.faults[node_id].append(effect)
+            elif isinstance(effect, News):
+                self.news[node_id].append(effect.text)
             else:
                 assert isinstance(effect, StateChange)
 

@@ -289,3 +289,22 @@ def test_commands_that_nobody_can_order_do_not_pile_up() -> None:
     [outcome] = delivered.items
     assert isinstance(outcome, Outcome)
     assert (outcome.first_number, outcome.error) == (tokens[-2], errno.ENOMEM)
+
+
+def test_an_operator_is_told_who_fell_silent_and_who_is_back() -> None:
+    world = World(3).form()
+    world.run(300_000_000)
+    world.cut = {(1, 3), (1, 2)}
+    world.run(2 * SECOND_NS)
+    told = "node 1 is not heard any more, the sequencer: nothing is ordered without it"
+    assert world.news[3] == [told]
+    assert world.nodes[3].waiting_for == "node 1, the sequencer: nothing is ordered without it"
+    assert world.nodes[1].waiting_for == ""
+    world.cut = set()
+    world.run(SECOND_NS)
+    assert world.news[3] == [told, "node 1 is heard again"]
+    assert world.nodes[3].waiting_for == ""
+    world.nodes[2].leave(world.now)
+    world.carry(2)
+    world.run(2 * SECOND_NS)
+    assert world.news[3][2:] == ["node 2 has stopped in order"]
