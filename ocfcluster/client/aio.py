@@ -102,6 +102,9 @@ class AsyncPublisher:
         self._topic = topic if topic is None else check_topic(topic)
         self._producers: dict[bool, Producer] = {}  # by: for local topics?
         self._closed = False
+        # Calls publish in the order in which they were made, whatever each has to wait for: the lock is fair.
+        self._order = asyncio.Lock()
+        self._in_order = 0  # calls that have the lock, or wait for it
 
     async def publish(
         self,
@@ -121,25 +124,29 @@ class AsyncPublisher:
         encoded = encode_properties(properties) if properties else b""
         check_re_id(re_id)
         connection = self._client.connection()
+        if not self._in_order:  # the fast way: nobody is before this call, and it has nothing to wait for
+            batch = self._gathering(connection, topic, re_id, encoded, len(data))
+            if batch is not None:
+                _check_size(connection, len(data))
+                return AsyncReceipt(Receipt(batch.alone, batch.join(data), 1), batch, connection)
         deadline = _Deadline(timeout)
-        info, producer = await self._prepare(connection, topic, deadline)
-        _check_size(connection, len(data))
-        size = run_size(1, len(data), encoded)
-        batch = producer.gathering
-        if batch is not None and batch.joins(info.topic_id, re_id, encoded, len(data)):
-            return AsyncReceipt(Receipt(batch.alone, batch.join(data), 1), batch, connection)
-        if batch is not None:
-            connection.flush_gathered()
-        await self._room(connection, producer, max(size, RUN_BYTES), deadline)
-        if producer.gathering is not None:  # another task's, while this one waited
-            connection.flush_gathered()
-        batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, [data], size)
-        producer.gathering = batch
-        if size >= RUN_BYTES or not producer.unanswered:
-            connection.flush_gathered()
-        else:
-            connection.flush_soon()
-        return AsyncReceipt(Receipt(batch.alone, 0, 1), batch, connection)
+        async with self._turn(deadline):
+            info, producer = await self._prepare(connection, topic, deadline)
+            _check_size(connection, len(data))
+            batch = producer.gathering
+            if batch is not None and batch.joins(info.topic_id, re_id, encoded, len(data)):
+                return AsyncReceipt(Receipt(batch.alone, batch.join(data), 1), batch, connection)
+            if batch is not None:
+                connection.flush_gathered()
+            size = run_size(1, len(data), encoded)
+            await self._room(connection, producer, max(size, RUN_BYTES), deadline)
+            batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, [data], size)
+            producer.gathering = batch
+            if size >= RUN_BYTES or not producer.unanswered:
+                connection.flush_gathered()
+            else:
+                connection.flush_soon()
+            return AsyncReceipt(Receipt(batch.alone, 0, 1), batch, connection)
 
     async def publish_many(
         self,
@@ -156,23 +163,53 @@ class AsyncPublisher:
         check_re_id(re_id)
         connection = self._client.connection()
         deadline = _Deadline(timeout)
-        info, producer = await self._prepare(connection, topic, deadline)
-        _check_size(connection, max(map(len, events)))
         batches: list[Batch] = []
-        for begin, end, size in split(events, encoded):
-            try:
-                await self._room(connection, producer, size, deadline)
-            except WouldBlock:
-                raise WouldBlock(
-                    f"no room in the time given; {begin} of {len(events)} were published"
-                ) from None
-            connection.flush_gathered()
-            batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, events[begin:end], size)
-            producer.queue(batch, time.time_ns())
-            connection.session.publish(producer, batch)
-            connection.flush_output()
-            batches.append(batch)
+        async with self._turn(deadline):
+            info, producer = await self._prepare(connection, topic, deadline)
+            _check_size(connection, max(map(len, events)))
+            for begin, end, size in split(events, encoded):
+                try:
+                    await self._room(connection, producer, size, deadline)
+                except WouldBlock:
+                    raise WouldBlock(
+                        f"no room in the time given; {begin} of {len(events)} were published"
+                    ) from None
+                connection.flush_gathered()
+                batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, events[begin:end], size)
+                producer.queue(batch, time.time_ns())
+                connection.session.publish(producer, batch)
+                connection.flush_output()
+                batches.append(batch)
         return AsyncReceipt(Receipt(tuple(batches), 0, len(events)), batches[-1], connection)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, deadline: _Deadline) -> AsyncIterator[None]:
+        """After all calls that were made before. Raises WouldBlock where it is not this one's turn in time."""
+        self._in_order += 1
+        try:
+            try:
+                async with asyncio.timeout(deadline.left()):
+                    await self._order.acquire()
+            except TimeoutError:
+                raise WouldBlock("what was to be published before is not out in the time given") from None
+            try:
+                yield
+            finally:
+                self._order.release()
+        finally:
+            self._in_order -= 1
+
+    def _gathering(
+        self, connection: AsyncConnection, topic: str | None, re_id: int, encoded: bytes, size: int
+    ) -> Batch | None:
+        """What gathers and has a place for this publication; None where there is something to look at first."""
+        info = connection.session.topics.get(topic if topic is not None else self._topic or "")
+        producer = self._producers.get(info.local) if info is not None else None
+        if info is None or producer is None or self._closed or connection.closed:
+            return None
+        batch = producer.gathering
+        joins = batch is not None and producer.id and batch.joins(info.topic_id, re_id, encoded, size)
+        return batch if joins else None
 
     async def _prepare(
         self, connection: AsyncConnection, topic: str | None, deadline: _Deadline

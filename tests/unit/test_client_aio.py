@@ -233,3 +233,54 @@ def test_the_end_without_resume(agent: FakeAgent) -> None:
                 await client.publish("t", b"")
 
     asyncio.run(main())
+
+
+def test_tasks_that_publish_at_once_keep_the_order_of_their_calls(agent: FakeAgent) -> None:
+    """From the very first publication on, while the topic is asked for and the producer opened."""
+
+    async def body(client: AsyncClient) -> None:
+        events = await client.subscribe(["t", "u"])
+        calls: list[bytes] = []
+
+        async def publish(topic: str, i: int) -> None:
+            calls.append(b"%d" % i)
+            if i % 3:
+                await client.publish(topic, calls[-1], timeout=None if i % 2 else 5)
+            else:
+                await client.publish_many(topic, [calls[-1]])
+
+        async def take(count: int) -> list[bytes]:
+            return [event.data for _ in range(count) if (event := await events.get(2)) is not None]
+
+        await asyncio.gather(*[publish("t", i) for i in range(20)])
+        await asyncio.gather(*[publish("u" if i in (5, 11) else "t", i) for i in range(20)])
+        assert calls == [b"%d" % i for i in range(20)] * 2
+        assert await take(40) == calls
+
+    run(agent, body)
+
+
+def test_tasks_that_wait_for_room_keep_the_order_of_their_calls(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        await (await client.publish("t", b""))
+        events = await client.subscribe("t")
+        agent.hold_receipts = True
+        large = [b"many"] + [bytes(60_000)] * 200
+        tasks = [asyncio.create_task(client.publish_many("t", large))]
+        tasks += [asyncio.create_task(client.publish("t", b"%d" % i)) for i in range(5)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(errors.WouldBlock):  # not before those that wait
+            await client.publish("t", b"late", timeout=0.02)
+        tasks[2].cancel()
+        agent.hold_receipts = False
+        await asyncio.to_thread(agent.release_receipts)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.append(asyncio.create_task(client.publish("t", b"end")))
+        small: list[bytes] = []
+        while (event := await events.get(2)) is not None and event.data != b"end":
+            if len(event.data) < 10:
+                small.append(event.data)
+        assert small == [b"many", b"0", b"2", b"3", b"4"]
+        assert len(await asyncio.gather(*tasks, return_exceptions=True)) == 7
+
+    run(agent, body)
