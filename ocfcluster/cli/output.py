@@ -67,6 +67,11 @@ def console() -> Console:
     return Console(highlight=False, width=PLAIN_WIDTH, no_color=True)
 
 
+def redraws() -> bool:
+    """Whether stdout is a terminal that can draw over what it showed before."""
+    return sys.stdout.isatty() and not console().is_dumb_terminal
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
     """A plain table; the columns named in ``right`` hold numbers."""
     from rich import box

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ocfcluster.cli import options, output
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 WATCH_INTERVAL_S = 1.0
 
@@ -28,12 +32,14 @@ def show_status(
     with options.connect(context, socket, resume=watch, orders=False) as client:
         if not watch:
             _print(client.status(), json)
-        elif json:
+        elif not json and output.redraws():
+            _watch(client.status)
+        else:
             while True:
                 _print(client.status(), json)
+                if not json:
+                    output.print_line("")
                 time.sleep(WATCH_INTERVAL_S)
-        else:
-            _watch(client.status)
 
 
 def show_members(context: typer.Context, json: options.Json = False, socket: options.Socket = None) -> None:
@@ -42,9 +48,12 @@ def show_members(context: typer.Context, json: options.Json = False, socket: opt
     Example: ocfcluster members --json
     """
     with options.connect(context, socket, orders=False) as client:
-        members = [plain(member) for member in client.members()]
+        status = client.status()
+    members = [plain(member) for member in status.get("members", [])]
     if json:
         output.print_json(members)
+    elif not members:
+        output.tell(f"no members yet: waiting for {status.get('waiting_for') or 'the cluster to form'}")
     else:
         headings, rows = member_table(members)
         output.print_table(headings, rows, right=headings)
@@ -60,10 +69,33 @@ def _print(document: dict[str, Any], json: bool) -> None:
 def _watch(status: Any) -> None:
     from rich.live import Live
 
-    with Live(console=output.console(), auto_refresh=False, screen=False) as live:
+    console = output.console()
+    with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
-            live.update(output.table(("key", "value"), flat(status())), refresh=True)
+            live.update(fitting(list(flat(status())), console), refresh=True)
             time.sleep(WATCH_INTERVAL_S)
+
+
+def fitting(rows: list[tuple[str, str]], console: Console) -> RenderableType:
+    """The table of ``rows``, or of as many from the top as fit ``console``, and a line that counts the others."""
+    from rich.console import Group
+    from rich.text import Text
+
+    def first(shown: int) -> RenderableType:
+        made = output.table(("key", "value"), rows[:shown])
+        if shown == len(rows):
+            return made
+        return Group(
+            made, Text(f"... {len(rows) - shown} more rows; --json shows all", overflow="crop", no_wrap=True)
+        )
+
+    def fits(shown: int) -> bool:
+        return len(console.render_lines(first(shown))) <= console.height
+
+    if fits(len(rows)):
+        return first(len(rows))
+    # Rows that are folded on a narrow terminal take several lines, so heights are measured and not computed.
+    return first(max(0, bisect_left(range(len(rows)), True, key=lambda shown: not fits(shown)) - 1))
 
 
 def plain(member: Any) -> dict[str, Any]:
