@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ocfcluster.cli import output
+
 if TYPE_CHECKING:
     from ocfcluster.client import Client
 
@@ -45,8 +47,13 @@ def connect(
 
     path = socket_path(context, socket)
     client = ocfcluster.connect(path, name="ocfcluster command", resume=resume, timeout=CONNECT_TIMEOUT_S)
-    if orders and client.agent is not None and not client.agent.cluster_id:
-        waiting_for = client.status().get("waiting_for")
-        if waiting_for:
-            typer.echo(f"the cluster is not formed yet, this command waits: {waiting_for}", err=True)
+    if orders and (missing := waiting_for(client)):
+        output.tell(f"the cluster is not formed yet, this command waits: {missing}")
     return client
+
+
+def waiting_for(client: Client) -> str:
+    """What a cluster that is not formed yet waits for; empty where it is formed."""
+    if client.agent is None or client.agent.cluster_id:
+        return ""
+    return str(client.status().get("waiting_for") or "")

@@ -9,12 +9,15 @@ import typer
 
 from ocfcluster.cli import options, output
 from ocfcluster.cli.exits import Exit
+from ocfcluster.errors import ClientError, WouldBlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ocfcluster.client import Subscription
+    from ocfcluster.client import Client, Subscription
     from ocfcluster.client.events import Event
+
+STATUS_TIMEOUT_S = 0.5  # for what to say of a subscription that did not come: --timeout has passed already
 
 
 def run(
@@ -22,11 +25,15 @@ def run(
     topics: Annotated[
         list[str], typer.Argument(metavar="TOPIC...", help="One or more topics.", show_default=False)
     ],
-    count: Annotated[int, typer.Option(min=0, help="End after so many events; 0 follows on.")] = 0,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="End after so many events.", show_default=False)
+    ] = None,
     timeout: Annotated[
         float,
         typer.Option(
-            min=0, help="End after so many seconds; with --count not reached: exit code 1. 0: never."
+            min=0,
+            help="End after so many seconds, waiting for the subscription included; exit code 1 where it does"
+            " not stand by then, or --count is not reached. 0: never.",
         ),
     ] = 0.0,
     raw: Annotated[
@@ -46,13 +53,33 @@ def run(
     if raw and json:
         raise typer.BadParameter("give --raw or --json, not both")
     deadline = time.monotonic() + timeout if timeout else None
-    with options.connect(context, socket, resume=True) as client, client.subscribe(topics) as subscription:
+    with (
+        options.connect(context, socket, resume=True) as client,
+        _subscribe(client, topics, timeout, deadline) as subscription,
+    ):
         for start in subscription.starts:
             output.tell(f"subscribed to {output.printable(start.topic)} from seq {start.next_seq} on")
         taken = _follow(subscription, count, deadline, _printer(json, raw))
-    if taken < count:
+    if count is not None and taken < count:
         output.tell(f"only {taken} of {count} events came")
         raise typer.Exit(Exit.FAILED)
+
+
+def _subscribe(client: Client, topics: list[str], timeout: float, deadline: float | None) -> Subscription:
+    """The subscription; where it does not stand by ``deadline``, one line and exit code 1."""
+    try:
+        return client.subscribe(
+            topics, timeout=None if deadline is None else max(0.0, deadline - time.monotonic())
+        )
+    except WouldBlock:
+        try:
+            waiting_for = client.status(timeout=STATUS_TIMEOUT_S).get("waiting_for")
+        except ClientError:  # the agent went away in the meantime
+            waiting_for = "the agent"
+        output.tell(
+            f"not subscribed within {timeout:g} s: waiting for {waiting_for or 'the agent to answer'}"
+        )
+        raise typer.Exit(Exit.FAILED) from None
 
 
 def _printer(json: bool, raw: bool) -> Callable[[Event], None]:
@@ -71,11 +98,11 @@ def _print_raw(event: Event) -> None:
 
 
 def _follow(
-    subscription: Subscription, count: int, deadline: float | None, printer: Callable[[Event], None]
+    subscription: Subscription, count: int | None, deadline: float | None, printer: Callable[[Event], None]
 ) -> int:
     """Prints events until ``count``, ``deadline`` or a final notice; the number of events printed."""
     taken = 0
-    while not count or taken < count:
+    while count is None or taken < count:
         event = subscription.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
         if event is None:
             break

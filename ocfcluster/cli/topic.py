@@ -69,8 +69,11 @@ def list_topics(context: typer.Context, socket: options.Socket = None, json: opt
 
     Example: ocfcluster topic list
     """
-    with options.connect(context, socket) as client:
+    with options.connect(context, socket, orders=False) as client:
         topics = sorted(client.topics(), key=lambda topic: topic.name)
+        waiting_for = options.waiting_for(client)
+    if waiting_for:
+        output.tell(f"the cluster is not formed yet, its topics are not all known: waiting for {waiting_for}")
     if json:
         output.print_json([_document(topic) for topic in topics])
     else:
