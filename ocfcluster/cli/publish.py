@@ -40,7 +40,8 @@ def run(
         float, typer.Option(min=0, help="Events per second; 0: as fast as the cluster takes them.")
     ] = 0.0,
     re_id: Annotated[
-        int, typer.Option("--re-id", min=0, help="The ev_id that these events answer; 0: none.")
+        int,
+        typer.Option("--re-id", min=0, max=2**64 - 1, help="The ev_id that these events answer; 0: none."),
     ] = 0,
     properties: Annotated[
         list[str] | None, typer.Option("--property", metavar="KEY=VALUE", help="A property; may be repeated.")
@@ -70,12 +71,17 @@ def run(
 
 
 def parse_properties(pairs: Iterable[str]) -> dict[str, str]:
-    """``["k=v", ...]`` as a table. Raises BadParameter (exit code 2) for a pair without a key or ``=``."""
-    table = {}
+    """``["k=v", ...]`` as a table. Raises BadParameter (exit code 2).
+
+    It does so for a pair without a key or ``=``, and for a key that came before.
+    """
+    table: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--property")
+        if key in table:
+            raise typer.BadParameter(f"the key {key!r} is given twice", param_hint="--property")
         table[key] = value
     return table
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ocfcluster.cli import main
 from ocfcluster.cli.publish import _publish_with_receipts, parse_properties
 
 
@@ -46,6 +47,18 @@ def test_what_is_no_property_is_refused(pair: str) -> None:
 
 def test_properties_may_hold_equal_signs_and_nothing() -> None:
     assert parse_properties(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+
+
+def test_a_property_given_twice_is_refused() -> None:
+    with pytest.raises(Exception, match="'a' is given twice"):
+        parse_properties(["a=1", "a=2"])
+
+
+@pytest.mark.parametrize(("re_id", "code"), [(-1, 2), (2**64, 2), (2**64 - 1, 4)])
+def test_re_id_is_an_unsigned_number_of_64_bits(re_id: int, code: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["publish", "orders", "--data", "x", f"--re-id={re_id}", "--socket", "/nowhere"])
+    assert ended.value.code == code
 
 
 @pytest.mark.parametrize("closed", [0, 1, 2])
