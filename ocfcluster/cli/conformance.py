@@ -30,7 +30,8 @@ def run(
 ) -> None:
     """Check a running agent, and the client library, against the obligations of the OCF event drafts.
 
-    It makes topics of its own (conformance-...) and removes them; those of a check that is interrupted may stay. Exit code 1 where something does not hold.
+    It makes topics of its own (conformance-...) and removes them; those of a check that is interrupted may stay.
+    Exit code 1 where something does not hold.
 
     Example: ocfcluster conformance A1 S3 --socket /run/ocfcluster/agent.sock
     """
