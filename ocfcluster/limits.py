@@ -77,9 +77,7 @@ HISTORIES_REMEMBERED: Final = 8  # cluster_ids that a configuration says it supe
 NODES: Final = 64  # whom a node hears fits one heartbeat of 1500 bytes
 
 # --- datagrams ------------------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 1
 CLEAR_HEADER_BYTES: Final = 32
-DATA_HEADER_BYTES: Final = 12
 SEAL_BYTES: Final = 16  # an AEAD tag; its room is left free in every datagram
 MTU_MINIMUM: Final = 576  # interface MTU (with IP and UDP headers), the least IPv4 must carry whole
 MTU_MAXIMUM: Final = 9000  # jumbo frames; loopback's 65 536 is cut to this
@@ -93,7 +91,6 @@ RETRANSMIT_BYTES: Final = 256 * KIB  # answered to one NACK; the rest is asked f
 OUT_OF_ORDER_BYTES: Final = 16 * MIB  # packets kept per origin behind a gap; beyond: dropped, asked for later
 OUT_OF_ORDER_ENTRIES: Final = 65_536  # order entries kept behind a gap
 OUT_OF_ORDER_ORDERS: Final = 4096  # ORDER messages kept behind a gap
-HEARTBEAT_HEARD: Final = NODES
 
 # --- timing ---------------------------------------------------------------------------------------------------
 HEARTBEAT_NS: Final = 100 * MILLISECOND_NS
@@ -107,9 +104,6 @@ PERSIST_RETRY_NS: Final = SECOND_NS  # after a failed write of the state directo
 PROBE_NS: Final = 10 * MILLISECOND_NS  # without progress for so long, what was said last is said again
 NACK_DATAGRAMS: Final = 16  # in one round of asking
 RETRANSMIT_HOLD_NS: Final = 4 * MILLISECOND_NS  # a second asker within it makes the answer a multicast
-QUORUM_LOST_AFTER_NS: Final = SECOND_NS
-FORMATION_WINDOW_NS: Final = 3 * SECOND_NS
-LEAVE_TIMEOUT_NS: Final = 5 * SECOND_NS
 RECEIPT_TICK_NS: Final = 10 * MILLISECOND_NS  # a client's thread reads streaming receipts so often ...
 RECEIPT_QUIET_TICKS: Final = 10  # ... until none has come for so many times; then the first wakes it at once
 RECONNECT_FIRST_NS: Final = (

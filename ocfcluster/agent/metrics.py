@@ -50,12 +50,15 @@ def prometheus_text(document: dict[str, Any], prefix: str = "ocfcluster") -> str
     return "".join(f"{line}\n" for line in lines)
 
 
+_COUNTING: Final = ("counters", "network_counters", "datagrams")  # tables of a status document that only grow
+
+
 def _collect(value: Any, name: str, labels: str, lines: list[str], *, counting: bool) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             _collect(
                 inner, f"{name}_{_NAME.sub('_', str(key))}", labels, lines,
-                counting=counting or key in ("counters", "network_counters"),
+                counting=counting or key in _COUNTING,
             )  # fmt: skip
     elif isinstance(value, int | float):
         full = f"{name}_total" if counting else name

@@ -70,7 +70,9 @@ def explain(error: Exception) -> str:
         text = str(error)
     else:
         text = f"internal error: {type(error).__name__}: {error} (OCFCLUSTER_DEBUG=1 shows where)"
-    text = " ".join(text.split())
+    text = " ".join(text.split()).removesuffix(
+        "; start one with `ocfcluster agent`"
+    )  # the hint below says more
     for kind, hint in _HINTS:
         if isinstance(error, kind) and hint not in text:
             return f"{text}; {hint}"

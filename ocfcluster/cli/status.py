@@ -23,14 +23,23 @@ def show_status(
         bool, typer.Option("--watch", "-w", help="Show it anew every second until Ctrl-C.")
     ] = False,
     json: options.Json = False,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="The numbers in Prometheus' text format, for a collector.")
+    ] = False,
     socket: options.Socket = None,
 ) -> None:
     """Show what the agent knows of itself and its cluster.
 
     Example: ocfcluster status --watch
     """
+    if prometheus and (json or watch):
+        raise typer.BadParameter("goes with neither --json nor --watch", param_hint="--prometheus")
     with options.connect(context, socket, resume=watch, orders=False) as client:
-        if not watch:
+        if prometheus:
+            from ocfcluster.agent.metrics import prometheus_text
+
+            output.print_line(prometheus_text(client.status()).rstrip())
+        elif not watch:
             _print(client.status(), json)
         elif not json and output.redraws():
             _watch(client.status)
