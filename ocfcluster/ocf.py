@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ocfcluster import __version__
+from ocfcluster.client.arguments import Data, check_callback, check_timeout_ms
 from ocfcluster.client.client import Client, Subscription
 from ocfcluster.client.dispatch import Entry
 from ocfcluster.client.events import Event, Receipt, TopicInfo
@@ -47,7 +48,6 @@ __all__ = [
 
 API_LEVEL: Final = "0.4"
 OnEvent = Callable[[Event], object]
-Data = bytes | bytearray | memoryview
 Answer = TypeVar("Answer")
 
 
@@ -102,10 +102,10 @@ def _ask(call: Callable[[Client], Answer]) -> Answer:
 
 
 def _of(ed: int) -> _Descriptor:
-    descriptor = _descriptors.get(ed)
-    if descriptor is None:
-        raise InvalidArgument(f"{ed!r} is no event descriptor")
-    return descriptor
+    try:
+        return _descriptors[ed]
+    except (KeyError, TypeError):  # TypeError: what cannot be a key
+        raise InvalidArgument(f"{ed!r:.80} is no event descriptor") from None
 
 
 # --- subscribing ------------------------------------------------------------------------------------------------
@@ -117,8 +117,7 @@ def oc_ev_subscribe(topic: str, fn: OnEvent | None = None) -> int:
     EINVAL no such topic, or no name of a topic; EPERM; ENOMEM a limit; ECONNREFUSED no agent.
     """
     global _next_descriptor
-    if fn is not None and not callable(fn):
-        raise InvalidArgument("the callback cannot be called")
+    check_callback(fn)
     client, subscription = _ask(lambda client: (client, client.subscribe_for(topic, fn is not None)))
     if fn is not None:
         client.connection().dispatcher.add(subscription.event_socket, fn, manual=True)
@@ -153,8 +152,7 @@ def oc_ev_set_on_event(ed: int, fn: OnEvent | None) -> int:
     """
     descriptor = _of(ed)
     event_socket = descriptor.subscription.event_socket
-    if fn is not None and not callable(fn):
-        raise InvalidArgument("the callback cannot be called")
+    check_callback(fn)
     if not event_socket.state.callback:
         raise InvalidArgument(f"event descriptor {ed} was subscribed to without a callback")
     connection = descriptor.client.connection()
@@ -211,10 +209,11 @@ def oc_ev_get_event(ed: int, timeout: int = -1) -> Event | None:
 
     EINVAL; EEXIST on a descriptor with a callback; ENOTCONN behind the end.
     """
+    seconds = check_timeout_ms(timeout)
     descriptor = _of(ed)
     event = None if descriptor.callback else descriptor.take()  # the quick way, where one waits
     if event is None:
-        event = descriptor.subscription.get(None if timeout < 0 else timeout / 1000)
+        event = descriptor.subscription.get(seconds)
     if event is not None:
         event.held = descriptor
         descriptor.outstanding.add(id(event))
@@ -278,7 +277,7 @@ def oc_ev_publish(
     Blocks while the cluster has no room, at most ``timeout`` ms (negative: for ever), then EAGAIN. EINVAL unknown
     topic; EMSGSIZE; EPERM; EDEADLK where it would wait for a subscription that this thread drains.
     """
-    seconds = None if timeout < 0 else timeout / 1000
+    seconds = check_timeout_ms(timeout)
     return _ask(
         lambda client: client.publish(topic, data, re_id=re_id, properties=properties, timeout=seconds)
     )

@@ -24,31 +24,46 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ocfcluster.client.aioconnection import AsyncConnection
+from ocfcluster.client.aioconnection import AsyncConnection, Deadline
+from ocfcluster.client.arguments import (
+    Data,
+    as_bytes,
+    as_events,
+    as_properties,
+    as_topics,
+    check_callback,
+    check_name,
+    check_re_id,
+    check_socket,
+    check_timeout,
+    check_topic,
+)
 from ocfcluster.client.events import Event, Published, Receipt, Run, TopicInfo
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.locate import default_socket_path
-from ocfcluster.client.producer import Batch, Producer, as_bytes, as_events, check_re_id, run_size, split
-from ocfcluster.client.session import Stage, check_topic
-from ocfcluster.errors import InvalidArgument, NotConnected, OutcomeUnknown, TooLarge, TopicExists, WouldBlock
-from ocfcluster.limits import CLOSE_FLUSH_NS, RUN_BYTES, SECOND_NS, TOPICS_PER_SUBSCRIPTION
+from ocfcluster.client.producer import Batch, Producer, run_size, split
+from ocfcluster.client.session import Stage
+from ocfcluster.errors import InvalidArgument, NotConnected, OutcomeUnknown, TopicExists, WouldBlock
+from ocfcluster.limits import CLOSE_FLUSH_NS, RUN_BYTES, SECOND_NS
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import Request
-from ocfcluster.wire.properties import encode_properties
 
 if TYPE_CHECKING:
     from typing import Self
 
-Data = bytes | bytearray | memoryview
 _connections: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
 
 
 def connect(
-    socket: str | None = None, *, name: str = "", resume: bool = True, timeout: float | None = 5.0
+    socket: str | os.PathLike[str] | None = None,
+    *,
+    name: str = "",
+    resume: bool = True,
+    timeout: float | None = 5.0,
 ) -> AsyncClient:
     """A client of the agent at ``socket``: use it with ``async with``, or ``await`` it and ``close`` it later.
 
@@ -80,6 +95,7 @@ class AsyncReceipt:
 
     async def wait(self, timeout: float | None = None) -> Published:
         """The outcome, after at most ``timeout`` seconds. Raises as ``Receipt.wait``."""
+        check_timeout(timeout)
         receipt = self._receipt
         connection = self._connection
         if not receipt.done():
@@ -121,18 +137,19 @@ class AsyncPublisher:
         out at once. Raises as the blocking ``publish``, never WouldDeadlock.
         """
         data = as_bytes(data)
-        encoded = encode_properties(properties) if properties else b""
+        encoded = as_properties(properties)
         check_re_id(re_id)
+        check_timeout(timeout)
         connection = self._client.connection()
         if not self._in_order:  # the fast way: nobody is before this call, and it has nothing to wait for
             batch = self._gathering(connection, topic, re_id, encoded, len(data))
             if batch is not None:
-                _check_size(connection, len(data))
+                connection.check_size(len(data))
                 return AsyncReceipt(Receipt(batch.alone, batch.join(data), 1), batch, connection)
-        deadline = _Deadline(timeout)
+        deadline = Deadline(timeout)
         async with self._turn(deadline):
             info, producer = await self._prepare(connection, topic, deadline)
-            _check_size(connection, len(data))
+            connection.check_size(len(data))
             batch = producer.gathering
             if batch is not None and batch.joins(info.topic_id, re_id, encoded, len(data)):
                 return AsyncReceipt(Receipt(batch.alone, batch.join(data), 1), batch, connection)
@@ -150,7 +167,7 @@ class AsyncPublisher:
 
     async def publish_many(
         self,
-        datas: Sequence[Data],
+        datas: Iterable[Data],
         *,
         topic: str | None = None,
         re_id: int = 0,
@@ -159,14 +176,15 @@ class AsyncPublisher:
     ) -> AsyncReceipt:
         """Publish the events of a list, in full runs: the fast way. One receipt for all."""
         events = as_events(datas)
-        encoded = encode_properties(properties) if properties else b""
+        encoded = as_properties(properties)
         check_re_id(re_id)
+        check_timeout(timeout)
         connection = self._client.connection()
-        deadline = _Deadline(timeout)
+        deadline = Deadline(timeout)
         batches: list[Batch] = []
         async with self._turn(deadline):
             info, producer = await self._prepare(connection, topic, deadline)
-            _check_size(connection, max(map(len, events)))
+            connection.check_size(max(map(len, events)))
             for begin, end, size in split(events, encoded):
                 try:
                     await self._room(connection, producer, size, deadline)
@@ -183,7 +201,7 @@ class AsyncPublisher:
         return AsyncReceipt(Receipt(tuple(batches), 0, len(events)), batches[-1], connection)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, deadline: _Deadline) -> AsyncIterator[None]:
+    async def _turn(self, deadline: Deadline) -> AsyncIterator[None]:
         """After all calls that were made before. Raises WouldBlock where it is not this one's turn in time."""
         self._in_order += 1
         try:
@@ -212,7 +230,7 @@ class AsyncPublisher:
         return batch if joins else None
 
     async def _prepare(
-        self, connection: AsyncConnection, topic: str | None, deadline: _Deadline
+        self, connection: AsyncConnection, topic: str | None, deadline: Deadline
     ) -> tuple[frames.Topic, Producer]:
         if self._closed:
             raise NotConnected("the publisher is closed")
@@ -240,7 +258,7 @@ class AsyncPublisher:
         return info, producer
 
     async def _room(
-        self, connection: AsyncConnection, producer: Producer, size: int, deadline: _Deadline
+        self, connection: AsyncConnection, producer: Producer, size: int, deadline: Deadline
     ) -> None:
         session = connection.session
         if not producer.has_room(size):
@@ -326,14 +344,19 @@ class AsyncSubscription:
         """The descriptor: readable exactly while something waits to be taken."""
         return self.started().fileno()
 
+    async def _pulled(self, timeout: float | None) -> EventSocket:
+        check_timeout(timeout)
+        event_socket = (await self.start()).started()
+        if self._on_event is not None:
+            raise TopicExists("this subscription delivers by callback")
+        return event_socket
+
     async def get(self, timeout: float | None = None) -> Event | None:
         """The next event; None if there is none within ``timeout`` seconds (0: look).
 
         Raises NotConnected behind the notice that ended the subscription, InvalidArgument once it is closed.
         """
-        event_socket = (await self.start()).started()
-        if self._on_event is not None:
-            raise TopicExists("this subscription delivers by callback")
+        event_socket = await self._pulled(timeout)
         event = event_socket.take_event()
         if event is None and timeout != 0:
             event = await self._client.connection().wait_taking(
@@ -343,9 +366,7 @@ class AsyncSubscription:
 
     async def get_run(self, timeout: float | None = None) -> Run | None:
         """The next run of events, or what is left of one; else as ``get``."""
-        event_socket = (await self.start()).started()
-        if self._on_event is not None:
-            raise TopicExists("this subscription delivers by callback")
+        event_socket = await self._pulled(timeout)
         run = event_socket.take_run()
         if run is None and timeout != 0:
             run = await self._client.connection().wait_taking(event_socket, event_socket.take_run, timeout)
@@ -388,13 +409,18 @@ class AsyncClient:
     """A connection to an agent, on the running loop."""
 
     def __init__(
-        self, socket: str | None = None, *, name: str = "", resume: bool = True, timeout: float | None = 5.0
+        self,
+        socket: str | os.PathLike[str] | None = None,
+        *,
+        name: str = "",
+        resume: bool = True,
+        timeout: float | None = 5.0,
     ) -> None:
         self._connection: AsyncConnection | None = None
-        self._path = socket or default_socket_path()
-        self._name = name
+        self._path = check_socket(socket) or default_socket_path()
+        self._name = check_name(name)
         self._resume = resume
-        self._timeout = timeout
+        self._timeout = check_timeout(timeout)
         self._default = AsyncPublisher(self, None)
         self._closed = False
         self._pid = os.getpid()
@@ -456,7 +482,7 @@ class AsyncClient:
     async def publish_many(
         self,
         topic: str,
-        datas: Sequence[Data],
+        datas: Iterable[Data],
         *,
         re_id: int = 0,
         properties: Mapping[str, str] | None = None,
@@ -477,17 +503,15 @@ class AsyncClient:
         await connection.flush(connection.session.producers, timeout)
 
     def subscribe(
-        self, topics: str | Sequence[str], on_event: Callable[[Event], object] | None = None
+        self, topics: str | Iterable[str], on_event: Callable[[Event], object] | None = None
     ) -> AsyncSubscription:
         """A subscription to one topic, or to several in one order; it starts when awaited or iterated over.
 
         With ``on_event`` the loop runs the callback, in the one order of the cluster across all of this client's
         callback subscriptions, from when the subscription is awaited.
         """
-        names = [topics] if isinstance(topics, str) else list(topics)
-        if not 1 <= len(names) <= TOPICS_PER_SUBSCRIPTION:
-            raise InvalidArgument(f"a subscription has 1 to {TOPICS_PER_SUBSCRIPTION} topics")
-        return AsyncSubscription(self, [check_topic(name) for name in names], on_event)
+        check_callback(on_event)
+        return AsyncSubscription(self, [check_topic(name) for name in as_topics(topics)], on_event)
 
     @property
     def node_id(self) -> int:
@@ -563,22 +587,6 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"<AsyncClient of {self._path}{' (closed)' if self._closed else ''}>"
-
-
-class _Deadline:
-    __slots__ = ("_at",)
-
-    def __init__(self, timeout: float | None) -> None:
-        self._at = None if timeout is None else time.monotonic() + timeout
-
-    def left(self) -> float | None:
-        return None if self._at is None else max(0.0, self._at - time.monotonic())
-
-
-def _check_size(connection: AsyncConnection, size: int) -> None:
-    welcome = connection.session.welcome
-    if welcome is not None and size > welcome.event_bytes:
-        raise TooLarge(f"an event of {size} bytes; the cluster takes at most {welcome.event_bytes}")
 
 
 def _after_fork() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ocfcluster import __version__
+from ocfcluster.client.arguments import check_timeout
 from ocfcluster.client.connection import LOST
 from ocfcluster.client.controlsocket import ControlSocket
 from ocfcluster.client.dispatch import Dispatcher
@@ -25,6 +26,7 @@ from ocfcluster.errors import (
     LimitReached,
     MalformedFrame,
     NotConnected,
+    TooLarge,
     WouldBlock,
 )
 from ocfcluster.limits import RECONNECT_FIRST_NS, RECONNECT_MAX_NS, SECOND_NS
@@ -186,7 +188,7 @@ class AsyncConnection:
 
         Raises WouldBlock after ``timeout`` seconds.
         """
-        deadline = None if timeout is None else self.loop.time() + timeout
+        deadline = None if timeout is None else self.loop.time() + check_timeout(timeout)
         while not done():
             future: asyncio.Future[None] = self.loop.create_future()
             if on_done is None or self.closed:
@@ -209,6 +211,8 @@ class AsyncConnection:
     async def call(self, kind: Request, body: frames.Body | None, timeout: float | None) -> Any:
         """Ask and wait for the answer. Raises its error; WouldBlock after ``timeout`` seconds."""
         self.check_open()
+        if timeout is not None:
+            check_timeout(timeout)
         pending = self.session.request(kind, body)
         self.flush_output()
         await self.until(lambda: pending.done, timeout)
@@ -219,6 +223,11 @@ class AsyncConnection:
             raise NotConnected("the client is closed")
         if self.session.stage is Stage.ENDED:
             raise NotConnected("the connection to the agent has ended")
+
+    def check_size(self, size: int) -> None:
+        welcome = self.session.welcome
+        if welcome is not None and size > welcome.event_bytes:
+            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {welcome.event_bytes}")
 
     def wait_for_receipt(self, receipt: Receipt, timeout: float | None) -> None:
         raise NotImplementedError("await the receipt")
@@ -390,6 +399,18 @@ class AsyncConnection:
             event_socket.abandon_in_child()
         self.sockets.clear()
         self.dispatcher.abandon_in_child()
+
+
+class Deadline:
+    """Of a call that waits several times."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self, timeout: float | None) -> None:
+        self._at = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        return None if self._at is None else max(0.0, self._at - time.monotonic())
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -18,18 +18,26 @@ import select
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ocfcluster.client.arguments import (
+    Data,
+    as_topics,
+    check_callback,
+    check_socket,
+    check_timeout,
+    check_topic,
+)
 from ocfcluster.client.connection import Connection, deadline_of
 from ocfcluster.client.events import Event, Published, Receipt, Run, TopicInfo
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.locate import default_socket_path
-from ocfcluster.client.publisher import Data, Publisher
-from ocfcluster.client.session import Stage, check_topic
+from ocfcluster.client.publisher import Publisher
+from ocfcluster.client.session import Stage
 from ocfcluster.errors import ClientError, InvalidArgument, NotConnected, TopicExists
-from ocfcluster.limits import CLOSE_FLUSH_NS, SECOND_NS, TOPICS_PER_SUBSCRIPTION
+from ocfcluster.limits import CLOSE_FLUSH_NS, SECOND_NS
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import Request
 
@@ -41,7 +49,11 @@ _CLOSE_FLUSH_S = CLOSE_FLUSH_NS / SECOND_NS
 
 
 def connect(
-    socket: str | None = None, *, name: str = "", resume: bool = True, timeout: float | None = 5.0
+    socket: str | os.PathLike[str] | None = None,
+    *,
+    name: str = "",
+    resume: bool = True,
+    timeout: float | None = 5.0,
 ) -> Client:
     """A client of the agent at ``socket`` (default: ``default_socket_path()``).
 
@@ -55,10 +67,15 @@ class Client:
     """A connection to an agent, and what is done over it. Every method is thread-safe. Use it as a context manager."""
 
     def __init__(
-        self, socket: str | None = None, *, name: str = "", resume: bool = True, timeout: float | None = 5.0
+        self,
+        socket: str | os.PathLike[str] | None = None,
+        *,
+        name: str = "",
+        resume: bool = True,
+        timeout: float | None = 5.0,
     ) -> None:
         self._closed = True  # for __del__, should connecting fail
-        self._path = socket or default_socket_path()
+        self._path = check_socket(socket) or default_socket_path()
         self._name = name
         self._resume = resume
         self._timeout = timeout
@@ -107,7 +124,7 @@ class Client:
     def publish_many(
         self,
         topic: str,
-        datas: Sequence[Data],
+        datas: Iterable[Data],
         *,
         re_id: int = 0,
         properties: Mapping[str, str] | None = None,
@@ -130,7 +147,7 @@ class Client:
 
     def subscribe(
         self,
-        topics: str | Sequence[str],
+        topics: str | Iterable[str],
         on_event: Callable[[Event], object] | None = None,
         *,
         timeout: float | None = None,
@@ -141,21 +158,17 @@ class Client:
         callbacks, in the one order of the cluster across all of this client's callback subscriptions.
         Raises UnknownTopic, InvalidArgument, LimitReached.
         """
-        names = [topics] if isinstance(topics, str) else list(topics)
-        subscription = self.subscribe_for(names, on_event is not None, timeout)
+        check_callback(on_event)
+        subscription = self.subscribe_for(topics, on_event is not None, timeout)
         if on_event is not None:
             self.connection().dispatcher.add(subscription.event_socket, on_event)
         return subscription
 
     def subscribe_for(
-        self, topics: str | list[str], callback: bool, timeout: float | None = None
+        self, topics: str | Iterable[str], callback: bool, timeout: float | None = None
     ) -> Subscription:
         """A subscription whose callback, if it is to have one, the caller gives to the dispatcher."""
-        names = [topics] if not isinstance(topics, list) else topics
-        if not 1 <= len(names) <= TOPICS_PER_SUBSCRIPTION:
-            raise InvalidArgument(f"a subscription has 1 to {TOPICS_PER_SUBSCRIPTION} topics")
-        for name in names:
-            check_topic(name)
+        names = [check_topic(name) for name in as_topics(topics)]
         connection = self.connection()
         return Subscription(self, connection, connection.subscribe(names, callback, timeout), callback)
 
@@ -164,7 +177,7 @@ class Client:
 
         Raises NoSubscription where there is none to begin with, NotConnected where all have ended.
         """
-        self.connection().dispatcher.run(timeout)
+        self.connection().dispatcher.run(check_timeout(timeout))
 
     # --- topics -------------------------------------------------------------------------------------------------
 
@@ -305,6 +318,8 @@ class Subscription:
         Raises NotConnected behind the notice that ended the subscription, InvalidArgument once it is closed.
         """
         self._check_pull()
+        if timeout is not None:
+            check_timeout(timeout)
         event = self._take()
         if event is not None:
             return event
@@ -314,6 +329,8 @@ class Subscription:
     def get_run(self, timeout: float | None = None) -> Run | None:
         """The next run of events, or what is left of one; else as ``get``."""
         self._check_pull()
+        if timeout is not None:
+            check_timeout(timeout)
         run = self._socket.take_run()
         if run is None:
             run = self._wait(self._socket.take_run, timeout)

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ocfcluster import __version__
+from ocfcluster.client.arguments import check_timeout
 from ocfcluster.client.controlsocket import ControlSocket
 from ocfcluster.client.dispatch import Dispatcher
 from ocfcluster.client.events import Receipt
@@ -57,6 +58,8 @@ LOST: Final = "the agent closed the connection"
 class Connection:
     """A session, its sockets and its thread. Everything public is thread-safe."""
 
+    _wake = -1  # also where the constructor refused its arguments: ``__del__`` looks at it
+
     def __init__(self, path: str, name: str, resume: bool) -> None:
         self.path = path
         self.resume = resume
@@ -78,7 +81,6 @@ class Connection:
         self._tick_at = 0.0
         self._back_off_ns = RECONNECT_FIRST_NS
         self._retry_at = 0.0
-        self._wake = -1
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -548,5 +550,5 @@ class Connection:
 
 
 def deadline_of(timeout: float | None) -> float | None:
-    """On the monotonic clock; None: never."""
-    return None if timeout is None else time.monotonic() + timeout
+    """On the monotonic clock; None: never. Raises InvalidArgument for what is no number of seconds."""
+    return None if timeout is None else time.monotonic() + check_timeout(timeout)

@@ -34,7 +34,9 @@ class ControlSocket:
             self._socket.connect(path)
         except OSError as error:
             self._socket.close()
-            raise AgentUnreachable(f"no agent at {path}: {error.strerror or error}") from None
+            # Without an errno the path is none that a socket can have (too long), and no agent will ever be there.
+            hint = "; start one with `ocfcluster agent`" if error.errno else ""
+            raise AgentUnreachable(f"no agent at {path}: {error.strerror or error}{hint}") from None
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), select.POLLIN)
 

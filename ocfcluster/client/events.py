@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from ocfcluster.client.arguments import check_timeout
 from ocfcluster.errors import ClientError, MalformedFrame
 from ocfcluster.limits import RUN_HEADER_BYTES
 from ocfcluster.wire import frames
@@ -381,6 +382,7 @@ class Receipt(msgspec.Struct, eq=False):
         Raises WouldBlock where it is not known in time, OutcomeUnknown where it can never be known, and the error
         with which the publication was refused.
         """
+        check_timeout(timeout)
         if not self.done():
             self._batches[-1].owner.wait_for_receipt(self, timeout)
         return self.result()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Final, Protocol
 
-from ocfcluster.errors import ClientError, InvalidArgument, OutcomeUnknown, UnknownTopic, client_error
+from ocfcluster.errors import ClientError, OutcomeUnknown, UnknownTopic, client_error
 from ocfcluster.limits import (
     PRODUCER_BYTES_UNANSWERED,
     PRODUCER_RUNS_UNANSWERED,
@@ -26,7 +26,6 @@ from ocfcluster.wire.frames import LOCAL_ID
 from ocfcluster.wire.run import RunKind, build_run, read_header, run_events
 
 _LENGTH_BYTES: Final = 4  # of each event in a table of lengths
-_RE_ID_END: Final = 1 << 64
 PRODUCER_LOST: Final = frozenset({errno.EBADF, errno.EILSEQ})  # refusals that do not use up their numbers
 
 
@@ -284,30 +283,6 @@ class Producer:
 
     def lowest_unanswered(self) -> int:
         return self.unanswered[0].number if self.unanswered else self._next_number
-
-
-def as_bytes(data: object) -> bytes:
-    """The data of an event, unchangeable. Raises TypeError."""
-    if type(data) is bytes:
-        return data
-    if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
-    raise TypeError(f"event data is bytes, not {type(data).__name__}")
-
-
-def as_events(datas: Sequence[bytes | bytearray | memoryview]) -> list[bytes]:
-    """The data of at least one event. Costs no Python step per event where all are bytes. Raises InvalidArgument."""
-    if not datas:
-        raise InvalidArgument("publish_many needs at least one event")
-    if set(map(type, datas)) == {bytes}:
-        return list(datas)  # type: ignore[arg-type]  # the line above says that they are bytes
-    return list(map(as_bytes, datas))
-
-
-def check_re_id(re_id: int) -> None:
-    """Raises InvalidArgument for what is no ev_id and not 0."""
-    if not 0 <= re_id < _RE_ID_END:
-        raise InvalidArgument(f"re_id {re_id} is no 64-bit id")
 
 
 def run_size(count: int, data_bytes: int, properties: bytes) -> int:

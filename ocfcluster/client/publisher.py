@@ -9,26 +9,33 @@ by the library's thread, by ``flush`` and by ``wait``.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from ocfcluster.client.arguments import (
+    Data,
+    as_bytes,
+    as_events,
+    as_properties,
+    check_re_id,
+    check_timeout,
+    check_topic,
+)
 from ocfcluster.client.connection import Connection, deadline_of
 from ocfcluster.client.events import Receipt
-from ocfcluster.client.producer import Batch, Producer, as_bytes, as_events, check_re_id, run_size, split
-from ocfcluster.client.session import Stage, check_topic
+from ocfcluster.client.producer import Batch, Producer, run_size, split
+from ocfcluster.client.session import Stage
 from ocfcluster.errors import InvalidArgument, NotConnected, TooLarge, WouldBlock
 from ocfcluster.limits import RUN_BYTES, RUN_COUNT
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import Request
-from ocfcluster.wire.properties import encode_properties
 
 if TYPE_CHECKING:
     from typing import Self
 
     from ocfcluster.client.client import Client
 
-Data = bytes | bytearray | memoryview
 _LENGTH_BYTES: Final = 4
 
 
@@ -84,6 +91,8 @@ class Publisher:
         """``publish`` without keywords, for the library's own parts: this is the hot path."""
         if type(data) is not bytes:
             data = as_bytes(data)
+        if timeout is not None:
+            check_timeout(timeout)
         connection = self._connection
         if connection is None or connection.closed:
             connection = self._connected()
@@ -120,7 +129,7 @@ class Publisher:
     ) -> Receipt:
         """Join what gathers, or begin a new batch, and send it at once if the agent is idle. The lock is held."""
         deadline = deadline_of(timeout)
-        encoded = encode_properties(properties) if properties else b""
+        encoded = as_properties(properties)
         check_re_id(re_id)
         info, producer = self._prepare(connection, topic, deadline)
         self._check_size(connection, len(data))
@@ -158,20 +167,22 @@ class Publisher:
 
     def publish_many(
         self,
-        datas: Sequence[Data],
+        datas: Iterable[Data],
         *,
         topic: str | None = None,
         re_id: int = 0,
         properties: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Receipt:
-        """Publish the events of a list, in full runs: the fast way. One receipt for all; errors as ``publish``.
+        """Publish the events of a list (or other iterable), in full runs: the fast way. One receipt for all.
+
+        Errors as ``publish``.
 
         Where the window closes for longer than ``timeout`` in the middle, WouldBlock says how many were published.
         """
         events = as_events(datas)
         deadline = deadline_of(timeout)
-        encoded = encode_properties(properties) if properties else b""
+        encoded = as_properties(properties)
         check_re_id(re_id)
         cuts = split(events, encoded)
         largest = max(map(len, events)) if len(cuts) == len(events) else 0

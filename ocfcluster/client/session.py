@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from ocfcluster.client.arguments import check_name
 from ocfcluster.client.events import Notice, NoticeCode
 from ocfcluster.client.producer import PRODUCER_LOST, Batch, Producer
 from ocfcluster.errors import (
     ClientError,
-    InvalidArgument,
     MalformedFrame,
     NotConnected,
     OutcomeUnknown,
@@ -34,11 +34,9 @@ from ocfcluster.errors import (
     client_error,
 )
 from ocfcluster.limits import (
-    CLIENT_NAME_BYTES,
     CONTROL_OUTPUT_BYTES,
     LENT_SOCKETS_UNANSWERED,
     REQUESTS_UNANSWERED,
-    TOPIC_NAME_BYTES,
 )
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import CONTROL_HEADER, LOCAL_PROTOCOL_VERSION, RECEIPT, Answer, Request
@@ -160,8 +158,6 @@ class Session:
 
     def __init__(self, *, library: str, name: str, resume: bool, clock_ns: Callable[[], int]) -> None:
         """``clock_ns`` gives the wall clock, for the publish time of runs."""
-        if len(name.encode()) > CLIENT_NAME_BYTES:
-            raise InvalidArgument(f"a client's name has at most {CLIENT_NAME_BYTES} bytes")
         self.stage = Stage.OFFLINE
         self.welcome: frames.Welcome | None = None
         self.cluster_id = ""
@@ -174,7 +170,7 @@ class Session:
         self.shutdown_reason = ""
         self.receipts_taken = 0
         self._library = library
-        self._name = name
+        self._name = check_name(name)
         self._buffer = bytearray()
         self._effects: list[Effect] = []
         self._queue: deque[Pending] = deque()
@@ -550,18 +546,3 @@ def _error_of(kind: Request, body: frames.Error) -> ClientError:
     if named and body.errno == errno.EINVAL:
         return UnknownTopic(body.message)
     return client_error(body.errno, body.message)
-
-
-def check_topic(name: str) -> str:
-    """The name, if it can be a topic's. Raises InvalidArgument."""
-    if not isinstance(name, str):
-        raise InvalidArgument(f"a topic is named by a str, not {type(name).__name__}")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        raise InvalidArgument(f"topic {name!r:.80}: only text that UTF-8 has is allowed") from None
-    if not 1 <= size <= TOPIC_NAME_BYTES or "\0" in name:
-        raise InvalidArgument(
-            f"topic {name!r:.80}: 1 to {TOPIC_NAME_BYTES} bytes of UTF-8 without NUL are allowed"
-        )
-    return name

@@ -216,7 +216,7 @@ def test_unknown_topics_and_bad_names(client: Client) -> None:
             client.publish(name, b"")
     with pytest.raises(errors.TooLarge):
         client.publish("t", bytes(ocfcluster.client.publisher.RUN_BYTES * 100))
-    with pytest.raises(TypeError):
+    with pytest.raises(errors.InvalidArgument, match="encode"):
         client.publish("t", "text")  # type: ignore[arg-type]
     with pytest.raises(errors.InvalidArgument):
         client.publish_many("t", [])
@@ -322,6 +322,7 @@ def test_no_agent(tmp_path: Path) -> None:
     with pytest.raises(errors.AgentUnreachable) as caught:
         ocfcluster.connect(str(tmp_path / "nothing.sock"))
     assert "nothing.sock" in str(caught.value)
+    assert "`ocfcluster agent`" in str(caught.value)
     assert caught.value.errno == errno.ECONNREFUSED
 
 
