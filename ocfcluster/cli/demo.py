@@ -100,7 +100,7 @@ def _show(console: Console, work: Work, checks: list[Check]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("place", justify="right")
     for node in nodes:
-        table.add_column(f"node {node}: topic, seq, event")
+        table.add_column(f"node {node}")
     for place, row in excerpt(work, EXCERPT_ROWS):
         cells = [
             Text(f"{row[node].topic} {row[node].seq:>4} {output.readable(row[node].data)}") for node in nodes
@@ -111,7 +111,7 @@ def _show(console: Console, work: Work, checks: list[Check]) -> None:
         table.add_row(str(place), *cells)
     total = sum(map(len, work.published.values()))
     console.print()
-    console.print("What the subscriber on each node got, side by side (an excerpt):\n")
+    console.print("What each node's subscriber got, side by side (topic, seq, event; an excerpt):\n")
     console.print(table)
     console.print()
     for one in checks:

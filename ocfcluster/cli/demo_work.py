@@ -165,7 +165,7 @@ def check(work: Work) -> list[Check]:
     return [
         _check_complete(work, total),
         Check(
-            "the same order on every node, over all topics",
+            "one order on every node, over all topics",
             all(work.seen[node] == first for node in nodes),
             " ".join(f"{node}:{_digest(work.seen[node])}" for node in nodes),
         ),
