@@ -113,6 +113,7 @@ RECONNECT_MAX_NS: Final = (
     SECOND_NS  # ... up to this, so that a thousand clients do not storm a starting agent
 )
 HANDLE_EVENT_NS: Final = 100 * MILLISECOND_NS  # oc_ev_handle_event returns after it though more keeps coming
+LONGEST_TIMEOUT_S: Final = 2_000_000  # 23 days: poll() counts milliseconds in 31 bits
 CLOSE_FLUSH_NS: Final = 5 * SECOND_NS  # what a client gives its unanswered publications when it closes
 
 # --- flow -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,12 @@ from collections.abc import Iterable, Mapping
 from typing import Final, overload
 
 from ocfcluster.errors import InvalidArgument
-from ocfcluster.limits import CLIENT_NAME_BYTES, TOPIC_NAME_BYTES, TOPICS_PER_SUBSCRIPTION
+from ocfcluster.limits import (
+    CLIENT_NAME_BYTES,
+    LONGEST_TIMEOUT_S,
+    TOPIC_NAME_BYTES,
+    TOPICS_PER_SUBSCRIPTION,
+)
 from ocfcluster.wire.properties import encode_properties
 
 Data = bytes | bytearray | memoryview
@@ -67,21 +72,21 @@ def check_timeout(timeout: float) -> float: ...
 @overload
 def check_timeout(timeout: float | None) -> float | None: ...
 def check_timeout(timeout: float | None) -> float | None:
-    """The timeout: seconds, or None. One in the past is over at once."""
+    """The timeout: seconds, or None. One in the past is over at once; beyond LONGEST_TIMEOUT_S it ends there."""
     if timeout is None:
         return None
     if not isinstance(timeout, int | float):
         raise InvalidArgument(f"timeout is a number of seconds, or None for no end, not {_kind(timeout)}")
     if not math.isfinite(timeout):
         raise InvalidArgument(f"timeout {timeout} is no number of seconds; None is for no end")
-    return timeout
+    return min(timeout, LONGEST_TIMEOUT_S)
 
 
 def check_timeout_ms(timeout_ms: object) -> float | None:
     """Seconds, or None, from the milliseconds of the OCF functions, whose negative numbers mean no end."""
     if not isinstance(timeout_ms, int | float) or not math.isfinite(timeout_ms):
         raise InvalidArgument(f"timeout is a number of milliseconds, -1 for no end, not {timeout_ms!r:.80}")
-    return None if timeout_ms < 0 else timeout_ms / 1000
+    return None if timeout_ms < 0 else min(timeout_ms / 1000, LONGEST_TIMEOUT_S)
 
 
 def check_callback(on_event: object) -> None:

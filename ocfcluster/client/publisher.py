@@ -58,6 +58,7 @@ class Publisher:
         # What the last publication resolved to, so that an equal one costs a comparison:
         self._last_topic: str | None = None
         self._last_properties: Mapping[str, str] | None = None
+        self._event_bytes = 0  # of the cluster's largest event, as of the last event that did not join others
         self._producer: Producer | None = None
         if topic is not None:
             check_topic(topic)
@@ -104,6 +105,7 @@ class Publisher:
                     size = batch.size + len(data) + _LENGTH_BYTES
                     if (
                         size <= RUN_BYTES
+                        and len(data) <= self._event_bytes
                         and batch.count < RUN_COUNT
                         and batch.topic == (topic or self._topic)
                     ):
@@ -264,6 +266,8 @@ class Publisher:
 
     def _check_size(self, connection: Connection, size: int) -> None:
         welcome = connection.session.welcome
+        if welcome is not None:
+            self._event_bytes = welcome.event_bytes
         if welcome is not None and size > welcome.event_bytes:
             raise TooLarge(f"an event of {size} bytes; the cluster takes at most {welcome.event_bytes}")
 

@@ -298,7 +298,7 @@ RECORD: Final = Struct(
     "seq" / Int64ul,
     "ev_id" / Int64ul,
     "order_time" / Int64ul,
-    *_octets("body", this.length - RECORD_HEADER_BYTES),
+    *_octets("body", this.length - RECORD_HEADER_BYTES),  # of SHARED: ballast
 )
 
 EVENT_FRAME: Final = Format(
@@ -324,9 +324,11 @@ CLEAR_HEADER: Final = Struct(
     "version" / Int8ul,
     _between("version", VERSION, VERSION),
     "flags" / Int8ul,
+    _between("flags", 0, 0),
     "cluster" / Int32ul,
     "node_id" / Int32ul,
     "reserved" / Int32ul,
+    _between("reserved", 0, 0),
     "incarnation" / Int64ul,
     "counter" / Int64ul,
 )

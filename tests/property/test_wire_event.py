@@ -87,6 +87,14 @@ def test_every_damage_is_malformed_or_another_message_of_its_length(message: Eve
             assert encode(got) == data
 
 
+@pytest.mark.parametrize("message", EXAMPLES)
+def test_message_cut_before_its_data_is_malformed_whatever_size_it_says(message: EventMessage) -> None:
+    encoded = encode(message._replace(data=b""))
+    for length in range(4, len(encoded)):
+        assert taken(decode_event, struct.pack("<i", length) + encoded[4:length]) is None
+        agree_about(struct.pack("<i", length) + encoded[4:length])
+
+
 def agree_about(data: bytes) -> None:
     got = taken(decode_event, data)
     assert (

@@ -179,7 +179,7 @@ def unpack_event_frame(data: bytes) -> tuple[Any, ...]:
             end = at + record[0]
             if record[0] < RECORD_HEADER.size or end > len(data) or record[1] not in {1, 2, 3}:
                 raise MalformedFrame("record")
-            if record[1] == RecordKind.SHARED and (record[0] != RECORD_HEADER.size or count != 1):
+            if record[1] == RecordKind.SHARED and count != 1:
                 raise MalformedFrame("shared")
             records.append((*record, data[at + RECORD_HEADER.size : end]))
             at = end
@@ -211,7 +211,7 @@ EVENT_FRAMES = st.builds(
     lambda head, records: EVENT_HEADER.pack(*head, len(records), 0) + b"".join(records),
     st.tuples(U32, U32, U64), st.lists(RECORDS, min_size=1, max_size=4),
 )  # fmt: skip
-SHARED = EVENT_HEADER.pack(1, 2, 3, 1, 0) + RECORD_HEADER.pack(56, 3, 0, 0, 0, 1, 2, 3, 4, 5, 6)
+SHARED = EVENT_HEADER.pack(1, 2, 3, 1, 0) + RECORD_HEADER.pack(60, 3, 0, 0, 0, 1, 2, 3, 4, 5, 6) + bytes(4)
 TWO = (
     EVENT_HEADER.pack(1, 2, 3, 2, 0)
     + RECORD_HEADER.pack(58, 1, 0, 0, 0, 1, 2, 3, 4, 5, 6) + b"ab"
@@ -252,6 +252,14 @@ def test_damaged_event_frames_are_taken_alike(data: bytes) -> None:
         plain = taken(unpack_event_frame, one, MalformedFrame)
         for compiled in (False, True):
             assert plain == taken(lambda d, c=compiled: declared_event_frame(d, c), one, MalformedFrame)
+
+
+def test_a_shared_run_is_alone_in_its_frame() -> None:
+    assert EVENT_FRAME.parse(SHARED).records[0].body == bytes(4)
+    two = EVENT_HEADER.pack(1, 2, 3, 2, 0) + 2 * SHARED[EVENT_HEADER.size :]
+    for compiled in (False, True):
+        with pytest.raises(MalformedFrame):
+            EVENT_FRAME.parse(two, compiled=compiled)
 
 
 @given(damaged(EVENT_FRAMES) | st.binary(max_size=120))

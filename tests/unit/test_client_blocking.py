@@ -384,3 +384,23 @@ def test_many_subscriptions_and_descriptors_are_given_back(agent: FakeAgent, cli
         for one in made:
             one.close()
     until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+def test_an_event_too_large_for_the_cluster_joins_no_run_of_others(agent: FakeAgent) -> None:
+    agent.event_bytes = 100
+    with ocfcluster.connect(agent.path) as client:
+        client.publish("t", b"first").wait(2)
+        receipts = []
+        for _ in range(200):  # a few of them gather
+            receipts.append(client.publish("t", b"fits"))
+            with pytest.raises(errors.TooLarge):
+                client.publish("t", bytes(101))
+        assert [receipt.wait(2).seq for receipt in receipts] == list(range(2, 202))
+
+
+def test_a_very_long_timeout_is_long_and_not_an_error(client: Client) -> None:
+    with client.subscribe("t") as events:
+        client.publish("t", b"x")
+        event = events.get(1e12)
+        assert event is not None
+        assert event.data == b"x"
