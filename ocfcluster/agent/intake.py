@@ -15,13 +15,14 @@ from ocfcluster.agent.clients import Client
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.node_api import NodeApi
-from ocfcluster.errors import MalformedRun
+from ocfcluster.errors import Malformed
 from ocfcluster.ipc.peer import is_closed
 from ocfcluster.ipc.session import Incoming, Stage
 from ocfcluster.limits import INTAKE_BYTES, PRODUCERS_PER_NODE, RUN_BYTES, WINDOW_BYTES
 from ocfcluster.protocol.state import FIRST_TOPIC_ID
 from ocfcluster.wire.frames import LOCAL_ID, Request
-from ocfcluster.wire.run import RunHeader, RunKind, check_run, void_run
+from ocfcluster.wire.properties import decode_properties
+from ocfcluster.wire.run import RunHeader, RunKind, check_run, run_properties, void_run
 
 _PUBLICATION: Final = int(RunKind.PUBLICATION)
 # What waits behind the publications that came before it on the connection; everything else may overtake them, so
@@ -141,7 +142,9 @@ class Intake:
         """One publication of ``size`` bytes. The number of calls made here does not depend on what the run holds."""
         try:
             header = check_run(run)
-        except MalformedRun as error:
+            if header.properties_length:  # subscribers everywhere will read them
+                decode_properties(run_properties(run, header))
+        except Malformed as error:
             self._shell.fail(client, str(error))
             return
         _, kind, _, _, _, topic_id, count, producer, first_number, _, _, _, _ = header

@@ -34,6 +34,7 @@ from ocfcluster.wire.frames import (
     TopicResolve,
     Unsubscribe,
 )
+from ocfcluster.wire.properties import encode_properties
 from ocfcluster.wire.run import RunKind, build_run, read_header, run_events
 from tests.unit.fake_node import Bench, bench, publish_frame, read_all, read_frame
 
@@ -645,3 +646,14 @@ def test_status_tells_of_clients_and_subscriptions(agent: Bench) -> None:
     assert document["subscriptions"][0]["topics"] == ["t"]
     assert document["subscriptions"][0]["callback"]
     assert document["counters"]["clients_accepted"] == 1
+
+
+def test_properties_that_nobody_could_read_end_the_connection_at_the_door(agent: Bench) -> None:
+    client = agent.client()
+    topic_id, producer = client.create_topic("t"), client.open_producer()
+    good = encode_properties({"k": "v"})
+    for properties, ends in ((good, False), (good[:-1], True)):
+        run = build_run(RunKind.PUBLICATION, topic_id, producer, 1, [EVENT], properties=properties)
+        client.send(CONTROL_HEADER.pack(len(run), Request.PUBLISH, 0, 0, 0) + run)
+        client.answers()
+        assert client.eof is ends
