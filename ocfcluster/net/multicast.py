@@ -149,9 +149,24 @@ class MulticastTransport:
         if interface.family == socket.AF_INET:
             receiving.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
         else:
+            # For IPv6 the kernel then compares groups, and not the interfaces they were joined on.
             receiving.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+            self._bind_to_device(receiving, interface)
         udp.bind(receiving, self._group, "network.port")
         _join(receiving, interface, group)
+
+    def _bind_to_device(self, receiving: socket.socket, interface: Interface) -> None:
+        try:
+            receiving.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.name.encode())
+        except PermissionError:  # before Linux 5.7 it takes CAP_NET_RAW
+            self.warnings.append(
+                f"this kernel does not let the agent listen on interface {interface.name} alone: use a group that "
+                "nobody uses on this machine's other interfaces, or give the agent CAP_NET_RAW"
+            )
+        except OSError as error:
+            raise SetupError(
+                f"cannot listen on interface {interface.name}: {error.strerror} (ip link show dev {interface.name})"
+            ) from error
 
     def _prepare_sending(
         self, sending: socket.socket, interface: Interface, unicast_port: int, ttl: int, loop: bool

@@ -9,10 +9,10 @@ from ocfcluster.net.heap import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 def burst():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    held = [os.urandom(60_000) for _ in range(32)]
+    held = [os.urandom(60_000) for _ in range(128)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 burst()
-print(int(kept), sum(burst() for _ in range(10)), platform.libc_ver()[0])
+print(int(kept), sum(burst() for _ in range(5)), platform.libc_ver()[0])
 """
 
 
@@ -29,5 +29,5 @@ def test_bursts_of_buffers_find_their_memory_again() -> None:
     assert kept == (libc == "glibc")
     if kept:
         _, faults_before, _ = page_faults("leave")
-        assert faults_before > 2000  # 10 bursts of 32 buffers of 15 pages each
+        assert faults_before > 2000  # 5 bursts of 128 buffers of 15 pages each
         assert faults < 500

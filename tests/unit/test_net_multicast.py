@@ -17,6 +17,7 @@ import pytest
 from ocfcluster import limits
 from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.net import multicast, offload, udp
+from ocfcluster.net.interfaces import find_interface
 from ocfcluster.net.multicast import MulticastTransport
 from ocfcluster.net.own_filter import attach_own_filter, own_filter_program
 from tests.unit.net_support import (
@@ -31,6 +32,7 @@ from tests.unit.net_support import (
 )
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
+SECOND_INTERFACE = "ocftest0"
 
 
 def ipv6_multicast_on_loopback() -> bool:
@@ -51,6 +53,10 @@ needs_ipv6 = pytest.mark.skipif(
 )
 needs_offload = pytest.mark.skipif(
     not gro_on_loopback(), reason="this kernel has no UDP_SEGMENT or no UDP_GRO"
+)
+needs_second_interface = pytest.mark.skipif(
+    SECOND_INTERFACE not in {name for _, name in socket.if_nameindex()},
+    reason="runs in the network namespace of the last test",
 )
 both_families = pytest.mark.parametrize(
     "family", [V4, pytest.param(V6, marks=needs_ipv6)], ids=["ipv4", "ipv6"]
@@ -275,6 +281,19 @@ def test_other_groups_of_the_machine_are_not_heard(network: Make) -> None:
     assert receive_datagrams(transport, 1, 0.05) == []
 
 
+@needs_second_interface
+@pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
+def test_the_same_group_on_another_interface_is_not_heard(network: Make, family: int) -> None:
+    """Although others on this machine have joined it there, and both sockets are bound to group and port."""
+    here, there = network(family), network(family)
+    there.interface = find_interface(SECOND_INTERFACE, family)
+    there.group, there.port = here.group, here.port
+    transport, stranger, witness = here.transport(), there.transport(loop=True), there.transport(loop=True)
+    stranger.multicast(b"not for us", 10)
+    assert receive_datagrams(witness, 1) == [(b"not for us", 10, stranger.address)]
+    assert receive_datagrams(transport, 1, 0.05) == []
+
+
 def test_one_call_takes_from_both_sockets_and_no_more_than_asked(network: Make) -> None:
     net = network()
     one, two = net.transport(), net.transport()
@@ -345,6 +364,27 @@ def test_an_interface_that_is_gone_is_refused() -> None:
         MulticastTransport(interface, "239.192.1.1", random_port())
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENODEV])
+def test_an_ipv6_socket_that_cannot_keep_to_its_interface(network: Make, code: int) -> None:
+    class Unbound(socket.socket):
+        __slots__ = ()
+
+        def setsockopt(self, level: int, name: int, value: Any) -> None:  # type: ignore[override]
+            if name == socket.SO_BINDTODEVICE:
+                raise OSError(code, os.strerror(code))
+            super().setsockopt(level, name, value)
+
+    made = network().transport()
+    with Unbound(V4, socket.SOCK_DGRAM) as opened:
+        if code == errno.EPERM:
+            made._bind_to_device(opened, loopback(V6))
+            assert "interface lo alone" in made.warnings[0]
+            assert "CAP_NET_RAW" in made.warnings[0]
+        else:
+            with pytest.raises(SetupError, match=r"cannot listen on interface lo: .*ip link show dev lo"):
+                made._bind_to_device(opened, loopback(V6))
+
+
 def test_a_multicast_port_that_another_program_keeps_for_itself_is_refused() -> None:
     group = random_group()
     with socket.socket(V4, socket.SOCK_DGRAM) as other:
@@ -402,21 +442,30 @@ def test_loopback_without_an_ipv6_route_is_told_by_the_kernel_itself() -> None:
         MulticastTransport(loopback(V6), "ff15::1", random_port())
 
 
-@pytest.mark.skipif(ipv6_multicast_on_loopback(), reason="the IPv6 tests ran as they are")
-def test_ipv6_multicast_in_a_network_namespace_of_its_own() -> None:
-    """Runs this file's IPv6 tests where loopback may be given the route."""
+@pytest.mark.skipif(
+    SECOND_INTERFACE in {name for _, name in socket.if_nameindex()}, reason="this is that network namespace"
+)
+def test_ipv6_and_a_second_interface_in_a_network_namespace_of_its_own() -> None:
+    """Runs this file's tests that need a route on loopback or another interface where both may be made."""
     unshare, ip = shutil.which("unshare"), shutil.which("ip")
-    own_network = (
-        [unshare or "", "--net"] if os.geteuid() == 0 else [unshare or "", "--map-root-user", "--net"]
+    if not unshare or not ip:
+        pytest.skip("needs unshare and ip")
+    own_network = [unshare, "--net"] if os.geteuid() == 0 else [unshare, "--map-root-user", "--net"]
+    prepare = " && ".join(
+        [
+            "ip link set lo up",
+            "ip -6 route add local ff00::/8 dev lo",
+            f"ip link add {SECOND_INTERFACE} type veth peer name ocftest1",
+            f"ip address add 10.77.0.1/24 dev {SECOND_INTERFACE}",
+            f"ip -6 address add fd00:77::1/64 dev {SECOND_INTERFACE} nodad",
+            f"ip link set {SECOND_INTERFACE} up",
+            "ip link set ocftest1 up",
+        ]
     )
-    prepare = "ip link set lo up && ip -6 route add local ff00::/8 dev lo"
-    if (
-        not unshare
-        or not ip
-        or subprocess.run([*own_network, "sh", "-c", prepare], capture_output=True).returncode
-    ):
-        pytest.skip("needs unshare, ip and the right to make a network namespace")
-    tests = f'exec "$0" -m pytest -q -p no:cacheprovider -k ipv6 {__file__}'
+    if subprocess.run([*own_network, "sh", "-c", prepare], capture_output=True).returncode:
+        pytest.skip("needs the right to make a network namespace")
+    wanted = "(ipv6 or another_interface) and not namespace and not without_an_ipv6_route"
+    tests = f'exec "$0" -m pytest -q -p no:cacheprovider -k "{wanted}" {__file__}'
     done = subprocess.run(
         [*own_network, "sh", "-c", f"{prepare} && {tests}", sys.executable],
         capture_output=True,
@@ -425,3 +474,4 @@ def test_ipv6_multicast_in_a_network_namespace_of_its_own() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
