@@ -26,6 +26,7 @@ from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.agent.state_dir import StateDirectory
 from ocfcluster.errors import ConfigurationError, SetupError, StateDirectoryError
 from ocfcluster.limits import MILLISECOND_NS
+from ocfcluster.net.heap import keep_freed_memory
 from ocfcluster.net.transport import Transport
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.settings import Settings
@@ -138,6 +139,7 @@ async def _serve(agent: Agent) -> int:
         transport=agent.config.transport(), state_dir=str(agent.state_dir.path),
     )  # fmt: skip
     notify_supervisor("READY=1")
+    keep_freed_memory()  # else each burst faults its receive buffers in anew
     gc.collect()
     gc.freeze()  # what is there now stays; collections look at what the traffic makes alone
     await agent.run()
