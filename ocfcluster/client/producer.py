@@ -281,9 +281,6 @@ class Producer:
             self.unanswered_bytes -= unanswered.popleft().size
         return finished
 
-    def lowest_unanswered(self) -> int:
-        return self.unanswered[0].number if self.unanswered else self._next_number
-
 
 def run_size(count: int, data_bytes: int, properties: bytes) -> int:
     """Bytes of a run, with a table of lengths."""

@@ -57,7 +57,6 @@ class Publisher:
         self._closed = False
         # What the last publication resolved to, so that an equal one costs a comparison:
         self._last_topic: str | None = None
-        self._last_properties: Mapping[str, str] | None = None
         self._event_bytes = 0  # of the cluster's largest event, as of the last event that did not join others
         self._producer: Producer | None = None
         if topic is not None:

@@ -152,7 +152,7 @@ class Session:
 
     __slots__ = (
         "stage", "welcome", "cluster_id", "full", "outgoing", "resume", "producers", "subscriptions", "topics",
-        "shutdown_reason", "receipts_taken", "_library", "_name", "_buffer", "_effects", "_queue", "_in_flight",
+        "shutdown_reason", "_library", "_name", "_buffer", "_effects", "_queue", "_in_flight",
         "_lent", "_next_request", "_next_subscription", "_clock_ns", "_said", "_resumes_first", "_history_unknown",
     )  # fmt: skip
 
@@ -168,7 +168,6 @@ class Session:
         self.subscriptions: dict[int, SubscriptionState] = {}
         self.topics: dict[str, frames.Topic] = {}  # resolved names
         self.shutdown_reason = ""
-        self.receipts_taken = 0
         self._library = library
         self._name = check_name(name)
         self._buffer = bytearray()
@@ -430,7 +429,6 @@ class Session:
             raise MalformedFrame(f"{len(body)} bytes are no whole number of receipts")
         by_id = {producer.id: producer for producer in self.producers if producer.id}
         for producer_id, first, count, code, seq, ev_id in RECEIPT.iter_unpack(body):
-            self.receipts_taken += 1
             producer = by_id.get(producer_id)
             if producer is None:
                 continue

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ocfcluster.agent.config import AgentConfig, Limits, TopicSetting
-from ocfcluster.limits import REQUESTS_UNANSWERED, RUN_BYTES
+from ocfcluster.agent.config import AgentConfig, TopicSetting
+from ocfcluster.limits import RUN_BYTES
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import (
-    CONTROL_HEADER,
     LOCAL_ID,
     Answer,
-    Error,
     Full,
     Hello,
     NoticeCode,
@@ -34,7 +32,6 @@ from ocfcluster.wire.frames import (
     TopicResolve,
     Unsubscribe,
 )
-from ocfcluster.wire.properties import encode_properties
 from ocfcluster.wire.run import RunKind, build_run, read_header, run_events
 from tests.unit.fake_node import Bench, bench, publish_frame, read_all, read_frame
 
@@ -453,114 +450,6 @@ def test_only_seqpacket_sockets_are_taken(agent: Bench) -> None:
     os.close(writing)
 
 
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"GET / HTTP/1.1\r\n\r\n",
-        CONTROL_HEADER.pack(0, Request.STATUS, 0, 0, 1),  # before HELLO
-        CONTROL_HEADER.pack(0xFFFF_FFFF, Request.HELLO, 0, 0, 1),
-        CONTROL_HEADER.pack(300_000, Request.HELLO, 0, 0, 1),
-        CONTROL_HEADER.pack(2, Request.HELLO, 0, 0, 1) + b"\xff\xff",
-        CONTROL_HEADER.pack(1, Request.HELLO, 0, 1, 1) + b"\x90",
-        CONTROL_HEADER.pack(0, 99, 0, 0, 1),
-    ],
-)
-def test_garbage_is_answered_and_the_connection_closed(agent: Bench, garbage: bytes) -> None:
-    client = agent.client(greet=False)
-    client.send(garbage)
-    client.answers()
-    assert client.eof
-    assert isinstance(client.told[-1], Error)
-    assert client.told[-1].errno == errno.EPROTO
-    assert not agent.agent.clients
-    assert agent.client().call(Request.STATUS)[0] == Answer.STATUS
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        publish_frame(b""),
-        publish_frame(b"x" * 100),
-        publish_frame(build_run(RunKind.BARRIER, 0, 0, 1, [b"\x90"])),
-        publish_frame(build_run(RunKind.PUBLICATION, 16, 1, 0, [b""])),
-        CONTROL_HEADER.pack(2 << 20, Request.PUBLISH, 0, 0, 0),
-        CONTROL_HEADER.pack(3, Request.STATUS, 0, 0, 9) + b"abc",
-        CONTROL_HEADER.pack(1, Request.SUBSCRIBE, 0, 0, 9) + b"\x90",
-        CONTROL_HEADER.pack(1, Request.HELLO, 0, 0, 9) + b"\x90",
-    ],
-)
-def test_garbage_after_the_greeting_too(agent: Bench, frame: bytes) -> None:
-    client = agent.client()
-    client.send(frame)
-    client.answers()
-    assert client.eof
-    assert client.told[-1].errno == errno.EPROTO
-    assert not agent.agent.clients
-
-
-def test_descriptors_that_nobody_asked_for_end_the_connection(agent: Bench) -> None:
-    client = agent.client()
-    before = len(os.listdir("/proc/self/fd"))
-    client.ask(Request.STATUS, None, [0, 1, 2])
-    client.answers()
-    assert client.eof
-    assert len(os.listdir("/proc/self/fd")) < before
-
-
-def test_half_a_frame_waits_for_its_rest(agent: Bench) -> None:
-    client = agent.client()
-    topic_id = client.create_topic("t")
-    producer = client.open_producer()
-    frame = publish_frame(build_run(RunKind.PUBLICATION, topic_id, producer, 1, [EVENT]))
-    for at in range(len(frame)):
-        client.send(frame[at : at + 1])
-        agent.step()
-        assert not client.receipts
-    client.answers()
-    assert client.receipts == [(producer, 1, 1, 0, 1, 1)]
-    client.send(frame[:20])
-    client.socket.close()
-    agent.step()
-    assert not agent.agent.clients
-
-
-def test_a_client_that_never_reads_its_answers_is_disconnected(agent: Bench) -> None:
-    client = agent.client()
-    for number in range(2000):
-        client.create_topic(f"topic-{number}")
-    client.socket.setblocking(False)
-    for _ in range(5000):
-        try:
-            client.ask(Request.TOPIC_LIST)
-        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
-            pass
-        agent.step()
-        if not agent.agent.clients:
-            break
-    assert not agent.agent.clients
-    assert agent.client().call(Request.STATUS)[0] == Answer.STATUS
-
-
-def test_too_many_unanswered_requests_are_refused(tmp_path: Path) -> None:
-    with bench(tmp_path, active=False) as agent:
-        client = agent.client()
-        for _ in range(REQUESTS_UNANSWERED + 10):
-            client.ask(Request.BARRIER)
-        answers = client.answers()
-        assert len(answers) == 10
-        assert {body.errno for _, _, body in answers} == {errno.ENOMEM}
-
-
-def test_too_many_clients_are_told_so(tmp_path: Path) -> None:
-    with bench(tmp_path, AgentConfig(limits=Limits(clients=2))) as agent:
-        agent.client()
-        agent.client()
-        third = agent.client(greet=False)
-        third.answers()
-        assert third.eof
-        assert third.told[0].errno == errno.ENOMEM
-
-
 def test_another_version_of_the_protocol_is_refused(agent: Bench) -> None:
     client = agent.client(greet=False)
     client.call(Request.HELLO, Hello(version=9, library="9.9"))
@@ -646,14 +535,3 @@ def test_status_tells_of_clients_and_subscriptions(agent: Bench) -> None:
     assert document["subscriptions"][0]["topics"] == ["t"]
     assert document["subscriptions"][0]["callback"]
     assert document["counters"]["clients_accepted"] == 1
-
-
-def test_properties_that_nobody_could_read_end_the_connection_at_the_door(agent: Bench) -> None:
-    client = agent.client()
-    topic_id, producer = client.create_topic("t"), client.open_producer()
-    good = encode_properties({"k": "v"})
-    for properties, ends in ((good, False), (good[:-1], True)):
-        run = build_run(RunKind.PUBLICATION, topic_id, producer, 1, [EVENT], properties=properties)
-        client.send(CONTROL_HEADER.pack(len(run), Request.PUBLISH, 0, 0, 0) + run)
-        client.answers()
-        assert client.eof is ends
