@@ -75,6 +75,8 @@ PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
 HISTORIES_REMEMBERED: Final = 8  # cluster_ids that a configuration says it supersedes
 NODES: Final = 64  # whom a node hears fits one heartbeat of 1500 bytes
+NODE_ID_MOST: Final = 0xFFFF_FFFF
+VOTES_MOST: Final = 255
 
 # --- datagrams ------------------------------------------------------------------------------------------------
 CLEAR_HEADER_BYTES: Final = 32
@@ -96,6 +98,10 @@ OUT_OF_ORDER_ORDERS: Final = 4096  # ORDER messages kept behind a gap
 HEARTBEAT_NS: Final = 100 * MILLISECOND_NS
 HEARTBEAT_PADDED_EVERY: Final = 10  # one in ten fills the mtu: shows links that pass only small datagrams
 SUSPICION_NS: Final = SECOND_NS
+SYNC_TIMEOUT_NS: Final = 2 * SECOND_NS  # without progress of the members that fetch up to a proposed cut
+LEAVE_TIMEOUT_NS: Final = 5 * SECOND_NS  # a node that was told to stop waits so long for the others to let it go
+QUORUM_LOST_AFTER_NS: Final = SECOND_NS  # past the suspicion: then programs are told that this is no primary
+HISTORY_WAIT_NS: Final = 30 * SECOND_NS  # for the rest of a configuration before its history is declared lost
 NACK_DELAY_NS: Final = MILLISECOND_NS  # a reordered packet arrives within it and is not asked for
 NACK_RETRY_NS: Final = 10 * MILLISECOND_NS  # doubled per try up to NACK_RETRY_MAX_NS
 NACK_RETRY_MAX_NS: Final = 160 * MILLISECOND_NS

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from ocfcluster.protocol.settings import Configuration, Member
+
 Address = tuple[str, int] | tuple[str, int, int, int]  # of a peer's socket, opaque to the protocol
 
 
@@ -73,11 +75,28 @@ class Outcome(NamedTuple):
     value: int
 
 
+class View(NamedTuple):
+    """A configuration came into force at this place in the order: log entry base + 1 of its epoch.
+
+    ``seq`` and ``ev_id`` number its event on ``oc.membership``; both are 0 where the members stayed the same, which is
+    no event. ``joined`` and ``left`` are in member order; a node that restarted is in both.
+    """
+
+    configuration: Configuration
+    seq: int
+    ev_id: int
+    joined: tuple[Member, ...]
+    left: tuple[Member, ...]
+
+
+Item = Delivery | TopicChange | Outcome | View
+
+
 @dataclass(slots=True, frozen=True)
 class Deliver:
-    """What this burst delivered, in order: runs, topic changes, and the outcomes of this node's own runs."""
+    """What this burst delivered, in order: runs, topic changes, views, and the outcomes of this node's own runs."""
 
-    items: list[Delivery | TopicChange | Outcome]
+    items: list[Item]
 
 
 @dataclass(slots=True, frozen=True)
@@ -88,11 +107,55 @@ class Persist:
     record: bytes
 
 
+@dataclass(slots=True, frozen=True)
+class FetchSnapshot:
+    """Fetch the state of a running cluster from ``address`` by TCP: send ``request``, and give what comes back to
+    ``Node.snapshot_fetched(token, snapshot, now)``; None where nothing whole came. A newer one replaces it."""
+
+    token: int
+    address: Address
+    request: bytes
+
+
+class NotificationCode(Enum):
+    """What a node tells its own programs about itself, outside the order (the drafts' OC_EV_MS_ events)."""
+
+    NOT_PRIMARY = "not_primary"
+    PRIMARY_RESTORED = "primary_restored"
+
+
+@dataclass(slots=True, frozen=True)
+class Notification:
+    """A local notification: it has no place in the order. ``seq`` is the last one of ``oc.membership``."""
+
+    code: NotificationCode
+    m_sequence: int
+    seq: int
+
+
+@dataclass(slots=True, frozen=True)
+class HistoryLost:
+    """This node goes on in the history ``cluster_id``; what it delivered before belongs to ``superseded``, which has
+    ended. Comes before the first view of the new one."""
+
+    cluster_id: str
+    superseded: str
+
+
+@dataclass(slots=True, frozen=True)
+class Stop:
+    """The whole cluster was told to stop, by an ordered command: end in order, without asking the others."""
+
+    reason: str
+
+
 class State(Enum):
     """Where a node stands in its cluster."""
 
-    FORMING = "forming"  # has no configuration yet, or waits for the nodes of its table
+    FORMING = "forming"  # waits for other nodes: there is no configuration yet, or not enough of one
+    LEARNING = "learning"  # fetches the state of a running cluster, to join it
     ACTIVE = "active"  # member of the installed view
+    EVICTED = "evicted"  # the cluster goes on without this incarnation; the next one may join
     STOPPED = "stopped"
 
 
@@ -118,4 +181,6 @@ class News:
     text: str
 
 
-Effect = Multicast | Send | Deliver | Persist | StateChange | Fault | News
+Effect = (
+    Multicast | Send | Deliver | Persist | FetchSnapshot | Notification | HistoryLost | Stop | StateChange | Fault | News
+)

@@ -81,4 +81,11 @@ class Settings:
     suspicion_ns: int = bounds.SUSPICION_NS
     window_bytes: int = bounds.WINDOW_BYTES
     backlog_bytes: int = bounds.BACKLOG_BYTES
+    sync_timeout_ns: int = bounds.SYNC_TIMEOUT_NS
+    leave_timeout_ns: int = bounds.LEAVE_TIMEOUT_NS
+    quorum_lost_after_ns: int = bounds.QUORUM_LOST_AFTER_NS
+    history_wait_ns: int = bounds.HISTORY_WAIT_NS
+    new_history_after_ns: int = 0  # 0: never without an operator
+    bootstrap: str = "all"  # or "majority": for those who vouch that no node ever loses its state directory
+    last_man_standing: bool = False
     record: bytes = b""  # what Persist last wrote, read back at the start

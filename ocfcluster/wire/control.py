@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from ocfcluster.errors import InvalidArgument, MalformedRun
-from ocfcluster.limits import RUN_HEADER_BYTES, TOPIC_NAME_BYTES
+from ocfcluster.limits import NODE_ID_MOST, RUN_HEADER_BYTES, TOPIC_NAME_BYTES, VOTES_MOST
 from ocfcluster.wire.run import RunHeader, RunKind, build_run
 
 
@@ -42,12 +42,43 @@ class Barrier(Operand, frozen=True):
     """Orders nothing."""
 
 
+class NodeAdd(Operand, frozen=True):
+    """A node enters the node table; it may join from then on."""
+
+    node_id: int
+    votes: int
+
+
+class NodeRemove(Operand, frozen=True):
+    node_id: int
+
+
+class NodeVotes(Operand, frozen=True):
+    node_id: int
+    votes: int
+
+
+class Sequence(Operand, frozen=True):
+    """The member ``node_id`` is to be the sequencer, as long as it is a member."""
+
+    node_id: int
+
+
+class Shutdown(Operand, frozen=True):
+    """All members stop."""
+
+
 _DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
     RunKind.OPEN: msgspec.msgpack.Decoder(Open),
     RunKind.CLOSE: msgspec.msgpack.Decoder(Close),
     RunKind.TOPIC_CREATE: msgspec.msgpack.Decoder(TopicCreate),
     RunKind.TOPIC_REMOVE: msgspec.msgpack.Decoder(TopicRemove),
     RunKind.BARRIER: msgspec.msgpack.Decoder(Barrier),
+    RunKind.NODE_ADD: msgspec.msgpack.Decoder(NodeAdd),
+    RunKind.NODE_REMOVE: msgspec.msgpack.Decoder(NodeRemove),
+    RunKind.NODE_VOTES: msgspec.msgpack.Decoder(NodeVotes),
+    RunKind.SEQUENCE: msgspec.msgpack.Decoder(Sequence),
+    RunKind.SHUTDOWN: msgspec.msgpack.Decoder(Shutdown),
 }
 _KIND_OF: Final = {
     Open: RunKind.OPEN,
@@ -55,6 +86,11 @@ _KIND_OF: Final = {
     TopicCreate: RunKind.TOPIC_CREATE,
     TopicRemove: RunKind.TOPIC_REMOVE,
     Barrier: RunKind.BARRIER,
+    NodeAdd: RunKind.NODE_ADD,
+    NodeRemove: RunKind.NODE_REMOVE,
+    NodeVotes: RunKind.NODE_VOTES,
+    Sequence: RunKind.SEQUENCE,
+    Shutdown: RunKind.SHUTDOWN,
 }
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -95,6 +131,10 @@ def _fault(operand: Operand) -> str:
     """What is wrong with the values of ``operand``; empty: nothing."""
     if isinstance(operand, Close) and operand.producer < 0:
         return f"producer {operand.producer}; only numbers from 0 on are allowed"
+    if isinstance(operand, NodeAdd | NodeRemove | NodeVotes | Sequence) and not 1 <= operand.node_id <= NODE_ID_MOST:
+        return f"node {operand.node_id}; 1 to {NODE_ID_MOST} are allowed"
+    if isinstance(operand, NodeAdd | NodeVotes) and not 0 <= operand.votes <= VOTES_MOST:
+        return f"votes {operand.votes}; 0 to {VOTES_MOST} are allowed"
     if isinstance(operand, TopicCreate | TopicRemove):
         name = operand.name
         if not 1 <= len(name.encode()) <= TOPIC_NAME_BYTES or "\0" in name:

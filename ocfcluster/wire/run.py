@@ -61,6 +61,11 @@ class RunKind(IntEnum):
     TOPIC_CREATE = 5
     TOPIC_REMOVE = 6
     BARRIER = 7  # orders nothing; its delivery tells the origin that it has caught up
+    NODE_ADD = 8  # 8 to 11: what is to be different in the next configuration
+    NODE_REMOVE = 9
+    NODE_VOTES = 10
+    SEQUENCE = 11
+    SHUTDOWN = 12
 
 
 TOPIC_KINDS: Final = (RunKind.TOPIC_CREATE, RunKind.TOPIC_REMOVE)
