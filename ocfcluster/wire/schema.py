@@ -260,6 +260,28 @@ EVENT: Final = Format(
     Rule(lambda event: PROPERTIES.parse(event.properties) is not None),
 )
 
+# --- data of events on reserved topics ------------------------------------------------------------------------
+
+MEMBERSHIP_CODES: Final = (2 << 22 | 1, 2 << 22 | 4)  # class 2; NEW_MEMBERSHIP to EVICTED
+
+MEMBERSHIP: Final = Format(
+    "membership event",
+    Malformed,
+    "code" / Int32ul,
+    _between("code", *MEMBERSHIP_CODES),
+    "m_sequence" / Int32ul,
+    "members" / Int32ul,
+    "members_at" / Int32ul,  # index into the array
+    "left" / Int32ul,
+    "left_at" / Int32ul,
+    "joined" / Int32ul,
+    "joined_at" / Int32ul,
+    "array" / GreedyRange(Struct("node_id" / Int32ul, "born_on" / Int32ul)),
+    Check(this.members + this.members_at <= len_(this.array)),
+    Check(this.left + this.left_at <= len_(this.array)),
+    Check(this.joined + this.joined_at <= len_(this.array)),
+)
+
 # --- frames between an agent and its programs -----------------------------------------------------------------
 
 CONTROL_FRAME: Final = Format(
