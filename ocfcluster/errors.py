@@ -21,6 +21,7 @@
         ├── WouldBlock            EAGAIN     no room within the time given
         ├── WouldDeadlock         EDEADLK    waiting would wait for the calling thread itself
         ├── AgentUnreachable      ECONNREFUSED  nothing listens on the socket
+        ├── Refused               EBUSY      administration that the cluster cannot carry out as it stands
         ├── NotConnected          ENOTCONN   the agent went away, or the subscription ended
         └── OutcomeUnknown        EIO        a publication that may or may not have been delivered
 """
@@ -111,6 +112,10 @@ class AgentUnreachable(ClientError):
     code = _errno.ECONNREFUSED
 
 
+class Refused(ClientError):
+    code = _errno.EBUSY
+
+
 class NotConnected(ClientError):
     code = _errno.ENOTCONN
 
@@ -123,7 +128,7 @@ _BY_ERRNO: dict[int, type[ClientError]] = {
     kind.code: kind
     for kind in (
         InvalidArgument, NotPermitted, LimitReached, TopicExists, NoSubscription, TooLarge,
-        WouldBlock, WouldDeadlock, AgentUnreachable, NotConnected, OutcomeUnknown,
+        WouldBlock, WouldDeadlock, AgentUnreachable, Refused, NotConnected, OutcomeUnknown,
     )
 }  # fmt: skip
 

@@ -123,6 +123,22 @@ LONGEST_TIMEOUT_S: Final = 2_000_000  # 23 days: poll() counts milliseconds in 3
 CLOSE_FLUSH_NS: Final = 5 * SECOND_NS  # what a client gives its unanswered publications when it closes
 
 # --- flow -----------------------------------------------------------------------------------------------------
+# --- snapshots --------------------------------------------------------------------------------------------------
+SNAPSHOT_REQUEST_BYTES: Final = 4 * KIB  # what a node asks with; more is no node
+SNAPSHOT_BYTES: Final = 1024 * MIB  # taken from a giver; see _check for what must fit
+SNAPSHOT_PIECE_BYTES: Final = 256 * KIB  # read or written before other events of the loop have their turn
+SNAPSHOT_BUFFERS: Final = 512  # in one sendmsg; Linux takes 1024
+SNAPSHOTS_AT_ONCE: Final = 4  # given to others: each holds up to a backlog in memory
+SNAPSHOT_CONNECTIONS: Final = 16  # accepted, those that have not said yet what they want included
+SNAPSHOT_REQUEST_NS: Final = 2 * SECOND_NS  # for a connection to say what it wants
+SNAPSHOT_STALL_NS: Final = 3 * SECOND_NS  # without a byte; then the joiner asks another node
+LISTEN_TRIES: Final = 16  # free UDP ports that are tried until one's number is free for TCP, too
+
+# --- an evicted node comes back -----------------------------------------------------------------------------------
+REJOIN_FIRST_NS: Final = 200 * MILLISECOND_NS  # before the next incarnation; doubled per eviction ...
+REJOIN_MAX_NS: Final = 5 * SECOND_NS  # ... up to this, so that a bad link does not busy the others ...
+REJOIN_CALM_NS: Final = 30 * SECOND_NS  # ... and from the beginning after an incarnation that lasted so long
+
 WINDOW_BYTES: Final = 8 * MIB  # never above, per origin, not yet committed
 FLOW_FLOOR_BYTES: Final = 512 * KIB  # losses that are not overload must not throttle further than this
 FLOW_ADAPT_NS: Final = 50 * MILLISECOND_NS  # between two changes of the budget
@@ -163,3 +179,12 @@ _check(
 _check(2 * RECORDS_PER_FRAME + 1 <= 1024, "a frame's buffers fit one sendmsg")
 _check(HEARTBEAT_NS * 4 <= SUSPICION_NS, "several heartbeats fit the suspicion time")
 _check(FRAME_BYTES * 2 < EVENT_SOCKET_SEND_BYTES, "two frames fit an event socket")
+_check(
+    SNAPSHOT_BYTES
+    >= BACKLOG_BYTES
+    + NODES * EVENT_BYTES_DEFAULT
+    + NODES * PRODUCERS_PER_NODE * PRODUCER_RUNS_UNANSWERED * 32
+    + TOPICS * 2 * TOPIC_NAME_BYTES,
+    "a snapshot has room for a backlog, an unfinished run per node, all outcomes that are remembered, and all topics",
+)
+_check(REJOIN_FIRST_NS <= REJOIN_MAX_NS < REJOIN_CALM_NS, "the back-off of a node that rejoins grows")

@@ -19,6 +19,7 @@ from ocfcluster.protocol.settings import Limits as ReplicatedLimits
 
 NODE_ID_MAXIMUM: Final = 0xFFFF_FFFF
 VOTES_MAXIMUM: Final = 255
+NEW_HISTORY_AFTER_MOST_S: Final = 366 * 24 * 3600
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAXIMUM)]
@@ -37,6 +38,9 @@ class Cluster(Section, frozen=True):
     name: ClusterName = "ocfcluster"
     nodes: dict[NodeId, Votes] | list[NodeId] = []
     delivery: Literal["safe", "agreed"] = "safe"
+    bootstrap: Literal["all", "majority"] = "all"
+    last_man_standing: bool = False
+    rejoin: bool = True
 
     def table(self) -> dict[int, int]:
         """node_id → votes; empty where no table is configured."""
@@ -92,6 +96,11 @@ class TopicSetting(Section, frozen=True):
 class Timing(Section, frozen=True):
     heartbeat_ms: Milliseconds = limits.HEARTBEAT_NS // limits.MILLISECOND_NS
     suspicion_ms: Milliseconds = limits.SUSPICION_NS // limits.MILLISECOND_NS
+    sync_timeout_ms: Milliseconds = limits.SYNC_TIMEOUT_NS // limits.MILLISECOND_NS
+    leave_timeout_ms: Milliseconds = limits.LEAVE_TIMEOUT_NS // limits.MILLISECOND_NS
+    quorum_lost_after_ms: Milliseconds = limits.QUORUM_LOST_AFTER_NS // limits.MILLISECOND_NS
+    history_wait_ms: Milliseconds = limits.HISTORY_WAIT_NS // limits.MILLISECOND_NS
+    new_history_after_s: Annotated[int, msgspec.Meta(ge=0, le=NEW_HISTORY_AFTER_MOST_S)] = 0
 
 
 class Log(Section, frozen=True):
@@ -195,7 +204,7 @@ def _choices(section: str, key: str) -> str:
         "delivery": '"safe" or "agreed"', "transport": '"multicast", "unicast" or "memory"',
         "scope": '"global" or "local"', "loop": 'true, false or "auto"', "level": "debug, info, warning or error",
         "format": "auto, console or json", "event_loop": '"asyncio" or "uvloop"',
-        "socket_mode": 'an octal mode of four digits as "0660"',
+        "bootstrap": '"all" or "majority"', "socket_mode": 'an octal mode of four digits as "0660"',
     }  # fmt: skip
     return f"; right would be {choices[field]}" if section and field in choices else ""
 
@@ -230,6 +239,19 @@ def _impossible_cluster(config: AgentConfig, document: dict[str, Any]) -> str:
             "cluster.nodes: is missing; with a network the cluster needs its node table, the same on every node: "
             "nodes = [1, 2, 3]"
         )
+    return _impossible_recovery(config)
+
+
+def _impossible_recovery(config: AgentConfig) -> str:
+    cluster = config.cluster
+    if not cluster.table() and (cluster.bootstrap != "all" or cluster.last_man_standing):
+        key = "last_man_standing" if cluster.last_man_standing else "bootstrap"
+        return f"cluster.{key}: says nothing without cluster.nodes, the table whose votes it is about"
+    if cluster.last_man_standing and not config.node.state_dir:
+        return (
+            "cluster.last_man_standing: needs a state directory that outlives the machine: name one on a disk as "
+            "node.state_dir"
+        )
     return ""
 
 
@@ -260,6 +282,16 @@ def _impossible_values(config: AgentConfig) -> str:
             f"timing.suspicion_ms: {config.timing.suspicion_ms} is less than four heartbeats of "
             f"{config.timing.heartbeat_ms} ms: at least {4 * config.timing.heartbeat_ms}, "
             "or a shorter timing.heartbeat_ms"
+        )
+    if config.timing.sync_timeout_ms < 4 * config.timing.heartbeat_ms:
+        return (
+            f"timing.sync_timeout_ms: {config.timing.sync_timeout_ms} is less than four heartbeats, by which progress "
+            f"is told: at least {4 * config.timing.heartbeat_ms}"
+        )
+    if 0 < config.timing.new_history_after_s * 1000 < config.timing.history_wait_ms:
+        return (
+            f"timing.new_history_after_s: {config.timing.new_history_after_s} s is less than timing.history_wait_ms "
+            f"({config.timing.history_wait_ms}), which is waited for in any case; 0: never without an operator"
         )
     if config.limits.event_bytes > config.limits.backlog_bytes:
         return (

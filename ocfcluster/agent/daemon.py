@@ -13,7 +13,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 import structlog
@@ -27,7 +26,8 @@ from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.router import Router
-from ocfcluster.agent.state_dir import StateDirectory
+from ocfcluster.agent.snapshots import Snapshots
+from ocfcluster.agent.state_dir import RecordWriter, StateDirectory
 from ocfcluster.agent.status import status_document
 from ocfcluster.errors import MalformedFrame
 from ocfcluster.ipc.delivery import Hub, Subscription
@@ -39,6 +39,7 @@ from ocfcluster.protocol.effects import (
     Deliver,
     Effect,
     Fault,
+    FetchSnapshot,
     Multicast,
     News,
     Outcome,
@@ -46,7 +47,9 @@ from ocfcluster.protocol.effects import (
     Send,
     State,
     StateChange,
+    Stop,
 )
+from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import Answer, Error, Full, Shutdown, control_frame
 from ocfcluster.wire.run import RunHeader
@@ -60,9 +63,10 @@ log = structlog.get_logger("ocfcluster.agent")
 
 
 class Agent:
-    """One agent in one event loop. Made by ``main``; ``run`` serves until ``stop``.
+    """One incarnation of a node, in one event loop. Made by ``main``; ``run`` serves until the end.
 
-    The transport, the state directory and the listener are the agent's from here on: it closes them.
+    The transport, the state directory, the listener and ``snapshots`` (listens for nodes that fetch the state) are
+    the agent's from here on: it closes them.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Agent:
         listener: Listener,
         *,
         incarnation: int,
+        snapshots: socket.socket | None = None,
         warnings: list[str] | None = None,
     ) -> None:
         self.config = config
@@ -96,9 +101,17 @@ class Agent:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
-        self._disk = ThreadPoolExecutor(1, "ocfcluster-disk")
+        self.snapshots = Snapshots(
+            self, snapshots, None if config.transport() == "memory" else transport.address, self.counters
+        )
+        self._writer = RecordWriter(state_dir, self._persisted)
+        self.disk_error = ""  # why the last write of the state directory failed; empty: it did not
         self._stopping: asyncio.Event | None = None
         self._stop_reason = ""
+        self._leaving = ""  # why this node has asked to leave
+        self.evicted = ""  # why the cluster went on without this incarnation, which has ended it
+        self.evictions = 0  # of this node's incarnations before, in this process
+        self.evicted_because = ""  # the last of them
         self.failure: BaseException | None = None  # a mistake in the agent itself, which has ended it
         self._topics_asked = False
         self._watched: list[int] = []
@@ -108,7 +121,7 @@ class Agent:
     # --- life -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve until ``stop``; then end in order."""
+        """Serve until ``stop``, or until the node has left or is evicted; then end in order."""
         loop = self._loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_mistake)
         self._stopping = asyncio.Event()
@@ -118,15 +131,29 @@ class Agent:
             loop.add_reader(descriptor, self.on_network)
             self._watched.append(descriptor)
         loop.add_reader(self.listener.socket.fileno(), self.on_connection)
+        self.snapshots.start(loop)
         try:
             self.settle(time.monotonic_ns())
             await self._stopping.wait()
             await self._end()
         finally:
             self._close()
+            await self.snapshots.ended()
+
+    def leave(self, reason: str) -> None:
+        """Ask the others to go on without this node, and serve until they do (the node bounds that); then end in
+        order. Asked again: end at once."""
+        if self._leaving or self._loop is None:
+            self.stop(reason)
+            return
+        self._leaving = reason
+        log.info("leaving", reason=reason)
+        now = time.monotonic_ns()
+        self.node.leave(now)
+        self.settle(now)
 
     def stop(self, reason: str) -> None:
-        """End in order; ``run`` returns when that is done."""
+        """End in order, without a word to the other nodes; ``run`` returns when that is done."""
         self._stop_reason = self._stop_reason or reason
         if self._stopping is not None:
             self._stopping.set()
@@ -144,13 +171,13 @@ class Agent:
         now = time.monotonic_ns()
         self._running_loop().remove_reader(self.listener.socket.fileno())
         self.listener.close()
-        self.catch_up()
+        if self.failure is None:
+            self.catch_up()
         self.hub.shut_down(self._stop_reason, now)
         for client in list(self.clients.values()):
             client.session.answer(0, Answer.SHUTDOWN, Shutdown(self._stop_reason))
             client.write()
-        self.node.leave(now)
-        self.settle(now)
+        self.hub.flush(now)
         until = now + int(_FAREWELL_S * 1e9)
         while self._unsaid() and time.monotonic_ns() < until:  # noqa: ASYNC110 - the kernel sets no event
             await asyncio.sleep(0.01)
@@ -171,9 +198,10 @@ class Agent:
             loop.remove_reader(self.listener.socket.fileno())
         for client in list(self.clients.values()):
             self.client_lost(client, "")
+        self.snapshots.close()
         self.transport.close()
         self.listener.close()
-        self._disk.shutdown(wait=True)
+        self._writer.close()
         self.state_dir.close()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
@@ -242,6 +270,10 @@ class Agent:
                 self._persist(effect)
             elif isinstance(effect, StateChange):
                 self._state_changed(effect)
+            elif isinstance(effect, FetchSnapshot):
+                self.snapshots.fetch(effect)
+            elif isinstance(effect, Stop):
+                self.stop(effect.reason)
             elif isinstance(effect, Fault):
                 self.counters.faults += 1
                 log.error("fault", code=effect.code, text=effect.text)
@@ -276,23 +308,19 @@ class Agent:
 
     def _persist(self, effect: Persist) -> None:
         self.counters.persists += 1
-        done = self._disk.submit(self.state_dir.write_record, effect.record)
-        loop = self._running_loop()
+        self._writer.write(effect.token, effect.record, self._running_loop())
 
-        def tell(future: Future[None]) -> None:
-            try:
-                loop.call_soon_threadsafe(self._persisted, effect.token, future.exception())
-            except RuntimeError:
-                pass  # the loop has ended meanwhile; nobody waits for the answer
-
-        done.add_done_callback(tell)
-
-    def _persisted(self, token: int, error: BaseException | None) -> None:
+    def _persisted(self, token: int, error: OSError | None) -> None:
+        text = "" if error is None else error.strerror or str(error)
         if error is not None:
             self.counters.persists_failed += 1
-            log.error(
-                "the state directory cannot be written", path=str(self.state_dir.path), error=str(error)
-            )
+        if text != self.disk_error:  # the node tries again and again
+            self.disk_error = text
+            path = str(self.state_dir.path)
+            if text:
+                log.error("the state directory cannot be written", path=path, error=text)
+            else:
+                log.info("the state directory can be written again", path=path)
         now = time.monotonic_ns()
         self.node.persisted(token, error is None, now)
         self.settle(now)
@@ -301,6 +329,20 @@ class Agent:
 
     def control(self, operand: control.Operand, behind: bool) -> int:
         return self.node.control(operand, behind)
+
+    def operator(self, command: OperatorCommand) -> str:
+        return self.node.operator(command, time.monotonic_ns())
+
+    def give_snapshot(self, request: bytes) -> list[bytes] | None:
+        now = time.monotonic_ns()
+        buffers = self.node.give_snapshot(request, now)
+        self.settle(now)
+        return buffers
+
+    def snapshot_fetched(self, token: int, snapshot: bytes | None) -> None:
+        now = time.monotonic_ns()
+        self.node.snapshot_fetched(token, snapshot, now)
+        self.settle(now)
 
     def cluster_id(self) -> str:
         configuration = self.node.configuration
@@ -312,7 +354,12 @@ class Agent:
 
     def _state_changed(self, change: StateChange) -> None:
         log.info("state", state=change.state.value, reason=change.reason)
-        if change.state is State.ACTIVE:
+        if change.state is State.STOPPED:
+            self.stop(self._leaving or change.reason)
+        elif change.state is State.EVICTED:
+            self.evicted = change.reason or "it was not heard"
+            self.stop(f"the cluster goes on without this node: {self.evicted}")
+        elif change.state is State.ACTIVE:
             self.requests.formed()
         if change.state is State.ACTIVE and not self._topics_asked:
             self._topics_asked = True

@@ -31,6 +31,13 @@ class Counters:
     clients_failed: int = 0  # malformed, or never read their answers
     persists: int = 0
     persists_failed: int = 0
+    snapshots_given: int = 0
+    snapshots_given_bytes: int = 0
+    snapshots_refused: int = 0  # asked for, and this node had none to give, or gives others enough already
+    snapshots_failed: int = 0  # connections that broke, stood still, or were no node's
+    snapshots_fetched: int = 0
+    snapshots_fetched_bytes: int = 0
+    snapshot_fetches_failed: int = 0
     faults: int = 0
 
     def as_dict(self) -> dict[str, int]:

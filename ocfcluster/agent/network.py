@@ -7,14 +7,39 @@ import socket
 
 from ocfcluster.agent.config import AgentConfig
 from ocfcluster.errors import ConfigurationError
+from ocfcluster.limits import LISTEN_TRIES
 from ocfcluster.net.interfaces import Interface, find_interface
 from ocfcluster.net.memory import MemoryHub
 from ocfcluster.net.multicast import MulticastTransport
+from ocfcluster.net.tcp import PortTaken, listen_at
 from ocfcluster.net.transport import Transport
 from ocfcluster.net.unicast import UnicastTransport, resolve_peers
 from ocfcluster.wire.datagram import clear_prefix, cluster_hash
 
 _LOOPBACK_INTERFACE = "lo"
+
+
+def open_network(config: AgentConfig, incarnation: int) -> tuple[Transport, socket.socket | None, list[str]]:
+    """The transport; a TCP socket that listens under the same address and port number, for nodes that fetch this
+    one's state (None: there is no network); and what an operator should be warned of.
+
+    Raises ConfigurationError, SetupError.
+    """
+    setting = "network.port" if config.transport() == "unicast" else "network.unicast_port"
+    for tries_left in reversed(range(LISTEN_TRIES)):
+        transport, warnings = open_transport(config, incarnation)
+        if config.transport() == "memory":
+            return transport, None, warnings
+        try:
+            return transport, listen_at(transport.address, setting), warnings
+        except PortTaken:
+            transport.close()
+            if not tries_left or config.transport() == "unicast" or config.network.unicast_port:
+                raise  # else another free port may be free for both
+        except BaseException:
+            transport.close()
+            raise
+    raise AssertionError("the last try has raised")
 
 
 def open_transport(config: AgentConfig, incarnation: int) -> tuple[Transport, list[str]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ocfcluster import __version__
+from ocfcluster.agent.administration import Administrator
 from ocfcluster.agent.clients import Client
 from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault
 from ocfcluster.errors import InvalidArgument, MalformedFrame
@@ -84,6 +85,9 @@ class Requests:
             Request.STATUS: self.on_status,
             Request.BARRIER: self.on_barrier,
             Request.GOODBYE: self.on_goodbye,
+            Request.ADMINISTER: Administrator(
+                agent.operator, self.command, self._answer, self._refuse
+            ).administer,
         }
 
     def handle(self, client: Client, request: Incoming) -> None:

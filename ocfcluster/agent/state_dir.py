@@ -1,15 +1,21 @@
 """The state directory: who this node is, and the record that the node keeps on disk.
 
+``StateDirectory`` reads and writes it, ``RecordWriter`` writes beside the event loop.
+
 Files: ``lock`` (held exclusively for the agent's life: two processes must never speak as one node), ``identity.json``
 (written once), ``record`` (replaced atomically; magic, version, length, xxh3-64 of the body, body).
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import os
 import secrets
 import struct
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -148,18 +154,74 @@ class StateDirectory:
             self._lock = -1
 
 
+class RecordWriter:
+    """Writes records in a thread of its own, in the order given, because fsync waits. Used from the loop's thread."""
+
+    def __init__(self, directory: StateDirectory, tell: Callable[[int, OSError | None], None]) -> None:
+        """``tell(token, error)`` is called in the loop when a record is on disk, or is not."""
+        self._directory = directory
+        self._tell = tell
+        self._thread = ThreadPoolExecutor(1, "ocfcluster-disk")
+
+    def write(self, token: int, record: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        def done(future: Future[None]) -> None:
+            try:
+                loop.call_soon_threadsafe(self._written, token, future)
+            except RuntimeError:
+                pass  # the loop has ended meanwhile; nobody waits for the answer
+
+        self._thread.submit(self._directory.write_record, record).add_done_callback(done)
+
+    def _written(self, token: int, future: Future[None]) -> None:
+        try:
+            future.result()
+        except OSError as error:
+            self._tell(token, error)
+        else:
+            self._tell(token, None)
+
+    def close(self) -> None:
+        """Waits until everything given is written; nobody is told any more."""
+        self._tell = _nobody
+        self._thread.shutdown(wait=True)
+
+
+def _nobody(token: int, error: OSError | None) -> None:
+    """Whom a closed RecordWriter tells."""
+
+
+def is_volatile(path: Path) -> bool:
+    """Whether what is under ``path`` is gone when the machine restarts (tmpfs). False where that cannot be told."""
+    try:
+        device = path.stat().st_dev
+        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts.splitlines():
+        place, _, kind = line.partition(" - ")
+        if place.split()[2] == wanted:
+            return kind.split()[0] in ("tmpfs", "ramfs")
+    return False
+
+
 def _replace(file: Path, content: bytes) -> None:
     """``file`` has the new content or the old one, whenever the power fails; the new one once this has returned."""
     temporary = file.with_name(file.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(file)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # on a full disk it takes room
+        raise
     directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

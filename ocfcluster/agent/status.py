@@ -22,6 +22,9 @@ def status_document(agent: Agent) -> dict[str, Any]:
     document["uptime_s"] = (now - agent.started_at) // SECOND_NS
     document["socket"] = agent.listener.path
     document["state_dir"] = str(agent.state_dir.path)
+    document["disk_error"] = agent.disk_error
+    document["evictions"] = agent.evictions
+    document["evicted_because"] = agent.evicted_because
     document["transport"] = agent.config.transport()
     document["address"] = [str(part) for part in agent.transport.address[:2]]
     document["receive_buffer_bytes"] = agent.transport.receive_buffer_bytes

@@ -52,6 +52,20 @@ class Request(IntEnum):
     STATUS = 12
     BARRIER = 13
     GOODBYE = 14
+    ADMINISTER = 15  # for root and the agent's own user; answered by DONE or ERROR
+
+
+class Administration(IntEnum):
+    """What ADMINISTER asks for. The first five are ordered, the others are for an agent that waits to form."""
+
+    NODE_ADD = 1  # node_id, votes
+    NODE_REMOVE = 2  # node_id
+    NODE_VOTES = 3  # node_id, votes
+    SEQUENCE = 4  # node_id: the member that is to order from now on
+    SHUTDOWN = 5  # all members
+    BOOTSTRAP_WITHOUT = 6  # nodes
+    NEW_HISTORY = 7
+    REJOIN = 8
 
 
 class Answer(IntEnum):
@@ -175,6 +189,13 @@ class TopicRemove(Body, frozen=True):
 
 
 class Topic(Body, frozen=True):
+class Administer(Body, frozen=True):
+    command: U32  # Administration
+    node_id: U32 = 0
+    votes: U32 = 0
+    nodes: list[U32] = []
+
+
     topic: str
     topic_id: U32
     local: bool
@@ -233,6 +254,7 @@ _BODIES: Final[dict[int, type[Body]]] = {
     Request.SUBSCRIBE: Subscribe, Request.UNSUBSCRIBE: Unsubscribe, Request.OUT_OF_LINE: OutOfLine,
     Request.TOPIC_RESOLVE: TopicResolve, Request.TOPIC_CREATE: TopicCreate, Request.TOPIC_REMOVE: TopicRemove,
     Answer.WELCOME: Welcome, Answer.ERROR: Error, Answer.PRODUCER: Producer, Answer.SUBSCRIBED: Subscribed,
+    Request.ADMINISTER: Administer,
     Answer.TOPIC: Topic, Answer.TOPICS: Topics, Answer.STATUS: Status, Answer.FULL: Full,
     Answer.SHUTDOWN: Shutdown,
 }  # fmt: skip

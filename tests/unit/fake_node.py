@@ -21,6 +21,7 @@ from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.state_dir import StateDirectory
 from ocfcluster.net.memory import MemoryHub
 from ocfcluster.protocol.effects import Deliver, Effect, State, StateChange, Topic
+from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.protocol.settings import Configuration, Limits, Member
 from ocfcluster.protocol.state import ReplicatedState
 from ocfcluster.wire import control
@@ -60,6 +61,13 @@ class FakeNode:
         self.space = 1 << 30
         self.full_told: list[bool] = []
         self.left = False
+        self.leaves_at_once = True  # else when the test lets it: ``change``
+        self.told: list[OperatorCommand] = []  # by an operator
+        self.operator_refusal = ""
+        self.snapshot: list[bytes] | None = None  # given to whoever asks
+        self.asked: list[bytes] = []  # requests for it
+        self.fetched: list[tuple[int, bytes | None]] = []
+        self.persisted_told: list[tuple[int, bool]] = []
         self._items: list[Any] = []
         self._effects: list[Effect] = []
         self._controls: list[bytes] = []
@@ -102,7 +110,8 @@ class FakeNode:
     def next_timer(self) -> int:
         return 1 << 62
 
-    def persisted(self, token: int, ok: bool, now: int) -> None: ...
+    def persisted(self, token: int, ok: bool, now: int) -> None:
+        self.persisted_told.append((token, ok))
 
     def set_full(self, full: bool) -> None:
         self.full_told.append(full)
@@ -134,7 +143,28 @@ class FakeNode:
 
     def leave(self, now: int) -> None:
         self.left = True
-        self.state = State.STOPPED
+        if self.leaves_at_once:
+            self.change(State.STOPPED, "left")
+
+    def change(self, state: State, reason: str) -> None:
+        """The test decides that the node's state is another one from here on; ``settle`` the agent behind it."""
+        self.state = state
+        self._effects.append(StateChange(state, reason))
+
+    def effect(self, effect: Effect) -> None:
+        """The test decides what the node asks of its shell next."""
+        self._effects.append(effect)
+
+    def operator(self, command: OperatorCommand, now: int) -> str:
+        self.told.append(command)
+        return self.operator_refusal
+
+    def give_snapshot(self, request: bytes, now: int) -> list[bytes] | None:
+        self.asked.append(request)
+        return self.snapshot
+
+    def snapshot_fetched(self, token: int, snapshot: bytes | None, now: int) -> None:
+        self.fetched.append((token, snapshot))
 
 
 class HandLoop:

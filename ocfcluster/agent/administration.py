@@ -1,0 +1,129 @@
+"""Commands of an operator: ordered ones to the cluster that runs, local ones to an agent that waits to form.
+
+Only root and the user whom the agent runs as may give them, whoever may open the socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+from collections.abc import Callable
+from typing import Final
+
+from ocfcluster.agent.clients import Client
+from ocfcluster.errors import InvalidArgument
+from ocfcluster.ipc.session import Incoming
+from ocfcluster.limits import NODE_ID_MOST, NODES
+from ocfcluster.protocol.effects import Outcome
+from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, OperatorCommand, Rejoin
+from ocfcluster.wire import control
+from ocfcluster.wire.frames import Administer, Administration, Answer, Body
+
+_ORDERED: Final[dict[int, Callable[[Administer], control.Operand]]] = {
+    Administration.NODE_ADD: lambda asked: control.NodeAdd(asked.node_id, asked.votes),
+    Administration.NODE_REMOVE: lambda asked: control.NodeRemove(asked.node_id),
+    Administration.NODE_VOTES: lambda asked: control.NodeVotes(asked.node_id, asked.votes),
+    Administration.SEQUENCE: lambda asked: control.Sequence(asked.node_id),
+    Administration.SHUTDOWN: lambda _asked: control.Shutdown(),
+}
+_LOCAL: Final[dict[int, Callable[[Administer], OperatorCommand]]] = {
+    Administration.BOOTSTRAP_WITHOUT: lambda asked: BootstrapWithout(tuple(sorted(set(asked.nodes)))),
+    Administration.NEW_HISTORY: lambda _asked: NewHistory(),
+    Administration.REJOIN: lambda _asked: Rejoin(),
+}
+
+
+class Administrator:
+    """Answers ADMINISTER: at once where it is refused or local, else at the command's place in the order.
+
+    ``operator`` gives a command to the node and says why not; ``command`` puts one into the order; ``reply`` and
+    ``refuse`` answer a request.
+    """
+
+    __slots__ = ("_operator", "_command", "_reply", "_refuse")
+
+    def __init__(
+        self,
+        operator: Callable[[OperatorCommand], str],
+        command: Callable[[control.Operand, Callable[[Outcome], None]], None],
+        reply: Callable[[Client, int, Answer], None],
+        refuse: Callable[[Client, int, int, str], None],
+    ) -> None:
+        self._operator = operator
+        self._command = command
+        self._reply = reply
+        self._refuse = refuse
+
+    def administer(self, client: Client, request: Incoming, body: Body | None) -> None:
+        if not isinstance(body, Administer):
+            return
+        if client.peer.uid not in (0, os.geteuid()):
+            text = f"administration is for root and for {_user_name()}, whom the agent runs as"
+            self._refuse(client, request.request_id, errno.EPERM, text)
+            return
+        ordered = _ORDERED.get(body.command)
+        local = _LOCAL.get(body.command)
+        if ordered is not None:
+            self._order(client, request, body, ordered(body))
+        elif local is not None:
+            self._tell(client, request, body, local(body))
+        else:
+            text = f"this agent knows no command {body.command} of administration"
+            self._refuse(client, request.request_id, errno.EINVAL, text)
+
+    def _order(self, client: Client, request: Incoming, asked: Administer, operand: control.Operand) -> None:
+        def then(outcome: Outcome) -> None:
+            if outcome.error:
+                self._refuse(client, request.request_id, outcome.error, _reason(asked, outcome.error))
+            else:
+                self._reply(client, request.request_id, Answer.DONE)
+
+        try:
+            self._command(operand, then)
+        except InvalidArgument as error:
+            self._refuse(client, request.request_id, errno.EINVAL, str(error))
+
+    def _tell(self, client: Client, request: Incoming, asked: Administer, command: OperatorCommand) -> None:
+        fault = _without_fault(asked.nodes) if asked.command == Administration.BOOTSTRAP_WITHOUT else ""
+        if fault:
+            self._refuse(client, request.request_id, errno.EINVAL, fault)
+            return
+        why = self._operator(command)
+        if why:
+            self._refuse(client, request.request_id, errno.EBUSY, why)
+        else:
+            self._reply(client, request.request_id, Answer.DONE)
+
+
+def _reason(asked: Administer, code: int) -> str:
+    """Why the order refused ``asked``, in words."""
+    node = f"node {asked.node_id}"
+    if code == errno.EBUSY:
+        if asked.command == Administration.SEQUENCE:
+            return f"{node} cannot take over the order now"
+        return "the nodes that are there would have no majority in the table that results: start more of them first"
+    if code == errno.EINVAL:
+        return {
+            int(Administration.NODE_ADD): f"{node} is in the node table already",
+            int(Administration.SEQUENCE): f"{node} is no member of the view",
+        }.get(asked.command, f"{node} is not in the node table")
+    if code == errno.ENOMEM:
+        return f"the node table has its {NODES} nodes"
+    return os.strerror(code)
+
+
+def _without_fault(nodes: list[int]) -> str:
+    if not nodes:
+        return "bootstrap without whom? Name the nodes that are missing; where none is, the cluster forms by itself"
+    if len(nodes) > NODES or not all(1 <= node_id <= NODE_ID_MOST for node_id in nodes):
+        return f"at most {NODES} nodes, with ids from 1 to {NODE_ID_MOST}"
+    return ""
+
+
+def _user_name() -> str:
+    user = os.geteuid()
+    try:
+        return f"user {pwd.getpwuid(user).pw_name}"
+    except KeyError:
+        return f"user {user}"

@@ -1,0 +1,284 @@
+"""Snapshots by TCP: given to nodes that join, and fetched by this one.
+
+A connection carries one request and its answer: u32 length and the request, then u64 length and the snapshot, all
+little-endian; length 0 says that none is given. What is in them is the node's affair. Everything runs on the agent's
+loop, in pieces between which other events have their turn; whoever makes no progress is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, Protocol
+
+import structlog
+
+from ocfcluster import limits
+from ocfcluster.agent.metrics import Counters
+from ocfcluster.errors import Malformed
+from ocfcluster.limits import SECOND_NS
+from ocfcluster.net.tcp import any_port_of, open_tcp
+from ocfcluster.net.transport import Address
+from ocfcluster.protocol.effects import FetchSnapshot
+
+REQUEST_LENGTH: Final = struct.Struct("<I")
+SNAPSHOT_LENGTH: Final = struct.Struct("<Q")
+_ACCEPT_PAUSE_S: Final = 0.2  # after the system has run out of descriptors
+_STALL_S: Final = limits.SNAPSHOT_STALL_NS / SECOND_NS
+
+log = structlog.get_logger("ocfcluster.agent")
+
+
+class Shell(Protocol):
+    """What snapshots ask of the agent."""
+
+    def give_snapshot(self, request: bytes) -> list[bytes] | None:
+        """What to answer a node's request with; None: nothing."""
+
+    def snapshot_fetched(self, token: int, snapshot: bytes | None) -> None:
+        """What a FetchSnapshot has brought; None: nothing whole."""
+
+
+class Snapshots:
+    """Both ends of the transfer. ``listening`` is its own from here on; None: nobody fetches from this node.
+
+    ``address``: where this node sends from; None: there is nobody that it could fetch from.
+    """
+
+    __slots__ = (
+        "_shell", "_listening", "_address", "_counters", "_loop", "_tasks", "_connections", "_giving", "_fetch",
+    )  # fmt: skip
+
+    def __init__(
+        self, shell: Shell, listening: socket.socket | None, address: Address | None, counters: Counters
+    ) -> None:
+        self._shell = shell
+        self._listening = listening
+        self._address = address
+        self._counters = counters
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._connections = 0
+        self._giving = 0
+        self._fetch: asyncio.Task[bytes | None] | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watch()
+
+    def close(self) -> None:
+        """Accept nothing more, and give up what is under way; ``ended`` waits for the end of that."""
+        if self._listening is not None:
+            if self._loop is not None:
+                self._loop.remove_reader(self._listening.fileno())
+            self._listening.close()
+            self._listening = None
+        for task in self._tasks:
+            task.cancel()
+
+    async def ended(self) -> None:
+        """Until everything that ``close`` gave up has let go of its socket."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, coroutine: Coroutine[Any, Any, Any], then: Callable[[asyncio.Task[Any]], None]) -> Any:
+        if self._loop is None:
+            raise RuntimeError("the agent does not run")
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._done, then))
+        return task
+
+    def _done(self, then: Callable[[asyncio.Task[Any]], None], task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (mistake := task.exception()) is not None:
+            raise mistake  # the loop's handler ends the agent
+        then(task)
+
+    # --- giving -----------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        if self._listening is None or self._loop is None or self._connections >= limits.SNAPSHOT_CONNECTIONS:
+            return
+        self._loop.add_reader(self._listening.fileno(), self._accept)
+
+    def _unwatch(self) -> None:
+        if self._listening is not None and self._loop is not None:
+            self._loop.remove_reader(self._listening.fileno())
+
+    def _accept(self) -> None:
+        """Take one connection: the rest waits for the next turn of the loop, or until one of these ends."""
+        if self._listening is None or self._loop is None:
+            return
+        try:
+            connected, _ = self._listening.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self._unwatch()
+                self._loop.call_later(_ACCEPT_PAUSE_S, self._watch)
+            return  # else it has gone again already
+        connected.setblocking(False)
+        self._connections += 1
+        if self._connections == limits.SNAPSHOT_CONNECTIONS:
+            self._unwatch()
+        self._start(self._serve(connected), self._served)
+
+    def _served(self, _: asyncio.Task[Any]) -> None:
+        self._connections -= 1
+        if self._connections == limits.SNAPSHOT_CONNECTIONS - 1:
+            self._watch()
+
+    async def _serve(self, connected: socket.socket) -> None:
+        with connected:
+            try:
+                async with asyncio.timeout(limits.SNAPSHOT_REQUEST_NS / SECOND_NS):
+                    (length,) = REQUEST_LENGTH.unpack(await _receive(connected, REQUEST_LENGTH.size))
+                    if length > limits.SNAPSHOT_REQUEST_BYTES:
+                        raise Malformed(f"a request of {length} bytes")
+                    request = await _receive(connected, length)
+                await self._give(connected, request)
+            except (OSError, Malformed) as error:  # TimeoutError is an OSError
+                self._counters.snapshots_failed += 1
+                log.debug("a snapshot was not given", error=_why(error))
+
+    async def _give(self, connected: socket.socket, request: bytes) -> None:
+        buffers = None
+        if self._giving < limits.SNAPSHOTS_AT_ONCE:
+            buffers = self._shell.give_snapshot(request)
+        if buffers is None:
+            self._counters.snapshots_refused += 1
+            await _send(connected, [SNAPSHOT_LENGTH.pack(0)])
+            return
+        self._giving += 1
+        try:
+            total = sum(map(len, buffers))
+            began = time.monotonic()
+            await _send(connected, [SNAPSHOT_LENGTH.pack(total), *buffers])
+        finally:
+            self._giving -= 1
+        self._counters.snapshots_given += 1
+        self._counters.snapshots_given_bytes += total
+        log.info("snapshot given", bytes=total, seconds=round(time.monotonic() - began, 3))
+
+    # --- fetching ---------------------------------------------------------------------------------------------
+
+    def fetch(self, effect: FetchSnapshot) -> None:
+        """Begin to fetch; what an earlier call began is given up, and not told."""
+        if self._fetch is not None:
+            self._fetch.cancel()
+
+        def told(task: asyncio.Task[bytes | None]) -> None:
+            if not task.cancelled():
+                self._shell.snapshot_fetched(effect.token, task.result())
+
+        self._fetch = self._start(self._fetched(effect.address, effect.request), told)
+
+    async def _fetched(self, address: Address, request: bytes) -> bytes | None:
+        """The snapshot that the node at ``address`` gives; None where nothing whole came."""
+        host = str(address[0])
+        if self._address is None:
+            return None
+        began = time.monotonic()
+        try:
+            with open_tcp(address) as connecting:
+                snapshot = await _ask(connecting, self._address, address, request)
+        except (OSError, Malformed) as error:
+            self._counters.snapshot_fetches_failed += 1
+            log.warning("a snapshot was not fetched", host=host, error=_why(error))
+            return None
+        if not snapshot:
+            self._counters.snapshot_fetches_failed += 1
+            log.info("a snapshot was refused", host=host)
+            return None
+        self._counters.snapshots_fetched += 1
+        self._counters.snapshots_fetched_bytes += len(snapshot)
+        seconds = round(time.monotonic() - began, 3)
+        log.info("snapshot fetched", host=host, bytes=len(snapshot), seconds=seconds)
+        return snapshot
+
+
+async def _ask(connecting: socket.socket, source: Address, address: Address, request: bytes) -> bytes:
+    connecting.bind(any_port_of(source))  # over the interface of the cluster
+    code = connecting.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        await _ready(connecting, writing=True)
+        code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    await _send(connecting, [REQUEST_LENGTH.pack(len(request)), request])
+    (length,) = SNAPSHOT_LENGTH.unpack(await _receive(connecting, SNAPSHOT_LENGTH.size))
+    if length > limits.SNAPSHOT_BYTES:
+        raise Malformed(f"a snapshot of {length} bytes")
+    return await _receive(connecting, length)
+
+
+async def _ready(connected: socket.socket, *, writing: bool) -> None:
+    """Until the socket can be read or written; TimeoutError where that takes too long."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    descriptor = connected.fileno()
+    (loop.add_writer if writing else loop.add_reader)(descriptor, _set, future)
+    try:
+        async with asyncio.timeout(_STALL_S):
+            await future
+    finally:
+        (loop.remove_writer if writing else loop.remove_reader)(descriptor)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _receive(connected: socket.socket, size: int) -> bytes:
+    """Exactly ``size`` bytes. Memory is taken as they come, not as they are claimed. OSError, Malformed: too few."""
+    pieces: list[bytes] = []
+    left = size
+    while left:
+        try:
+            piece = connected.recv(min(left, limits.SNAPSHOT_PIECE_BYTES))
+        except BlockingIOError:
+            await _ready(connected, writing=False)
+            continue
+        if not piece:
+            raise Malformed(f"it ended {left} bytes too early")
+        pieces.append(piece)
+        left -= len(piece)
+        await asyncio.sleep(0)
+    return b"".join(pieces)
+
+
+async def _send(connected: socket.socket, buffers: list[bytes]) -> None:
+    """All of ``buffers``, as they are. OSError: the other end is gone or takes nothing."""
+    at = 0  # of the buffer to go on with
+    offset = 0  # of what of it was sent
+    while at < len(buffers):
+        pieces: list[memoryview] = []
+        room = limits.SNAPSHOT_PIECE_BYTES
+        for number in range(at, min(len(buffers), at + limits.SNAPSHOT_BUFFERS)):
+            piece = memoryview(buffers[number])[offset if number == at else 0 :][:room]
+            pieces.append(piece)
+            room -= len(piece)
+            if not room:
+                break
+        try:
+            sent = connected.sendmsg(pieces, [], socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            await _ready(connected, writing=True)
+            continue
+        offset += sent
+        while at < len(buffers) and offset >= len(buffers[at]):
+            offset -= len(buffers[at])
+            at += 1
+        await asyncio.sleep(0)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no progress"
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
