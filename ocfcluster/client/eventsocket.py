@@ -44,6 +44,7 @@ _CMSG_BYTES: Final = socket.CMSG_SPACE(struct.calcsize("i"))
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
 _RUN: Final = int(RecordKind.RUN)
 _SHARED: Final = int(RecordKind.SHARED)
+_LAST: Final = int(RecordKind.LAST)
 
 
 class Frame(NamedTuple):
@@ -59,7 +60,7 @@ class EventSocket:
     __slots__ = (
         "state", "resume", "lock", "generation", "closed", "final", "early", "drainer", "damaged", "_reader", "_writer",
         "_memory", "_bell", "_rung", "_frame", "_on_socket", "_at", "_run", "_events", "_left", "_ended", "_waiters",
-        "_told", "_notices",
+        "_told", "_notices", "_last",
     )  # fmt: skip
 
     def __init__(self, state: SubscriptionState, resume: bool) -> None:
@@ -89,6 +90,7 @@ class EventSocket:
         self._waiters = 0
         self._told = False  # the agent itself announced its end
         self._notices = 0
+        self._last: Run | None = None  # the subscription ends with it
 
     def fileno(self) -> int:
         """The descriptor; the same as long as the subscription lives. Raises InvalidArgument once it is closed."""
@@ -159,6 +161,9 @@ class EventSocket:
         notice = run.notice
         if notice is not None and notice.final:
             self._end(NotConnected(notice.reason or f"the subscription ended ({notice.name})"))
+            return
+        if run is self._last:
+            self._end(NotConnected("the node was evicted from the cluster"))
             return
         self._at += 1
         if self._at < len(frame.runs):
@@ -251,6 +256,8 @@ class EventSocket:
                 elif kind == _SHARED:
                     shared = self._descriptor() if descriptor is None else descriptor
                     runs.append(self._open_shared(shared, meta))
+                elif kind == _LAST:
+                    runs.append(self._open_last(message, begin, at - begin, meta))
                 else:
                     runs.append(self._open_notice(message[begin:at], meta))
         except (MalformedFrame, struct.error) as error:
@@ -295,8 +302,20 @@ class EventSocket:
             os.close(descriptor)
         return self._open_run(run, 0, len(run), meta)
 
+    def _open_last(self, message: bytes, base: int, size: int, meta: RunMeta) -> Run:
+        """An event that says itself that this agent's node was evicted: nobody need tell of the agent's end."""
+        run = self._open_run(message, base, size, meta)
+        self._told = True
+        if not self.resume:
+            self.final = True
+            self._last = run
+        return run
+
     def _open_notice(self, data: bytes, meta: RunMeta) -> Run:
         notice = Notice.decode(data)
+        if notice.code is NoticeCode.HISTORY_LOST and not notice.last_seq:
+            last_seq = max(self.state.positions.values(), default=0)
+            notice = Notice(notice.code, notice.topic, 0, last_seq, notice.reason, notice.final)
         if notice.code is NoticeCode.SHUTDOWN:
             self._told = True
             if self.resume:

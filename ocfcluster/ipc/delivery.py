@@ -247,6 +247,30 @@ class Hub:
             if self._unflushed_bytes > _FLUSH_EVERY_BYTES:
                 self._write_all()
 
+    def give(
+        self, subscription: Subscription, topic_id: int, header: bytes, run: bytes, seq: int, last: bool
+    ) -> None:
+        """One record for this subscriber alone, behind what it was given so far and the gaps in that.
+
+        It is kept where other events are dropped, as long as the queue is below its hard mark. With ``last`` the
+        subscription ends with it, and ``run`` is a record of kind LAST.
+        """
+        if subscription.ended:
+            return
+        if subscription.queued_bytes > SUBSCRIPTION_QUEUE_HARD_BYTES and not last:
+            self._fall_back(subscription)
+            self._miss(subscription, topic_id, seq, seq)
+            return
+        if subscription.gaps:
+            self._tell_gaps(subscription)
+        self._position += 1
+        item = Item(header, run, 0, seq, seq, self._position)
+        self._count(subscription, item)
+        subscription.queue.append(item)
+        self._touch(subscription)
+        if last:
+            self._end(subscription)
+
     def topic_removed(self, topic_id: int) -> None:
         """Tell the subscribers of a topic; those that have no other end with it."""
         for subscription in list(self.by_topic.get(topic_id, ())):
@@ -259,10 +283,10 @@ class Hub:
             )
             del subscription.topics[topic_id]
 
-    def shut_down(self, reason: str, now: int) -> None:
-        """Tell every subscription that the agent ends."""
+    def shut_down(self, reason: str, now: int, code: NoticeCode = NoticeCode.SHUTDOWN) -> None:
+        """End every subscription: the agent ends, or what it had to give them."""
         for subscription in self.subscriptions():
-            self.notify(subscription, Notice(NoticeCode.SHUTDOWN, reason=reason, final=True))
+            self.notify(subscription, Notice(code, reason=reason, final=True))
         self.flush(now)
 
     def notify(self, subscription: Subscription, notice: Notice) -> None:
@@ -272,7 +296,14 @@ class Hub:
         if subscription.gaps:
             self._tell_gaps(subscription)
         self._queue_notice(subscription, notice)
-        subscription.ended = notice.final
+        if notice.final:
+            self._end(subscription)
+
+    def _end(self, subscription: Subscription) -> None:
+        """What is queued now is the last of it."""
+        subscription.ended = True
+        for topic_id in subscription.topics:
+            self._leave_topic(subscription, topic_id)
 
     def _queue_notice(self, subscription: Subscription, notice: Notice) -> None:
         self._position += 1

@@ -86,6 +86,7 @@ class RecordKind(IntEnum):
     RUN = 1
     NOTICE = 2
     SHARED = 3
+    LAST = 4  # a run, the subscription's last: this node was evicted
 
 
 class RecordFlags(IntFlag):
@@ -188,7 +189,6 @@ class TopicRemove(Body, frozen=True):
     topic: str
 
 
-class Topic(Body, frozen=True):
 class Administer(Body, frozen=True):
     command: U32  # Administration
     node_id: U32 = 0
@@ -196,6 +196,7 @@ class Administer(Body, frozen=True):
     nodes: list[U32] = []
 
 
+class Topic(Body, frozen=True):
     topic: str
     topic_id: U32
     local: bool
@@ -253,8 +254,8 @@ _BODIES: Final[dict[int, type[Body]]] = {
     Request.HELLO: Hello, Request.OPEN_PRODUCER: OpenProducer, Request.CLOSE_PRODUCER: Producer,
     Request.SUBSCRIBE: Subscribe, Request.UNSUBSCRIBE: Unsubscribe, Request.OUT_OF_LINE: OutOfLine,
     Request.TOPIC_RESOLVE: TopicResolve, Request.TOPIC_CREATE: TopicCreate, Request.TOPIC_REMOVE: TopicRemove,
-    Answer.WELCOME: Welcome, Answer.ERROR: Error, Answer.PRODUCER: Producer, Answer.SUBSCRIBED: Subscribed,
     Request.ADMINISTER: Administer,
+    Answer.WELCOME: Welcome, Answer.ERROR: Error, Answer.PRODUCER: Producer, Answer.SUBSCRIBED: Subscribed,
     Answer.TOPIC: Topic, Answer.TOPICS: Topics, Answer.STATUS: Status, Answer.FULL: Full,
     Answer.SHUTDOWN: Shutdown,
 }  # fmt: skip

@@ -310,7 +310,7 @@ RECORD: Final = Struct(
     "length" / Int32ul,  # of the record with this header
     Check(this.length >= RECORD_HEADER_BYTES),
     "kind" / Int8ul,
-    _between("kind", RecordKind.RUN, RecordKind.SHARED),
+    _between("kind", RecordKind.RUN, RecordKind.LAST),
     "flags" / Int8ul,
     "reserved" / Int16ul,
     "skip" / Int32ul,

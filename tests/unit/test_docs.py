@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ocfcluster import limits
+from ocfcluster.components.membership import MembershipCode, MembershipEvent, Node
 from ocfcluster.wire.event import FIXED, encode_event
 from ocfcluster.wire.frames import (
     Answer,
@@ -115,7 +116,15 @@ def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
     )  # fmt: skip
     shortened = event[:26] + event[276:]  # without the NULs of the topic
     assert dumps()[4] == shortened
-    assert len(dumps()) == 5
+    members = (Node(1, 1), Node(2, 3))
+    lists = (members, members[1:], (Node(2, 1), Node(3, 1)))
+    assert dumps()[5] == MembershipEvent(MembershipCode.NEW_MEMBERSHIP, 3, *lists).encode()
+    assert len(dumps()) == 6
+
+
+def test_the_codes_of_membership_events_are_those_of_the_code() -> None:
+    rows = re.findall(r"\| `(0x[0-9a-f]{8})` \| (\w+) \|", FORMATS.read_text())
+    assert [(int(code, 16), name) for code, name in rows] == [(one.value, one.name) for one in MembershipCode][1:]
 
 
 def test_the_c_struct_is_the_event_message() -> None:
