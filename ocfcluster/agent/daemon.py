@@ -40,8 +40,10 @@ from ocfcluster.protocol.effects import (
     Effect,
     Fault,
     FetchSnapshot,
+    HistoryLost,
     Multicast,
     News,
+    Notification,
     Outcome,
     Persist,
     Send,
@@ -51,7 +53,7 @@ from ocfcluster.protocol.effects import (
 )
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.wire import control
-from ocfcluster.wire.frames import Answer, Error, Full, Shutdown, control_frame
+from ocfcluster.wire.frames import Answer, Error, Full, NoticeCode, Shutdown, control_frame
 from ocfcluster.wire.run import RunHeader
 
 _ACCEPTS: Final = 16  # connections taken at once, so that a storm of them does not hold up the order
@@ -274,6 +276,11 @@ class Agent:
                 self.snapshots.fetch(effect)
             elif isinstance(effect, Stop):
                 self.stop(effect.reason)
+            elif isinstance(effect, Notification):
+                log.warning("primary", told=effect.code.value, m_sequence=effect.m_sequence)
+                self.router.views.notify(effect, self.config.node.id, self.incarnation)
+            elif isinstance(effect, HistoryLost):
+                self._history_lost(effect, now)
             elif isinstance(effect, Fault):
                 self.counters.faults += 1
                 log.error("fault", code=effect.code, text=effect.text)
@@ -358,13 +365,27 @@ class Agent:
             self.stop(self._leaving or change.reason)
         elif change.state is State.EVICTED:
             self.evicted = change.reason or "it was not heard"
-            self.stop(f"the cluster goes on without this node: {self.evicted}")
+            self.router.views.evicted(self.config.node.id, self.incarnation)
+            self.stop(f"evicted, the cluster goes on without this node: {self.evicted}")
         elif change.state is State.ACTIVE:
             self.requests.formed()
         if change.state is State.ACTIVE and not self._topics_asked:
             self._topics_asked = True
             for topic in self.config.topics:
                 self._create_topic(topic.name, topic.scope == "local")
+
+    def _history_lost(self, lost: HistoryLost, now: int) -> None:
+        """Programs know another history than the one that comes now: their subscriptions end, and they connect anew."""
+        reason = f"the history {lost.superseded} has ended, {lost.cluster_id} goes on"
+        log.warning("history", text=reason)
+        self.hub.shut_down(reason, now, NoticeCode.HISTORY_LOST)
+        self.router.views.forget()
+        self.intake.forget_history()
+        self.local.forget_history()
+        self._topics_asked = False
+        for client in list(self.clients.values()):
+            client.session.fail(errno.ENOTCONN, reason)
+            self.touch(client)
 
     def _create_topic(self, name: str, local: bool) -> None:
         def then(outcome: Outcome) -> None:

@@ -241,6 +241,19 @@ class Intake:
             if oldest & LOCAL_ID:
                 self._local.close_producer(oldest)
 
+    def forget_history(self) -> None:
+        """The cluster's history has ended: what waits and all producers belong to it. The caller ends the clients."""
+        for client in self.waiting:
+            client.waiting = False
+            client.inbox.clear()
+            client.inbox_bytes = 0
+        self.waiting.clear()
+        self.inbox_bytes = 0
+        for owner in self.owners.values():
+            owner.producers.clear()
+        self.owners.clear()
+        self._orphans.clear()
+
     def close_orphaned_local(self) -> bool:
         """Close the local producer that has been without a connection for longest; whether there was one."""
         for producer in self._orphans:

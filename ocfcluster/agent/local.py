@@ -58,6 +58,16 @@ class LocalTopics:
     def forget_topic(self, topic_id: int) -> None:
         self.last_seq.pop(topic_id, None)
 
+    def forget_history(self) -> None:
+        """The cluster's history has ended, and the local topics' events and producers with it."""
+        self.last_seq.clear()
+        self._producers.clear()
+
+    def take_ev_id(self) -> int:
+        """The id of a local event that belongs to no topic of this kind."""
+        self._ev_id += 1
+        return self._ev_id
+
     def publish(self, header: RunHeader, refused: int) -> tuple[list[LocalOutcome], int, LocalOutcome | None]:
         """Number a checked run: its outcomes, how many of its publications are repeats, and what is new in it.
 

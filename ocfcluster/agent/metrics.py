@@ -24,6 +24,7 @@ class Counters:
     runs_delivered: int = 0
     runs_delivered_bytes: int = 0
     events_delivered: int = 0
+    views: int = 0  # configurations that came into force
     receipts: int = 0
     requests: int = 0
     clients_accepted: int = 0

@@ -14,12 +14,13 @@ from ocfcluster import __version__
 from ocfcluster.agent.administration import Administrator
 from ocfcluster.agent.clients import Client
 from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault
+from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
 from ocfcluster.errors import InvalidArgument, MalformedFrame
 from ocfcluster.ipc.delivery import Subscription
 from ocfcluster.ipc.peer import accept_lent
 from ocfcluster.ipc.session import Incoming, Stage
 from ocfcluster.limits import CLIENT_NAME_BYTES, TOPICS_PER_SUBSCRIPTION
-from ocfcluster.protocol.effects import Outcome
+from ocfcluster.protocol.effects import Outcome, State
 from ocfcluster.protocol.effects import Topic as NodeTopic
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import (
@@ -294,21 +295,25 @@ class Requests:
                 event_socket.close()
                 self._refuse(client, request.request_id, code, text)
                 return True
-            self._agent.hub.add(
-                client.line,
-                body.subscription,
-                event_socket,
-                {s.topic_id: s.topic for s in starts},
-                body.callback,
+            ids = {s.topic_id: s.topic for s in starts}
+            subscription = self._agent.hub.add(
+                client.line, body.subscription, event_socket, ids, body.callback
             )
             self._answer(client, request.request_id, Answer.SUBSCRIBED, Subscribed(cluster_id, starts))
+            if MEMBERSHIP in ids:
+                known = positions.get(ids[MEMBERSHIP])
+                self._agent.router.views.begin(subscription, None if known is None else known.seq)
             return True
 
         def caught_up(_: Outcome) -> None:
             self.deferred.append(lambda: _ignore(subscribe(last_try=True)))
 
-        if not subscribe(last_try=False):
+        # Before the first view nobody knows where a subscription would begin.
+        if not self._begun() or not subscribe(last_try=not self._agent.router.views.primary):
             self.command(control.Barrier(), caught_up)
+
+    def _begun(self) -> bool:
+        return self._agent.router.views.begun or self._agent.node.state is State.ACTIVE
 
     def _subscribe_fault(self, client: Client, body: Subscribe) -> tuple[int, str]:
         subscriptions = client.line.subscriptions
@@ -335,11 +340,13 @@ class Requests:
             next_seq = self._last_seq(topic) + 1
             position = positions.get(topic.name)
             gap_from = 0
-            if position is not None:
-                if position.topic_id != topic.topic_id:
-                    return errno.EINVAL, f"topic {topic.name!r} was removed and made again", []
-                if position.seq + 1 < next_seq:
-                    gap_from = position.seq + 1
+            if position is not None and position.topic_id != topic.topic_id:
+                return errno.EINVAL, f"topic {topic.name!r} was removed and made again", []
+            if topic.topic_id == MEMBERSHIP:
+                views = self._agent.router.views
+                next_seq, gap_from = views.start(None if position is None else position.seq)
+            elif position is not None and position.seq + 1 < next_seq:
+                gap_from = position.seq + 1
             starts[topic.topic_id] = Start(topic.name, topic.topic_id, next_seq, topic.local, gap_from)
         return 0, "", list(starts.values())
 
@@ -403,8 +410,12 @@ class Requests:
             if not resolve():
                 self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
 
-        if not resolve():  # it may have been created and answered elsewhere: catch up with the order first
-            self.command(control.Barrier(), then)
+        # It may have been created and answered elsewhere: catch up with the order first, where there is one.
+        if not resolve():
+            if self._begun() and not self._agent.router.views.primary:
+                self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
+            else:
+                self.command(control.Barrier(), then)
 
     def on_topic_create(self, client: Client, request: Incoming, body: Body | None) -> None:
         if not isinstance(body, TopicCreate):

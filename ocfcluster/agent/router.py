@@ -10,9 +10,10 @@ from ocfcluster.agent.clients import Client
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.requests import Requests
+from ocfcluster.agent.views import Views
 from ocfcluster.ipc.delivery import Hub
 from ocfcluster.limits import RECORD_HEADER_BYTES
-from ocfcluster.protocol.effects import Delivery, Outcome, TopicChange
+from ocfcluster.protocol.effects import Delivery, Item, Outcome, TopicChange, View
 from ocfcluster.wire.frames import RECORD_HEADER, RecordFlags, RecordKind
 from ocfcluster.wire.run import RunHeader, RunKind
 
@@ -24,12 +25,13 @@ _VOID: Final = int(RunKind.VOID)
 class Router:
     """Hands out what was delivered. ``touched`` collects clients that have output after the burst."""
 
-    __slots__ = ("touched", "_hub", "_owners", "_requests", "_local", "_counters", "_pack")
+    __slots__ = ("touched", "views", "_hub", "_owners", "_requests", "_local", "_counters", "_pack")
 
     def __init__(
         self, hub: Hub, owners: dict[int, Client], requests: Requests, local: LocalTopics, counters: Counters
     ) -> None:
         self.touched: list[Client] = []
+        self.views = Views(hub, local)
         self._hub = hub
         self._owners = owners
         self._requests = requests
@@ -37,7 +39,7 @@ class Router:
         self._counters = counters
         self._pack = RECORD_HEADER.pack
 
-    def deliver(self, items: list[Delivery | TopicChange | Outcome]) -> None:
+    def deliver(self, items: list[Item]) -> None:
         """Carry out a Deliver effect. Costs the same per run whatever the run holds."""
         hub = self._hub
         by_topic = hub.by_topic
@@ -63,6 +65,9 @@ class Router:
                 self._outcome(item)
             elif isinstance(item, TopicChange):
                 self._topic_change(item)
+            elif isinstance(item, View):
+                counters.views += 1
+                self.views.deliver(item)
 
     def _outcome(self, outcome: Outcome) -> None:
         kind, producer, first_number, count, error, seq, ev_id, _ = outcome
