@@ -10,20 +10,32 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ocfcluster.agent.config import AgentConfig
 from ocfcluster.agent.daemon import Agent
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.state_dir import StateDirectory
 from ocfcluster.net.memory import MemoryHub
-from ocfcluster.protocol.effects import Deliver, Effect, State, StateChange, Topic
+from ocfcluster.protocol.effects import (
+    Deliver,
+    Effect,
+    HistoryLost,
+    Notification,
+    NotificationCode,
+    State,
+    StateChange,
+    Topic,
+    View,
+)
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.protocol.settings import Configuration, Limits, Member
-from ocfcluster.protocol.state import ReplicatedState
+from ocfcluster.protocol.state import MEMBERSHIP_TOPIC, ReplicatedState
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import (
     CONTROL_HEADER,
@@ -61,6 +73,7 @@ class FakeNode:
         self.space = 1 << 30
         self.full_told: list[bool] = []
         self.left = False
+        self.commands = 0
         self.leaves_at_once = True  # else when the test lets it: ``change``
         self.told: list[OperatorCommand] = []  # by an operator
         self.operator_refusal = ""
@@ -77,10 +90,59 @@ class FakeNode:
 
     def activate(self) -> None:
         self.state = State.ACTIVE
-        self.configuration = CONFIGURATION
         self._effects.append(StateChange(State.ACTIVE, "test"))
+        self.view(CONFIGURATION.members)
         for run in self._controls:
             self._apply(run)
+        self._controls.clear()
+
+    def view(self, members: Sequence[Member]) -> None:
+        """The members are these from here on; what is the same view again is no event."""
+        before = self.configuration
+        old = set() if before is None else set(before.members)
+        changed = set(members) != old
+        self.configuration = configuration = msgspec.structs.replace(
+            CONFIGURATION if before is None else before,
+            members=sorted(members), m_sequence=(0 if before is None else before.m_sequence) + changed,
+            epoch=1 if before is None else before.epoch + 1, order_time=1234,
+        )  # fmt: skip
+        replicated = self.replicated
+        replicated.m_sequence = configuration.m_sequence
+        seq = ev_id = 0
+        if changed:
+            seq = replicated.last_seq[MEMBERSHIP_TOPIC.topic_id] = (
+                self.last_seq(MEMBERSHIP_TOPIC.topic_id) + 1
+            )
+            replicated.ev_id += 1
+            ev_id = replicated.ev_id
+        joined, left = sorted(set(members) - old), sorted(old - set(members))
+        self._items.append(View(configuration, seq, ev_id, tuple(joined), tuple(left)))
+
+    def notify(self, code: NotificationCode) -> None:
+        self._told()
+        assert self.configuration is not None
+        seq = self.last_seq(MEMBERSHIP_TOPIC.topic_id)
+        self._effects.append(Notification(code, self.configuration.m_sequence, seq))
+
+    def evict(self) -> None:
+        self._told()
+        self.state = State.EVICTED
+        self._effects.append(StateChange(State.EVICTED, "epoch 2 is without this node"))
+
+    def lose_history(self) -> None:
+        """Another history begins here at once, with the same member."""
+        assert self.configuration is not None
+        before, after = self.configuration.cluster_id, "0" * 31 + "2"
+        self._told()
+        self._effects.append(HistoryLost(after, before))
+        self.replicated = ReplicatedState(CONFIGURATION)
+        self.configuration = None
+        self.view(CONFIGURATION.members)
+        self.configuration = msgspec.structs.replace(self.configuration, cluster_id=after)
+
+    def _told(self) -> None:
+        """What was delivered so far comes before what is told now."""
+        self.end_burst(0)
 
     def _apply(self, run: bytes) -> None:
         self.replicated.apply(run, 1, 77, 1234, True, self._items)
@@ -98,6 +160,7 @@ class FakeNode:
 
     def control(self, operand: control.Operand, behind: bool = False) -> int:
         self._token += 1
+        self.commands += 1
         run = control.control_run(operand, self._token)
         if self.state is State.ACTIVE:
             self._apply(run)
@@ -366,15 +429,17 @@ class RawClient:
         return topic_id
 
     def subscribe(self, number: int, *topics: str, callback: bool = False) -> socket.socket:
+        kind, answer, own = self.lend(Subscribe(number, list(topics), callback))
+        assert kind == Answer.SUBSCRIBED, answer
+        return own
+
+    def lend(self, body: Subscribe) -> tuple[Any, Any, socket.socket]:
+        """Subscribe: kind and body of the answer (None where none came yet), and the end that events come to."""
         own, lent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         own.setblocking(False)
         lent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)
-        kind, answer = self.call(
-            Request.SUBSCRIBE, Subscribe(number, list(topics), callback), [lent.fileno()]
-        )
         self._ends += (own, lent)
-        assert kind == Answer.SUBSCRIBED, answer
-        return own
+        return (*self.call(Request.SUBSCRIBE, body, [lent.fileno()]), own)
 
     def publish(self, topic_id: int, producer: int, first_number: int, *events: bytes) -> None:
         run = build_run(RunKind.PUBLICATION, topic_id, producer, first_number, events)

@@ -62,11 +62,11 @@ def test_an_event_goes_from_publisher_to_subscriber(agent: Bench) -> None:
     producer = client.open_producer()
     client.publish(topic_id, producer, 1, b"a", b"bc")
     client.answers()
-    assert client.receipts == [(producer, 1, 2, 0, 1, 1)]
+    assert client.receipts == [(producer, 1, 2, 0, 1, 2)]  # ev_id 1 is the first view's
     header, records = read_frame(events)
     assert header == (1, 7, 0, 1, 0)
     fields, run = records[0]
-    assert fields[1:10] == (RecordKind.RUN, 0, 0, 0, 1, 77, 1, 1, 1)
+    assert fields[1:10] == (RecordKind.RUN, 0, 0, 0, 1, 77, 1, 1, 2)
     assert list(run_events(run, read_header(run))) == [b"a", b"bc"]
     assert read_frame(events) is None
 
@@ -187,6 +187,7 @@ def test_topics_are_created_listed_and_removed(agent: Bench) -> None:
     assert client.call(Request.TOPIC_REMOVE, TopicRemove("oc.membership"))[1].errno == errno.EPERM
     events = client.subscribe(1, "t")
     both = client.subscribe(2, "t", "oc.membership")
+    assert read_frame(both)[1][0][0][2] == RecordFlags.RETAINED  # the membership as it is
     assert client.call(Request.TOPIC_REMOVE, TopicRemove("t"))[0] == Answer.DONE
     assert client.call(Request.TOPIC_REMOVE, TopicRemove("t"))[1].errno == errno.EINVAL
     for end, final in ((events, True), (both, False)):
@@ -208,7 +209,7 @@ def test_what_is_refused_uses_up_its_numbers(agent: Bench) -> None:
     assert client.receipts == [
         (producer, 1, 2, errno.EINVAL, 0, 0),
         (producer, 3, 1, errno.EPERM, 0, 0),
-        (producer, 4, 1, 0, 1, 1),
+        (producer, 4, 1, 0, 1, 2),
         (producer, 9, 1, errno.EILSEQ, 0, 0),
         (4711, 1, 1, errno.EBADF, 0, 0),
     ]
@@ -263,7 +264,7 @@ def test_a_producer_belongs_to_one_connection_and_is_adopted_after_it(agent: Ben
     second.publish(topic_id, producer, 1, EVENT)  # as a client does that has reconnected
     second.publish(topic_id, producer, 2, EVENT)
     second.answers()
-    assert second.receipts[1:] == [(producer, 1, 1, 0, 1, 1), (producer, 2, 1, 0, 2, 2)]
+    assert second.receipts[1:] == [(producer, 1, 1, 0, 1, 2), (producer, 2, 1, 0, 2, 3)]
 
 
 def test_a_producer_that_is_none_is_not_kept(agent: Bench) -> None:
@@ -316,7 +317,7 @@ def test_goodbye_closes_the_clients_producers(agent: Bench) -> None:
     client.ask(Request.GOODBYE)
     client.answers()
     assert client.eof
-    assert client.receipts == [(producer, 1, 1, 0, 1, 1)]
+    assert client.receipts == [(producer, 1, 1, 0, 1, 2)]
     assert not agent.node.replicated.producers
     assert not agent.agent.clients
 

@@ -99,7 +99,7 @@ def test_half_a_frame_waits_for_its_rest(agent: Bench) -> None:
         agent.step()
         assert not client.receipts
     client.answers()
-    assert client.receipts == [(producer, 1, 1, 0, 1, 1)]
+    assert client.receipts == [(producer, 1, 1, 0, 1, 2)]
     client.send(frame[:20])
     client.socket.close()
     agent.step()
