@@ -31,7 +31,7 @@ from ocfcluster.wire.frames import (
     Request,
     control_frame,
 )
-from ocfcluster.wire.run import check_run
+from ocfcluster.wire.run import RunKind, build_run, check_run
 
 
 class Cluster:
@@ -66,6 +66,7 @@ class Cluster:
 class Subscriber:
     def __init__(self, client: Peer, body: frames.Subscribe, end: socket.socket) -> None:
         self.client = client
+        self.ended = False
         self.id = body.subscription
         self.callback = body.callback
         self.topic_ids: set[int] = set()
@@ -419,7 +420,34 @@ class FakeAgent:
             peer.receipts.clear()
             self._send(peer, CONTROL_HEADER.pack(len(body), Answer.RECEIPTS, 0, 0, 0) + body)
 
-    def deliver(self, run: bytes, topic_id: int, seq: int, ev_id: int) -> None:
+    def evict(self, data: bytes, topic: str = "t") -> None:
+        """``data`` as the last event of ``topic``; then the agent ends in order."""
+
+        def go() -> None:
+            topic_id = self.cluster.topics[topic].topic_id
+            run = build_run(RunKind.PUBLICATION, topic_id, 0, 1, [data])
+            self.deliver(run, topic_id, self.cluster.seq[topic_id], LOCAL_ID | 1, RecordKind.LAST)
+            for peer in self._peers.values():
+                for subscriber in peer.subscribers.values():
+                    subscriber.ended = topic_id in subscriber.topic_ids
+
+        self.call(go)
+        self.shutdown("evicted")
+
+    def end_history(self, reason: str) -> None:
+        def go() -> None:
+            for peer in self._peers.values():
+                for subscriber in peer.subscribers.values():
+                    self.notice(
+                        subscriber, frames.Notice(frames.NoticeCode.HISTORY_LOST, reason=reason, final=True)
+                    )
+
+        self.call(go)
+        self.kill()
+
+    def deliver(
+        self, run: bytes, topic_id: int, seq: int, ev_id: int, kind: RecordKind = RecordKind.RUN
+    ) -> None:
         numbers = (0, 0, 0, 1, self.cluster.incarnation, 1, seq, ev_id, time.time_ns())
         for peer in self._peers.values():
             for subscriber in peer.subscribers.values():
@@ -430,7 +458,7 @@ class FakeAgent:
                     record = [RECORD_HEADER.pack(RECORD_HEADER_BYTES, RecordKind.SHARED, *numbers)]
                 else:
                     descriptor = -1
-                    head = RECORD_HEADER.pack(RECORD_HEADER_BYTES + len(run), RecordKind.RUN, *numbers)
+                    head = RECORD_HEADER.pack(RECORD_HEADER_BYTES + len(run), kind, *numbers)
                     record = [head, run]
                 if subscriber.callback:
                     peer.waiting.append((subscriber, record))
@@ -441,6 +469,8 @@ class FakeAgent:
             self._write_all(peer)
 
     def notice(self, subscriber: Subscriber, notice: frames.Notice) -> None:
+        if subscriber.ended:
+            return
         data = frames.encode_notice(notice)
         head = RECORD_HEADER.pack(
             RECORD_HEADER_BYTES + len(data), RecordKind.NOTICE, 5, 0, 0, 1, 7, 1, 0, LOCAL_ID | 1, 0
