@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from ocfcluster.cli import agent, conformance, demo, options, publish, simulate, status, subscribe, topic
+from ocfcluster.cli import (
+    agent,
+    conformance,
+    demo,
+    node,
+    options,
+    publish,
+    simulate,
+    status,
+    subscribe,
+    topic,
+)
 
 HELP = """
 A cluster-wide event broker: what is published on one node reaches programs on every node in one order.
@@ -51,6 +62,11 @@ app.command("publish")(publish.run)
 app.command("subscribe")(subscribe.run)
 app.command("status")(status.show_status)
 app.command("members")(status.show_members)
+app.add_typer(node.app, name="node")
+app.command("shutdown")(node.shutdown)
+app.command("bootstrap")(node.bootstrap)
+app.command("recover")(node.recover)
+app.command("rejoin")(node.rejoin)
 app.command("demo")(demo.run)
 app.command("conformance")(conformance.run)
 app.command(

@@ -6,7 +6,8 @@
   2  usage or configuration: an option, argument or file is wrong
   3  machine set-up: interface, port, buffer, state directory
   4  no agent: nothing listens on the socket, or the agent went away
-  5  refused: unknown topic, no permission, a limit, too large
+  5  refused: unknown topic, no permission, a limit, too large, no majority
+  6  of ``ocfcluster agent``: the cluster goes on without this node, and ``cluster.rejoin`` is off
 130  interrupted (Ctrl-C)
 ===  =========================================================================================================
 """

@@ -47,9 +47,22 @@ def connect(
 
     path = socket_path(context, socket)
     client = ocfcluster.connect(path, name="ocfcluster command", resume=resume, timeout=CONNECT_TIMEOUT_S)
-    if orders and (missing := waiting_for(client)):
-        output.tell(f"the cluster is not formed yet, this command waits: {missing}")
+    if orders and (obstacle := _obstacle(client)):
+        output.tell(obstacle)
     return client
+
+
+def _obstacle(client: Client) -> str:
+    """Why what needs the cluster's order has to wait, and for what; empty: it has not."""
+    status = client.status()
+    if client.agent is not None and not client.agent.cluster_id:
+        why = "the cluster is not formed yet"
+    elif not status.get("primary", True):
+        why = "this node is in no majority"
+    else:
+        return ""
+    missing = status.get("waiting_for")
+    return f"{why}, this command waits: {missing}" if missing else ""
 
 
 def waiting_for(client: Client) -> str:

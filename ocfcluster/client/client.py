@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ocfcluster.client.admin import Admin
 from ocfcluster.client.arguments import (
     Data,
     as_topics,
@@ -228,6 +229,11 @@ class Client:
     def barrier(self, *, timeout: float | None = None) -> None:
         """Until this node has delivered everything that was ordered before the call."""
         self.connection().call(Request.BARRIER, None, timeout)
+
+    @property
+    def admin(self) -> Admin:
+        """Changes of the node table, and what else an operator does."""
+        return Admin(self)
 
     @property
     def agent(self) -> frames.Welcome | None:

@@ -209,9 +209,13 @@ class Session:
         self.stage = Stage.OFFLINE
         again = [
             pending for pending in self._in_flight.values()
-            if pending.kind is not Request.SUBSCRIBE or not pending.subscription or not pending.subscription.started
+            if pending.kind is not Request.ADMINISTER
+            and (pending.kind is not Request.SUBSCRIBE or not pending.subscription or not pending.subscription.started)
         ]  # fmt: skip
+        once = [pending for pending in self._in_flight.values() if pending.kind is Request.ADMINISTER]
         self._in_flight.clear()
+        for pending in once:  # a cluster that was just started again must not be stopped again
+            pending.finish(None, OutcomeUnknown(f"the command may or may not have been carried out: {reason}"))
         self._queue = deque([*again, *(pending for pending in self._queue if not _is_resume(pending))])
 
     def end(self, reason: str) -> None:

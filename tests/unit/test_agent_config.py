@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import msgspec
 import pytest
 
 from ocfcluster.agent import config as agent_config
+from ocfcluster.agent import main
 from ocfcluster.agent.config import AgentConfig, load
+from ocfcluster.agent.state_dir import StateDirectory
 from ocfcluster.errors import ConfigurationError
+from ocfcluster.net.memory import MemoryHub
+from ocfcluster.protocol.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +55,55 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert config.timing.heartbeat_ms == 50
     assert [(topic.name, topic.scope) for topic in config.topics] == [("orders", "global"), ("here", "local")]
     assert config.network.loop is True
+
+
+RECOVERY = """
+[cluster]
+nodes = [1, 2, 3]
+bootstrap = "majority"
+last_man_standing = true
+rejoin = false
+[node]
+id = 1
+state_dir = "{directory}"
+[timing]
+sync_timeout_ms = 401
+leave_timeout_ms = 402
+quorum_lost_after_ms = 403
+history_wait_ms = 404
+new_history_after_s = 405
+"""
+
+
+def test_the_settings_of_recovery_reach_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(write(tmp_path, RECOVERY.format(directory=tmp_path)))
+    assert not config.cluster.rejoin
+    made: list[Settings] = []
+    monkeypatch.setattr(main, "Node", lambda settings, now, wall_ns: made.append(settings))
+    state_dir = StateDirectory(tmp_path / "state", config.cluster.name, 1)
+    state_dir.close()
+    main.node_factory(config, MemoryHub().transport(), state_dir, 7)(0, 0)
+    (settings,) = made
+    assert (settings.bootstrap, settings.last_man_standing) == ("majority", True)
+    assert (
+        settings.sync_timeout_ns, settings.leave_timeout_ns, settings.quorum_lost_after_ns, settings.history_wait_ns,
+    ) == (401_000_000, 402_000_000, 403_000_000, 404_000_000)  # fmt: skip
+    assert settings.new_history_after_ns == 405_000_000_000
+
+
+def test_the_defaults_of_recovery_are_those_of_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Settings] = []
+    monkeypatch.setattr(main, "Node", lambda settings, now, wall_ns: made.append(settings))
+    state_dir = StateDirectory(tmp_path / "state", "ocfcluster", 1)
+    state_dir.close()
+    main.node_factory(AgentConfig(), MemoryHub().transport(), state_dir, 7)(0, 0)
+    own = {"cluster_name", "node_id", "incarnation", "store_id", "seed", "mtu", "receive_buffer_bytes"}
+    for field in dataclasses.fields(Settings):
+        if field.name not in own:
+            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+            assert getattr(made[0], field.name) == default, field.name
 
 
 def test_nothing_at_all_is_one_development_node(tmp_path: Path) -> None:
@@ -101,6 +155,18 @@ def test_a_list_of_nodes_gives_each_one_vote(tmp_path: Path) -> None:
             ["network.group", "239."],
         ),
         ("[timing]\nsuspicion_ms = 200", ["timing.suspicion_ms", "400"]),
+        ("[timing]\nsync_timeout_ms = 399", ["timing.sync_timeout_ms", "400"]),
+        ("[timing]\nleave_timeout_ms = 0", ["timing.leave_timeout_ms", ">= 1"]),
+        ("[timing]\nnew_history_after_s = 29", ["timing.new_history_after_s", "30000"]),
+        ("[timing]\nnew_history_after_s = -1", ["timing.new_history_after_s", ">= 0"]),
+        ("[cluster]\nbootstrap = 'some'", ["cluster.bootstrap", '"all" or "majority"']),
+        ("[cluster]\nbootstrap = 'majority'", ["cluster.bootstrap", "cluster.nodes"]),
+        ("[cluster]\nlast_man_standing = true", ["cluster.last_man_standing", "cluster.nodes"]),
+        (
+            "[cluster]\nnodes = [1, 2]\nlast_man_standing = true\n[node]\nid = 1",
+            ["cluster.last_man_standing", "node.state_dir"],
+        ),
+        ("[cluster]\nrejoin = 'no'", ["cluster.rejoin", "true or false"]),
         ("[limits]\nbacklog_bytes = 1_048_576\nevent_bytes = 2_000_000", ["limits.event_bytes", "backlog"]),
         ("[limits]\nbacklog_bytes = 1_048_576", ["limits.window_bytes", "backlog"]),
         ("name = ", ["not TOML", "Invalid value"]),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from ocfcluster.agent.state_dir import StateDirectory
+from ocfcluster.agent.state_dir import RecordWriter, StateDirectory, is_volatile
 from ocfcluster.errors import StateDirectoryError
 
 
@@ -105,6 +107,49 @@ def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytes
         made.write_record(b"new")
     made.close()
     monkeypatch.undo()
+    assert not (tmp_path / "record.new").exists()
     again = StateDirectory(tmp_path, "blue", 3)
     assert again.record == b"old"
     again.close()
+
+
+def test_records_are_written_in_order_and_each_is_told(tmp_path: Path) -> None:
+    made = StateDirectory(tmp_path, "blue", 3)
+    told: list[tuple[int, OSError | None]] = []
+
+    async def write() -> None:
+        writer = RecordWriter(made, lambda token, error: told.append((token, error)))
+        for number in range(50):
+            writer.write(number, b"%d" % number, asyncio.get_running_loop())
+        while len(told) < 50:  # noqa: ASYNC110 - the writer sets no event
+            await asyncio.sleep(0.001)
+        writer.write(50, b"last", asyncio.get_running_loop())
+        writer.close()  # waits for the disk, tells nobody
+        await asyncio.sleep(0.01)
+
+    asyncio.run(write())
+    made.close()
+    assert told == [(number, None) for number in range(50)]
+    again = StateDirectory(tmp_path, "blue", 3)
+    assert again.record == b"last"
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "volatile"), [("tmpfs", True), ("ramfs", True), ("ext4", False), ("btrfs", False)]
+)
+def test_a_file_system_in_memory_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, volatile: bool
+) -> None:
+    device = tmp_path.stat().st_dev
+    lines = (
+        f"21 1 0:999 / /elsewhere rw shared:1 - {'ext4' if volatile else 'tmpfs'} none rw\n"
+        f"22 1 {os.major(device)}:{os.minor(device)} / / rw,relatime - {kind} /dev/x rw\n"
+    )
+    monkeypatch.setattr(Path, "read_text", lambda self, *_: lines)
+    assert is_volatile(tmp_path) == volatile
+
+
+def test_where_it_cannot_be_told_a_file_system_counts_as_lasting(tmp_path: Path) -> None:
+    assert not is_volatile(tmp_path / "nowhere")
+    assert isinstance(is_volatile(tmp_path), bool)

@@ -10,7 +10,13 @@ import pytest
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.producer import Batch
 from ocfcluster.client.session import Session, Stage, SubscriptionState
-from ocfcluster.errors import InvalidArgument, MalformedFrame, NotConnected, UnknownTopic
+from ocfcluster.errors import (
+    InvalidArgument,
+    MalformedFrame,
+    NotConnected,
+    OutcomeUnknown,
+    UnknownTopic,
+)
 from ocfcluster.limits import LENT_SOCKETS_UNANSWERED, REQUESTS_UNANSWERED
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import (
@@ -127,6 +133,23 @@ def test_the_end_without_resume_fails_what_waits() -> None:
         pending.result()
     with pytest.raises(NotConnected):
         made.request(Request.BARRIER)
+
+
+def test_administration_is_never_repeated_by_itself() -> None:
+    made = ready()
+    under_way = made.request(Request.ADMINISTER, frames.Administer(frames.Administration.SHUTDOWN))
+    again = made.request(Request.BARRIER)
+    made.lost("gone")
+    with pytest.raises(OutcomeUnknown, match="gone"):
+        under_way.result()
+    waiting = made.request(Request.ADMINISTER, frames.Administer(frames.Administration.REJOIN))
+    made.outgoing.clear()
+    made.connected()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    kinds = [CONTROL_HEADER.unpack_from(one.buffer)[1] for one in made.outgoing]
+    assert kinds == [Request.HELLO, Request.BARRIER, Request.ADMINISTER]
+    assert not again.done
+    assert not waiting.done
 
 
 def test_a_name_that_is_too_long() -> None:
