@@ -254,8 +254,9 @@ def test_a_signal_ends_the_wait(life: Callable[..., Life]) -> None:
     assert len(one.nodes) == 1
 
 
-def test_evicted_while_it_leaves_it_does_not_come_back(life: Callable[..., Life]) -> None:
-    one = life()
+@pytest.mark.parametrize("rejoin", [True, False])
+def test_evicted_while_it_leaves_it_has_stopped_in_order(life: Callable[..., Life], rejoin: bool) -> None:
+    one = life(rejoin=rejoin)
 
     async def test() -> None:
         one.nodes[0].leaves_at_once = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -103,10 +104,26 @@ def test_what_is_given_is_fetched(host: Any, buffers: list[bytes]) -> None:
     run(test)
 
 
-def test_other_work_goes_on_meanwhile() -> None:
+def serve_once(listening: socket.socket, answer: bytes) -> None:
+    """Answer one request, in a thread of its own: the loop has the other end alone."""
+    connected, _ = listening.accept()
+    with connected:
+        connected.recv(100)
+        connected.sendall(answer)
+
+
+def read_all(address: Any) -> int:
+    with socket.create_connection(address[:2]) as connected:
+        connected.sendall(struct.pack("<I", 1) + b"q")
+        return sum(iter(lambda: len(connected.recv(1 << 20)), 0))
+
+
+@pytest.mark.parametrize("giving", [True, False], ids=["giving", "fetching"])
+def test_other_work_goes_on_meanwhile(giving: bool) -> None:
     async def test() -> None:
         async with ends() as (giver, joiner):
-            giver.give = [b"x" * limits.MIB] * 48
+            state = b"x" * (48 * limits.MIB)
+            giver.give = [state]
             turns = 0
 
             async def others() -> None:
@@ -116,9 +133,40 @@ def test_other_work_goes_on_meanwhile() -> None:
                     turns += 1
 
             busy = asyncio.create_task(others())
-            assert len(await joiner.fetch(giver.address) or b"") == 48 * limits.MIB
+            if giving:
+                assert await asyncio.to_thread(read_all, giver.address) == 8 + len(state)
+            else:
+                with socket.create_server(("127.0.0.1", 0)) as listening:
+                    answer = struct.pack("<Q", len(state)) + state
+                    serving = asyncio.create_task(asyncio.to_thread(serve_once, listening, answer))
+                    assert await joiner.fetch(listening.getsockname()) == state
+                    await serving
             busy.cancel()
-            assert turns > 48 * limits.MIB / limits.SNAPSHOT_PIECE_BYTES
+            assert turns > len(state) / limits.SNAPSHOT_PIECE_BYTES
+
+    run(test)
+
+
+def test_what_has_come_already_is_read_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_PIECE_BYTES", 1000)
+
+    async def test() -> None:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        with near, far:
+            far.sendall(b"x" * 100_000)
+            turns = 0
+
+            async def others() -> None:
+                nonlocal turns
+                while True:
+                    await asyncio.sleep(0)
+                    turns += 1
+
+            busy = asyncio.create_task(others())
+            assert await snapshots._receive(near, 100_000) == b"x" * 100_000
+            busy.cancel()
+            assert turns >= 99
 
     run(test)
 
@@ -140,12 +188,33 @@ def test_refused_and_unreachable_are_nothing() -> None:
 def test_a_newer_fetch_replaces_an_older_one() -> None:
     async def test() -> None:
         async with ends() as (giver, joiner):
-            with socket.create_server(("127.0.0.1", 0)) as silent:
-                joiner.snapshots.fetch(FetchSnapshot(1, silent.getsockname(), b"first"))
-                await asyncio.sleep(0.02)
+            with socket.create_server(("127.0.0.1", 0)) as slow:
+                joiner.snapshots.fetch(FetchSnapshot(1, slow.getsockname(), b"first"))
+                connected, _ = await asyncio.to_thread(slow.accept)
                 assert await joiner.fetch(giver.address, b"second", token=2) == b"state"
+                with connected, contextlib.suppress(OSError):
+                    connected.sendall(struct.pack("<Q", 4) + b"late")
                 await asyncio.sleep(0.02)
             assert joiner.fetched == [(2, b"state")]
+
+    run(test)
+
+
+def test_what_claims_too_much_is_given_up_at_once() -> None:
+    async def test() -> None:
+        async with ends() as (giver, joiner):
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                joiner.snapshots.fetch(FetchSnapshot(1, listening.getsockname(), b"q"))
+                connected, _ = await asyncio.to_thread(listening.accept)
+                with connected:
+                    connected.sendall(struct.pack("<Q", limits.SNAPSHOT_BYTES + 1))
+                    async with asyncio.timeout(snapshots._STALL_S / 2):
+                        await joiner.told.wait()
+            assert joiner.fetched == [(1, None)]
+            with socket.create_connection(giver.address[:2]) as asking:
+                asking.sendall(struct.pack("<I", limits.SNAPSHOT_REQUEST_BYTES + 1))
+                async with asyncio.timeout(limits.SNAPSHOT_REQUEST_NS / limits.SECOND_NS / 2):
+                    await until(lambda: giver.counters.snapshots_failed == 1)
 
     run(test)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,9 @@ def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytes
     again.close()
 
 
-def test_records_are_written_in_order_and_each_is_told(tmp_path: Path) -> None:
+def test_records_are_written_in_order_and_each_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = StateDirectory(tmp_path, "blue", 3)
     told: list[tuple[int, OSError | None]] = []
 
@@ -123,8 +126,16 @@ def test_records_are_written_in_order_and_each_is_told(tmp_path: Path) -> None:
             writer.write(number, b"%d" % number, asyncio.get_running_loop())
         while len(told) < 50:  # noqa: ASYNC110 - the writer sets no event
             await asyncio.sleep(0.001)
+        fsync = os.fsync
+
+        def slow(descriptor: int) -> None:
+            time.sleep(0.05)
+            fsync(descriptor)
+
+        monkeypatch.setattr("os.fsync", slow)
         writer.write(50, b"last", asyncio.get_running_loop())
         writer.close()  # waits for the disk, tells nobody
+        assert (tmp_path / "record").read_bytes().endswith(b"last")
         await asyncio.sleep(0.01)
 
     asyncio.run(write())

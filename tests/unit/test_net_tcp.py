@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,16 @@ def test_a_number_that_is_taken_is_another_one_where_any_will_do(
 
 
 @pytest.mark.parametrize("kind", ["multicast", "unicast"])
-def test_a_number_that_was_chosen_is_an_error(opened: ExitStack, kind: str) -> None:
+def test_a_number_that_was_chosen_is_an_error(
+    opened: ExitStack, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    tries: list[object] = []
+
+    def listen(address: Any, setting: str) -> socket.socket:
+        tries.append(address)
+        return listen_at(address, setting)
+
+    monkeypatch.setattr(network, "listen_at", listen)
     other = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
     port = other.getsockname()[1]
     options: dict[str, object] = (
@@ -90,6 +100,7 @@ def test_a_number_that_was_chosen_is_an_error(opened: ExitStack, kind: str) -> N
     setting = "network.unicast_port" if kind == "multicast" else "network.port"
     with pytest.raises(PortTaken, match=rf"TCP port {port}.*{setting}"):
         open_network(config(**options), 7)
+    assert len(tries) == 1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
         again.bind(("127.0.0.1", port))  # the transport is closed
 
