@@ -1,419 +1,516 @@
 """The oracle: what was promised, checked from outside while it happens.
 
-There is one global sequence. The first node to deliver an item extends it, and the item is judged then; every other
-node must deliver the same item at the same place. Receipts are compared with what their node has delivered.
+There is one global sequence per history. The first node to deliver an item extends it; every other node must deliver
+the same item at the same place, and go from one epoch to the next at the same place. What is in the sequence is judged
+in ``judge``, receipts in ``receipts``, what nodes hold and have on disk in ``memory``, their votes in ``votes``.
 """
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from xxhash import xxh3_64_intdigest
-
-from ocfcluster.errors import MalformedRun
-from ocfcluster.limits import SECOND_NS, SLOW_SUBSCRIBER_TIMEOUT_NS
-from ocfcluster.protocol.effects import Delivery, Fault, Outcome, Topic, TopicChange
+from ocfcluster.limits import SLOW_SUBSCRIBER_TIMEOUT_NS
+from ocfcluster.protocol.effects import (
+    Delivery,
+    Fault,
+    Notification,
+    NotificationCode,
+    Outcome,
+    State,
+    TopicChange,
+    View,
+)
+from ocfcluster.protocol.settings import Configuration
 from ocfcluster.simulator import observe
+from ocfcluster.simulator.history import Cursor, History, Place, Publication, Segment, shown, view_text
+from ocfcluster.simulator.judge import Judge, check_members
+from ocfcluster.simulator.memory import Memory
+from ocfcluster.simulator.receipts import Receipts
 from ocfcluster.simulator.trace import Violation
-from ocfcluster.wire.run import RunKind, check_run, run_events, verify_checksum
+from ocfcluster.simulator.votes import Votes
 
 if TYPE_CHECKING:
     from ocfcluster.simulator.host import Host
+    from ocfcluster.simulator.shell import Shell
     from ocfcluster.simulator.world import World
 
-FIRST_OWN_TOPIC: Final = 16
-PRE_CREATED: Final = {1: "oc.membership", 2: "oc.connectivity"}
 STATUS_EVERY: Final = 64  # bursts of a node between two looks at its status
-HONEST_REFUSALS: Final = (
-    errno.EINVAL,
-    errno.EPERM,
-)  # what a correct publisher may be told of one publication
-ANSWERED: Final = -1  # instead of the time it was published at
 SUBSCRIBERS_ARE_WAITED_FOR_NS: Final = SLOW_SUBSCRIBER_TIMEOUT_NS  # then the subscriber pays, not the cluster
-CLOCK_SLACK_NS: Final = 5 * SECOND_NS
 
-
-class Publication:
-    """One event as it was published, and what became of it."""
-
-    __slots__ = (
-        "data_digest",
-        "error",
-        "ev_id",
-        "origin",
-        "position",
-        "published_at",
-        "seq",
-        "topic_id",
-        "void",
-    )
-
-    def __init__(self, origin: int, topic_id: int, data: bytes, void: int, published_at: int) -> None:
-        self.origin = origin
-        self.topic_id = topic_id
-        self.data_digest = xxh3_64_intdigest(data)
-        self.void = void  # errno, where its agent refused it
-        self.published_at = published_at
-        self.position = -1  # in the global sequence, once delivered anywhere
-        self.seq = 0
-        self.ev_id = 0
-        self.error = 0  # what its publisher was told, once refused
-
-
-class TopicState:
-    """A topic as the global sequence shows it."""
-
-    __slots__ = ("last_seq", "topic")
-
-    def __init__(self, topic: Topic) -> None:
-        self.topic = topic
-        self.last_seq = 0
+Item = Delivery | TopicChange | Outcome | View
 
 
 class Checker:
-    """Sees every item that every node delivers. ``sequence`` is what the cluster agreed on."""
+    """Sees every item that every node delivers, every answer, and every record that becomes durable."""
 
     __slots__ = (
+        "_agreed",
         "_bursts",
-        "_changes",
-        "_delivery",
-        "_first_order_time",
-        "_incarnations",
-        "_last_ev_id",
-        "_last_number",
-        "_names",
-        "_next_topic_id",
-        "_order_time",
-        "_topics",
+        "_judges",
+        "_removals_asked",
+        "_votes",
         "_world",
-        "commit_latencies",
-        "events",
+        "evictions",
         "faults",
-        "publications",
+        "histories",
+        "memory",
+        "operators",
         "receipts",
-        "sequence",
+        "wipes",
     )
 
     def __init__(self, world: World, delivery: str) -> None:
         self._world = world
-        self._delivery = delivery
-        self._topics = {
-            number: TopicState(Topic(number, name, local=False)) for number, name in PRE_CREATED.items()
-        }
-        self._names = {name: number for number, name in PRE_CREATED.items()}
-        self._next_topic_id = FIRST_OWN_TOPIC
-        self._last_ev_id = 0
-        self._order_time = 0  # the last one
-        self._first_order_time = 0
-        self._last_number: dict[int, int] = {}
-        self._incarnations: dict[int, int] = {}
+        self._agreed = delivery == "agreed"
         self._bursts: Counter[int] = Counter()
-        self._changes: list[tuple[int, TopicChange]] = []
-        self.sequence: list[Delivery | TopicChange] = []
-        self.publications: dict[tuple[int, int], Publication] = {}
-        self.events = 0  # publications delivered, each counted once
-        self.receipts = 0
-        self.commit_latencies: list[int] = []  # ns from a publication to its receipt
+        self._judges: dict[str, Judge] = {}
+        self._removals_asked: Counter[str] = Counter()
+        self._votes = Votes()
+        self.histories: dict[str, History] = {}  # by cluster_id, in the order in which they began
+        self.memory = Memory(world)
+        self.receipts = Receipts(world, self._agreed)
         self.faults: Counter[str] = Counter()
+        self.evictions = 0
+        self.operators = 0  # commands of operators: a new history needs no other reason
+        self.wipes = 0
 
     # --- what programs tell -------------------------------------------------------------------------------------
 
     def published(
-        self, origin: int, producer: int, number: int, topic_id: int, data: bytes, void: int = 0
-    ) -> None:
+        self,
+        history: History,
+        origin: int,
+        producer: int,
+        number: int,
+        topic_id: int,
+        data: bytes,
+        void: int = 0,
+    ) -> Publication:
         """An honest program hands in a publication for the first time."""
-        self.publications[producer, number] = Publication(origin, topic_id, data, void, self._world.now)
+        publication = Publication(origin, topic_id, data, void, self._world.now)
+        history.publications[producer, number] = publication
+        return publication
+
+    def given_up(self, publications: list[Publication]) -> None:
+        """Their publisher waits for their answers no more: whatever becomes of them is right."""
+        for publication in publications:
+            publication.unknown = True
+
+    def removal_asked(self, name: str) -> None:
+        """From now on the topic may be gone at any time."""
+        self._removals_asked[name] += 1
+
+    def removal_answered(self, name: str) -> None:
+        """That is over: either it is gone, or it stays."""
+        self._removals_asked[name] -= 1
 
     def complain(self, rule: str, text: str) -> None:
         """A program got an answer it must not get."""
         raise Violation(rule, text)
 
-    # --- what nodes do ------------------------------------------------------------------------------------------
+    def operator_acts(self) -> None:
+        """An operator says that a history may end."""
+        self.operators += 1
 
-    def started(self, host: Host) -> None:
-        self._incarnations[host.node_id] = host.profile.settings.incarnation
+    # --- processes ----------------------------------------------------------------------------------------------
 
-    def state_changed(self, host: Host) -> None:
-        """All nodes that have a configuration have the same one."""
-        mine = host.node.configuration
-        if mine is None:
-            return
-        for other in self._world.hosts.values():
-            theirs = other.node.configuration
-            if theirs is not None and theirs.epoch == mine.epoch and theirs != mine:
-                raise Violation(
-                    "configuration", f"nodes {host.node_id} and {other.node_id} disagree: {mine} and {theirs}"
-                )
+    def started(self, shell: Shell) -> None:
+        self.memory.started(shell)
 
-    def fault(self, host: Host, fault: Fault) -> None:
+    def ended(self, shell: Shell) -> None:
+        self.evictions += shell.state is State.EVICTED
+        self.check_replays(shell)
+
+    def state_changed(self, shell: Shell) -> None:
+        """An active node has a configuration."""
+        if shell.state is State.ACTIVE and shell.node.configuration is None:
+            raise Violation("configuration", f"node {shell.node_id} is active without a configuration")
+        self._look_at_configuration(shell)
+
+    def fault(self, shell: Shell, fault: Fault) -> None:
         """A node says itself that something went wrong: an operator's problem, or a bug."""
         self.faults[fault.code] += 1
         if fault.code in observe.IMPOSSIBLE_FAULTS:
-            raise Violation("fault", f"node {host.node_id} reports {fault.code}: {fault.text}")
+            raise Violation("fault", f"node {shell.node_id} reports {fault.code}: {fault.text}")
 
-    def delivered(self, host: Host, item: Delivery | TopicChange | Outcome) -> None:
-        """Judge one item. Raises Violation."""
-        if isinstance(item, Outcome):
-            self._check_outcome(host, item)
+    def notified(self, shell: Shell, notification: Notification) -> None:
+        """NOT_PRIMARY, then PRIMARY_RESTORED with the same members, or no word of it."""
+        before = shell.not_primary
+        self.faults[notification.code.value] += 1
+        if notification.code is NotificationCode.NOT_PRIMARY:
+            if before is not None:
+                raise Violation("notifications", f"node {shell.node_id} is told twice that it is not primary")
+            shell.not_primary = notification
             return
-        world = self._world
-        position = host.cursor
-        if position == len(self.sequence):
-            if isinstance(item, TopicChange):
-                self._extend_topic(item)
-                text = f"[{position}] topic {item.topic.topic_id} {'removed' if item.removed else 'created'}"
-            else:
-                self._extend(host, item, position)
-                text = f"[{position}] seq {item.seq} ev_id {item.ev_id}: {world.describe_run(item.run)}"
-            self.sequence.append(item)
-            world.trace.add(world.now, host.node_id, "deliver", f"{text}, first")
-        else:
-            known = self.sequence[position]
-            if known != item:
+        if before is None:
+            raise Violation("notifications", f"node {shell.node_id} is restored and never was without quorum")
+        if notification.m_sequence != before.m_sequence:
+            raise Violation(
+                "notifications",
+                f"node {shell.node_id} is restored with other members: {before}, {notification}",
+            )
+        shell.not_primary = None
+
+    def recorded(self, host: Host, record: bytes) -> None:
+        """A record became durable."""
+        found = observe.read_record(record)
+        if found.configuration is not None:
+            self._configured(found.configuration, f"the disk of node {host.node_id}")
+        if found.vote is not None:
+            vote = found.vote
+            history = self.histories.get(vote.cluster_id)
+            previous = history.configurations.get(vote.epoch) if history is not None else None
+            self._votes.durable((host.node_id, host.store_id), vote, previous)
+
+    # --- configurations -----------------------------------------------------------------------------------------
+
+    def _look_at_configuration(self, shell: Shell) -> None:
+        configuration = shell.node.configuration
+        if configuration is not shell.configuration and configuration is not None:
+            shell.configuration = configuration
+            self._configured(configuration, f"node {shell.node_id}")
+
+    def _configured(self, configuration: Configuration, who: str) -> History:
+        """One configuration per (cluster_id, epoch), whoever has it. Raises Violation."""
+        history = self.histories.get(configuration.cluster_id)
+        if history is None:
+            history = self._begin_history(configuration)
+        known = history.configurations.get(configuration.epoch)
+        if known is None:
+            check_members(configuration)
+            if (
+                history.ended
+                and not self._excused(history)
+                and configuration.epoch > max(history.configurations)
+            ):
                 raise Violation(
-                    "agreement",
-                    f"node {host.node_id} delivers at place {position} {shown(item)}; others had {shown(known)}",
+                    "one primary",
+                    f"{who} has epoch {configuration.epoch} of {history.cluster_id}, which ended: {configuration}",
                 )
-            world.trace.add(world.now, host.node_id, "deliver", f"[{position}]")
-        host.cursor = position + 1
-        if self._delivery == "safe" and isinstance(item, TopicChange):
-            self._check_topic_durable(host, item)
-
-    def after_burst(self, host: Host) -> None:
-        """What must hold whenever a node has finished a burst."""
-        if self._delivery == "safe":
-            self._check_safe(host)
-        self._bursts[host.node_id] += 1
-        if self._bursts[host.node_id] % STATUS_EVERY == 0:
-            self.check_bounds(host)
-
-    def check_bounds(self, host: Host) -> None:
-        """The buffers of a node, and what its slowest subscriber was given above its mark."""
-        for text in observe.excesses(host.node, host.profile.settings, host.clock(), len(self._world.hosts)):
-            raise Violation("bounds", f"node {host.node_id}: {text}")
-        subscriber = host.subscriber
-        settings = host.profile.settings
-        most = subscriber.profile.mark_bytes + observe.on_the_way_bytes(settings, len(self._world.hosts))
-        if subscriber.most_bytes > most and self._world.now < SUBSCRIBERS_ARE_WAITED_FOR_NS:
+            decided = self._votes.decided(configuration.cluster_id, configuration.epoch - 1)
+            if decided is not None and decided != configuration:
+                raise Violation("votes", f"{who} has {configuration}; decided was {decided}")
+            history.configurations[configuration.epoch] = configuration
+            history.first_seen[configuration.epoch] = self._world.now
+        elif known != configuration:
             raise Violation(
-                "bounds",
-                f"node {host.node_id}'s subscriber was full at {subscriber.profile.mark_bytes} B "
-                f"and got up to {subscriber.most_bytes} B; {most} B were promised",
+                "configuration",
+                f"{who} has another epoch {configuration.epoch} than others: {configuration} and {known}",
             )
+        return history
 
-    def check_replays(self, host: Host) -> None:
-        """No datagram is taken twice."""
-        taken = observe.taken_datagrams(host.node, host.clock())
-        if taken > len(host.distinct):
-            raise Violation(
-                "replay",
-                f"node {host.node_id} took {taken} datagrams of the {len(host.distinct)} it was sent",
-            )
+    def _excused(self, history: History) -> bool:
+        """An operator took it upon themselves."""
+        return any(self.histories[successor].by_operator for successor in history.successors)
+
+    def _begin_history(self, configuration: Configuration) -> History:
+        """The first sign of a new cluster_id: it may be only where the one before may end, or there is none."""
+        history = History(configuration.cluster_id, list(configuration.supersedes), self._world.now)
+        history.by_operator = bool(self.operators)
+        for known in self.histories.values():
+            if known.ended:
+                continue
+            if known.cluster_id in configuration.supersedes:
+                if not history.by_operator:
+                    self.memory.check_may_end(known, configuration.cluster_id)
+                known.ended = True
+                known.successors.append(configuration.cluster_id)
+            elif not history.by_operator and self._is_remembered(known):
+                raise Violation(
+                    "one primary",
+                    f"{configuration.cluster_id} begins beside {known.cluster_id}, which a disk of its nodes "
+                    f"knows: {configuration}",
+                )
+            else:
+                known.ended = True
+                known.successors.append(configuration.cluster_id)
+        self.histories[configuration.cluster_id] = history
+        self._judges[configuration.cluster_id] = Judge(self._world, history, self._agreed)
+        return history
+
+    def _is_remembered(self, history: History) -> bool:
+        """Whether a node that is up knows of this history from its disk, or is in it."""
+        for host in self._world.hosts.values():
+            if host.shell is None:
+                continue
+            if host.shell.cursor is not None and host.shell.cursor.history is history:
+                return True
+            if history.cluster_id in observe.histories_known(host.shell.settings.record):
+                return True
+        return False
 
     # --- the sequence -------------------------------------------------------------------------------------------
 
-    def _extend(self, host: Host, item: Delivery, position: int) -> None:
-        """The next run of the one order: is it what was published, and numbered right?"""
-        try:
-            header = check_run(item.run)
-        except MalformedRun as error:
-            raise Violation("creation", f"node {host.node_id} delivers a malformed run: {error}") from None
-        if (
-            header.kind != RunKind.PUBLICATION
-            or header.topic_id != item.topic_id
-            or header.count != item.count
-        ):
-            raise Violation("creation", f"{shown(item)} does not say what its run says: {header}")
-        if not verify_checksum(item.run):
-            raise Violation("creation", f"the checksum of {shown(item)} is wrong")
-        if not 0 <= item.skip < item.count:
-            raise Violation("numbers", f"{shown(item)} skips {item.skip} of {item.count}")
-        self._check_numbers(item)
-        if self._incarnations.get(item.node_id) != item.incarnation:
+    def viewed(self, shell: Shell, view: View, following: Sequence[Item]) -> None:
+        """A node goes on to the epoch of ``view``, or begins there. ``following`` is what it delivers behind it in
+        the same burst. Raises Violation."""
+        configuration = view.configuration
+        world = self._world
+        history = self._configured(configuration, f"node {shell.node_id}")
+        self._check_serving(shell, view)
+        own = (shell.node_id, shell.settings.incarnation)
+        if own not in [(member.node_id, member.incarnation) for member in configuration.members]:
             raise Violation(
-                "creation", f"{shown(item)} names incarnation {item.incarnation:#x} of its origin"
+                "views", f"node {shell.node_id} delivers a view without itself: {view_text(view)}"
             )
-        self._check_order_time(item)
-        last = self._last_number.get(header.producer, 0)
-        for place, data in enumerate(run_events(item.run, header)):
-            if place < item.skip:
-                continue
-            number = header.first_number + place
-            publication = self.publications.get((header.producer, number))
-            if publication is None or publication.data_digest != xxh3_64_intdigest(data):
-                raise Violation("creation", f"{shown(item)}: number {number} was never published like this")
-            if (
-                publication.topic_id != item.topic_id
-                or publication.origin != item.node_id
-                or publication.void
-            ):
-                raise Violation("creation", f"{shown(item)}: number {number} was published otherwise")
-            if publication.position >= 0:
-                raise Violation("exactly once", f"{shown(item)}: number {number} was delivered before")
-            if publication.error:
-                raise Violation("exactly once", f"{shown(item)}: number {number} had been refused")
-            if number <= last:
-                raise Violation("fifo", f"{shown(item)}: number {number} comes after {last}")
-            last = number
-            publication.position = position
-            publication.seq = item.seq + place - item.skip
-            publication.ev_id = item.ev_id + place - item.skip
-        self._last_number[header.producer] = last
-        self.events += item.count - item.skip
+        cursor = shell.cursor
+        if cursor is not None and cursor.history is history:
+            self._go_on(shell, cursor, view)
+        else:
+            self._check_admission(shell, view, cursor)
+            if cursor is None or cursor.history is not history:
+                self._learn_topics(shell, history, view, following)
+        segment = history.segments.get(configuration.epoch)
+        first = segment is None
+        if segment is None:
+            segment = history.segments[configuration.epoch] = Segment(configuration.epoch, view)
+            segment.makers[0] = shell.node_id
+        elif segment.view != view:
+            raise Violation("agreement", f"node {shell.node_id} delivers {view}; others had {segment.view}")
+        shell.cursor = Cursor(history, segment)
+        text = view_text(view) + (", first" if first else "")
+        world.trace.add(world.now, shell.node_id, "deliver", f"[{configuration.epoch}/0] {text}")
+        self._judges[history.cluster_id].advance()
 
-    def _check_numbers(self, item: Delivery) -> None:
-        fresh = item.count - item.skip
-        state = self._topics.get(item.topic_id)
-        if state is None or state.topic.local:
-            raise Violation("topics", f"{shown(item)} belongs to a topic that is not there at its place")
-        if item.seq != state.last_seq + 1:
-            raise Violation("seq", f"{shown(item)} follows seq {state.last_seq}")
-        if item.ev_id != self._last_ev_id + 1:
-            raise Violation("ev_id", f"{shown(item)} follows ev_id {self._last_ev_id}")
-        state.last_seq += fresh
-        self._last_ev_id += fresh
+    def _check_serving(self, shell: Shell, item: object) -> None:
+        if shell.state in (State.EVICTED, State.STOPPED):
+            raise Violation("agreement", f"node {shell.node_id} is {shell.state.value} and delivers {item}")
 
-    def _check_order_time(self, item: Delivery) -> None:
-        if item.order_time < self._order_time:
+    def _go_on(self, shell: Shell, cursor: Cursor, view: View) -> None:
+        """A member of one epoch is a member of the next: it has delivered the same there as all such."""
+        segment = cursor.segment
+        epoch = view.configuration.epoch
+        if epoch != segment.epoch + 1:
             raise Violation(
-                "order time", f"{shown(item)}: {item.order_time} goes back behind {self._order_time}"
+                "virtual synchrony", f"node {shell.node_id} goes from epoch {segment.epoch} to epoch {epoch}"
             )
-        if not self._order_time:
-            self._first_order_time = item.order_time
-        elif item.order_time - self._first_order_time > 2 * self._world.now + CLOCK_SLACK_NS:
-            raise Violation("order time", f"{shown(item)}: {item.order_time} leaps ahead of the clock")
-        self._order_time = item.order_time
+        if cursor.beyond:
+            raise Violation(
+                "virtual synchrony",
+                f"node {shell.node_id} delivered beyond the end of epoch {segment.epoch} and goes on to {epoch}",
+            )
+        if segment.end < 0:
+            self._end_segment(shell, cursor)
+        elif segment.end != cursor.offset:
+            raise Violation(
+                "virtual synchrony",
+                f"node {shell.node_id} goes on to epoch {epoch} after {cursor.offset} items of epoch "
+                f"{segment.epoch}; node {segment.ended_by} did after {segment.end}",
+            )
 
-    def _extend_topic(self, change: TopicChange) -> None:
-        topic = change.topic
-        if change.removed:
-            state = self._topics.pop(topic.topic_id, None)
-            if state is None or state.topic != topic:
-                raise Violation("topics", f"{topic} is removed and was not there")
-            del self._names[topic.name]
+    def _end_segment(self, shell: Shell, cursor: Cursor) -> None:
+        segment, history = cursor.segment, cursor.history
+        segment.end = cursor.offset
+        segment.ended_by = shell.node_id
+        more = segment.items[segment.end :]
+        if not more:
             return
-        if topic.name in self._names or topic.topic_id != self._next_topic_id:
-            raise Violation(
-                "topics", f"{topic} is created; next id {self._next_topic_id}, topics {self._names}"
-            )
-        self._next_topic_id += 1
-        self._names[topic.name] = topic.topic_id
-        self._topics[topic.topic_id] = TopicState(topic)
-
-    # --- receipts -----------------------------------------------------------------------------------------------
-
-    def _check_outcome(self, host: Host, item: Outcome) -> None:
-        self._world.trace.add(
-            self._world.now,
-            host.node_id,
-            "outcome",
-            f"producer {item.producer} number {item.first_number} count {item.count} "
-            + (f"error {item.error}" if item.error else f"seq {item.seq} value {item.value}"),
-        )
-        if item.kind not in (RunKind.PUBLICATION, RunKind.VOID):
-            return
-        for place in range(item.count):
-            number = item.first_number + place
-            publication = self.publications.get((item.producer, number))
-            if publication is None:
-                if not item.error:
-                    raise Violation(
-                        "receipts", f"node {host.node_id} confirms {item}: number {number} is unknown"
-                    )
-                continue
-            if publication.origin != host.node_id:
-                raise Violation("receipts", f"node {host.node_id} answers another node's publication: {item}")
-            if item.error:
-                self._check_refusal(item, number, publication)
-            else:
-                self._check_receipt(host, item, place, publication)
-
-    def _check_refusal(self, item: Outcome, number: int, publication: Publication) -> None:
-        if item.error == errno.EBADF and publication.published_at == ANSWERED:
-            return  # a repeat that came behind its producer's end, of what was answered long ago
-        if publication.position >= 0:
-            raise Violation("receipts", f"number {number} is refused and was delivered: {item}")
-        if publication.void and item.error != publication.void:
-            raise Violation("receipts", f"number {number} was void with {publication.void}: {item}")
-        if item.error not in HONEST_REFUSALS:
-            raise Violation("receipts", f"number {number} of an honest publisher is refused: {item}")
-        publication.error = item.error
-        publication.published_at = ANSWERED
-
-    def _check_receipt(self, host: Host, item: Outcome, place: int, publication: Publication) -> None:
-        number = item.first_number + place
-        if publication.position < 0 or publication.position >= host.cursor:
-            raise Violation(
-                "receipts",
-                f"node {host.node_id} confirms number {number} before it delivered it itself: {item}",
-            )
-        if (publication.seq, publication.ev_id) != (item.seq + place, item.ev_id + place):
-            raise Violation(
-                "receipts",
-                f"number {number} was delivered as seq {publication.seq}, ev_id {publication.ev_id}: {item}",
-            )
-        if publication.published_at != ANSWERED:
-            self.receipts += 1
-            self.commit_latencies.append(self._world.now - publication.published_at)
-            publication.published_at = ANSWERED
-
-    # --- safe delivery ------------------------------------------------------------------------------------------
-
-    def _check_safe(self, host: Host) -> None:
-        """Nothing is delivered that is not held by more than half of the votes: also the dead held what they held."""
-        configuration = host.node.configuration
-        if configuration is None:
-            return
-        index = observe.delivered_index(host.node)
-        if not host.cursor:
-            return  # nothing was delivered: the view itself is not
-        held = votes = 0
-        for member in configuration.members:
-            votes += member.votes
-            other = self._world.hosts.get(member.node_id)
-            if other is not None and observe.held_index(other.node) >= index:
-                held += member.votes
-        if 2 * held <= votes:
+        makers = sorted(set(segment.makers[segment.end :]))
+        if not self._agreed:
             raise Violation(
                 "safe delivery",
-                f"node {host.node_id} delivered up to index {index}, which {held} of {votes} votes hold",
+                f"node {shell.node_id} goes on to epoch {segment.epoch + 1} after {segment.end} items of epoch "
+                f"{segment.epoch}; nodes {makers} delivered {len(more)} more, the first of them {shown(more[0])}",
+            )
+        # Agreed delivery: those who were cut off or died may have delivered what does not stand.
+        for offset, item in enumerate(more, segment.end):
+            if isinstance(item, Delivery):
+                self.receipts.withdraw(history, item, Place(segment.epoch, offset))
+        del segment.items[segment.end :]
+        del segment.makers[segment.end :]
+        for other in self._running():
+            theirs = other.cursor
+            if theirs is not None and theirs.segment is segment and theirs.offset > segment.end:
+                theirs.beyond = True
+        self._judges[history.cluster_id].begin_again()
+
+    def _check_admission(self, shell: Shell, view: View, cursor: Cursor | None) -> None:
+        own = (shell.node_id, shell.settings.incarnation)
+        if own not in [(member.node_id, member.incarnation) for member in view.joined]:
+            raise Violation(
+                "views", f"node {shell.node_id} begins with a view that does not admit it: {view_text(view)}"
+            )
+        cluster_id = view.configuration.cluster_id
+        if cursor is not None and shell.declared != (cluster_id, cursor.history.cluster_id):
+            raise Violation(
+                "history",
+                f"node {shell.node_id} goes on in {cluster_id}, and its programs were not told that "
+                f"{cursor.history.cluster_id} has ended (told: {shell.declared})",
             )
 
-    def _check_topic_durable(self, host: Host, change: TopicChange) -> None:
-        """A topic change is delivered only once the disks of more than half of the votes have it."""
-        configuration = host.node.configuration
-        if configuration is None:
+    def _learn_topics(self, shell: Shell, history: History, view: View, following: Sequence[Item]) -> None:
+        """The topics that a history begins with: those of a node at its first view, without what came after it."""
+        if history.topics is not None or view.configuration.m_sequence != 1:
             return
-        durable = votes = 0
-        for member in configuration.members:
-            votes += member.votes
-            other = self._world.hosts.get(member.node_id)
-            if other is not None and observe.is_durable(other.disk.durable, change):
-                durable += member.votes
-        if 2 * durable <= votes:
+        if len(view.joined) != len(view.configuration.members):
+            return
+        topics = {topic.topic_id: topic for topic in shell.node.topics.values()}
+        for item in reversed(following):
+            if isinstance(item, TopicChange) and item.removed:
+                topics[item.topic.topic_id] = item.topic
+            elif isinstance(item, TopicChange):
+                topics.pop(item.topic.topic_id, None)
+        history.topics = dict(sorted(topics.items()))
+        for cluster_id, judge in self._judges.items():
+            old = self.histories[cluster_id]
+            follows = history.cluster_id in old.successors and cluster_id in history.supersedes
+            if follows and not self._agreed and not self.wipes and not history.by_operator:
+                asked = [name for name, count in self._removals_asked.items() if count > 0]
+                self.memory.check_topics_survive(judge, history.topics, asked)
+
+    def delivered(self, shell: Shell, item: Delivery | TopicChange | Outcome) -> None:
+        """Judge one item. Raises Violation."""
+        self._check_serving(shell, item)
+        if isinstance(item, Outcome):
+            self.receipts.check(shell, item)
+            return
+        cursor = shell.cursor
+        if cursor is None:
+            raise Violation("views", f"node {shell.node_id} delivers before any view: {shown(item)}")
+        if cursor.beyond:
+            return
+        world = self._world
+        segment = cursor.segment
+        place = cursor.place
+        if segment.end == cursor.offset:
+            if not self._agreed:
+                raise Violation(
+                    "safe delivery",
+                    f"node {shell.node_id} delivers {shown(item)} in epoch {segment.epoch}, which had ended "
+                    f"after {segment.end} items for node {segment.ended_by}",
+                )
+            cursor.beyond = True
+            return
+        where = f"[{place.epoch}/{place.offset}]"
+        if cursor.offset == len(segment.items):
+            if isinstance(item, Delivery):
+                self.receipts.identify(shell, cursor.history, item, place)
+            segment.items.append(item)
+            segment.makers.append(shell.node_id)
+            world.trace.add(world.now, shell.node_id, "deliver", f"{where} {self._text(item)}, first")
+            cursor.offset += 1
+            self._judges[cursor.history.cluster_id].advance()
+        else:
+            known = segment.items[cursor.offset]
+            if known != item:
+                raise Violation(
+                    "agreement",
+                    f"node {shell.node_id} delivers at place {where} {shown(item)}; others had {shown(known)}",
+                )
+            world.trace.add(world.now, shell.node_id, "deliver", where)
+            cursor.offset += 1
+        if isinstance(item, TopicChange) and not self._agreed:
+            self.memory.check_durable(shell, item)
+
+    def _text(self, item: Delivery | TopicChange) -> str:
+        if isinstance(item, TopicChange):
+            return f"topic {item.topic.topic_id} {'removed' if item.removed else 'created'}"
+        return f"seq {item.seq} ev_id {item.ev_id}: {self._world.describe_run(item.run)}"
+
+    # --- after each burst ---------------------------------------------------------------------------------------
+
+    def after_burst(self, shell: Shell) -> None:
+        """What must hold whenever a node has finished a burst."""
+        self._look_at_configuration(shell)
+        if not self._agreed:
+            self.memory.check_held(shell)
+        self._bursts[shell.node_id] += 1
+        if self._bursts[shell.node_id] % STATUS_EVERY == 0:
+            self.check_bounds(shell)
+
+    def check_bounds(self, shell: Shell) -> None:
+        """The buffers of a node, and what its slowest subscriber was given above its mark."""
+        nodes = len(self._world.hosts)
+        for text in observe.excesses(shell.node, shell.settings, shell.clock(), nodes):
+            raise Violation("bounds", f"node {shell.node_id}: {text}")
+        subscriber = self._world.hosts[shell.node_id].subscriber
+        most = subscriber.profile.mark_bytes + observe.on_the_way_bytes(shell.settings, nodes)
+        if subscriber.most_bytes > most and self._world.now < SUBSCRIBERS_ARE_WAITED_FOR_NS:
             raise Violation(
-                "durable topics",
-                f"node {host.node_id} delivers {change}, which is on the disks of {durable} of {votes} votes",
+                "bounds",
+                f"node {shell.node_id}'s subscriber was full at {subscriber.profile.mark_bytes} B "
+                f"and got up to {subscriber.most_bytes} B; {most} B were promised",
+            )
+
+    def check_replays(self, shell: Shell) -> None:
+        """No datagram is taken twice."""
+        taken = observe.taken_datagrams(shell.node, shell.clock())
+        if taken > len(shell.distinct):
+            raise Violation(
+                "replay",
+                f"node {shell.node_id} took {taken} datagrams of the {len(shell.distinct)} it was sent",
             )
 
     # --- at the end ---------------------------------------------------------------------------------------------
 
-    def undelivered(self) -> Iterator[str]:
-        """What is not yet as it must be at the end; nothing is said of nodes that are dead."""
+    def _running(self) -> Iterator[Shell]:
         for host in self._world.hosts.values():
-            if host.alive and host.cursor < len(self.sequence):
-                yield f"node {host.node_id} delivered {host.cursor} of {len(self.sequence)} items"
-        for (producer, number), publication in self.publications.items():
-            origin = self._world.hosts[publication.origin]
-            if origin.alive and publication.position < 0 and not publication.error:
-                yield f"producer {producer}'s number {number} (node {publication.origin}) is not answered"
+            if host.shell is not None:
+                yield host.shell
 
+    @property
+    def current(self) -> History | None:
+        """The history that no other one has superseded."""
+        last = None
+        for history in self.histories.values():
+            if not history.ended:
+                last = history
+        return last
 
-def shown(item: Delivery | TopicChange) -> str:
-    """An item in one line, without its data."""
-    if isinstance(item, TopicChange):
-        return f"{'removal' if item.removed else 'creation'} of {item.topic}"
-    return f"{item._replace(run=item.run[:0])} of {len(item.run)} B"
+    @property
+    def events(self) -> int:
+        """Publications delivered, each counted once."""
+        return sum(judge.events for judge in self._judges.values())
+
+    @property
+    def epochs(self) -> int:
+        """Configurations that came into force, in all histories."""
+        return sum(len(history.configurations) for history in self.histories.values())
+
+    @property
+    def views(self) -> int:
+        """Changes of the members among them."""
+        return sum(
+            bool(segment.view.seq)
+            for history in self.histories.values()
+            for segment in history.segments.values()
+        )
+
+    @property
+    def length(self) -> int:
+        """Items of all histories."""
+        return sum(history.length for history in self.histories.values())
+
+    @property
+    def unseen(self) -> int:
+        return sum(history.unseen for history in self.histories.values())
+
+    def finish_judging(self) -> None:
+        """At the end: also what lies behind epochs whose end nobody lived to deliver. Raises Violation."""
+        for judge in self._judges.values():
+            while judge.skip_unseen():
+                pass
+
+    def unplaced(self) -> Iterator[str]:
+        """Receipts for what nobody delivered, though all was delivered to its end."""
+        for history in self.histories.values():
+            if history.unseen or self._agreed:
+                continue
+            for (producer, number), publication in history.publications.items():
+                if publication.receipted and publication.place is None:
+                    yield f"producer {producer}'s number {number} was confirmed and delivered by nobody"
+
+    def behind(self) -> Iterator[str]:
+        """Processes that have not delivered what the others have."""
+        current = self.current
+        for shell in self._running():
+            cursor = shell.cursor
+            if current is None or cursor is None or cursor.history is not current:
+                yield f"node {shell.node_id} is not in the history"
+            elif cursor.segment is not current.last_segment or not cursor.at_end:
+                yield (
+                    f"node {shell.node_id} is at {cursor.place} of {current.last_segment.epoch}/"
+                    f"{len(current.last_segment.items)}"
+                )

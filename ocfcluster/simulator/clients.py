@@ -11,26 +11,26 @@ import struct
 from collections import deque
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ocfcluster import limits
 from ocfcluster.client.producer import Batch, Producer, run_size
 from ocfcluster.client.session import Resumed, Session, Stage
-from ocfcluster.errors import ClientError, UnknownTopic
+from ocfcluster.errors import ClientError, OutcomeUnknown, UnknownTopic
 from ocfcluster.ipc import session as agent_side
 from ocfcluster.ipc.delivery import Hub, Line, Subscription
-from ocfcluster.protocol.effects import Delivery, Outcome, State, TopicChange
+from ocfcluster.protocol.effects import Delivery, Outcome, TopicChange
 from ocfcluster.wire import control, frames
 from ocfcluster.wire.frames import EVENT_HEADER, RECORD_HEADER, Answer, NoticeCode, RecordKind, Request
 from ocfcluster.wire.run import check_run
 
 if TYPE_CHECKING:
-    from ocfcluster.simulator.checker import Publication
-    from ocfcluster.simulator.host import Host
+    from ocfcluster.simulator.history import History, Publication
+    from ocfcluster.simulator.shell import Connection
     from ocfcluster.simulator.world import World
 
-RETRY_NS: Final = 5 * limits.MILLISECOND_NS
 PIPE_NS: Final = limits.MILLISECOND_NS // 5
+CALM_NS: Final = 30 * limits.MILLISECOND_NS  # between two acts once the faults have stopped
 SOCKET_FRAMES: Final = 3  # an event socket takes so many messages until it is read
 _DESCRIPTOR: Final = struct.Struct("=i")
 
@@ -78,22 +78,38 @@ class SimulatedSocket:
 class Door:
     """The agent's end of one connection: what its loop does between the session and the node."""
 
-    __slots__ = ("_client", "_host", "connection", "hub", "line", "open", "session", "socket", "subscription")
+    __slots__ = (
+        "_client",
+        "_line",
+        "_welcome",
+        "connection",
+        "hub",
+        "line",
+        "session",
+        "socket",
+        "subscription",
+    )
 
-    def __init__(self, client: ClientProgram, host: Host, connection: int) -> None:
+    def __init__(
+        self, client: ClientProgram, line: Connection, connection: int, welcome: frames.Welcome
+    ) -> None:
         self._client = client
-        self._host = host
+        self._line = line
+        self._welcome = welcome
         self.connection = connection
-        self.session = agent_side.Session(host.profile.settings.limits.event_bytes)
+        self.session = agent_side.Session(welcome.event_bytes)
         self.hub = Hub(self)
         self.line: Line = self.hub.open_line(connection)
         self.socket = SimulatedSocket()
         self.subscription: Subscription | None = None
-        self.open = True
+
+    @property
+    def open(self) -> bool:
+        return self._line.open
 
     def receive(self, data: bytes) -> None:
         """Bytes of the client, and what they ask for."""
-        if not self.open or not self._host.alive:
+        if not self.open:
             return
         self.session.receive(data, [])
         while self.session.requests:
@@ -102,21 +118,13 @@ class Door:
 
     def _handle(self, request: agent_side.Incoming | bytes) -> None:
         session = self.session
-        host = self._host
         if isinstance(request, bytes):  # a publication
             check_run(request)
-            host.publish(request)
+            self._line.publish(request)
         elif request.kind == Request.HELLO:
-            configuration = host.node.configuration
-            settings = host.profile.settings
-            welcome = frames.Welcome(
-                frames.LOCAL_PROTOCOL_VERSION, "simulator", settings.cluster_name,
-                configuration.cluster_id if configuration else "", host.node_id, settings.incarnation,
-                self.connection, settings.limits.event_bytes, settings.delivery,
-            )  # fmt: skip
-            session.answer(request.request_id, Answer.WELCOME, welcome)
+            session.answer(request.request_id, Answer.WELCOME, self._welcome)
         elif request.kind == Request.OPEN_PRODUCER:
-            host.control(control.Open(), lambda outcome: self._opened(request.request_id, outcome))
+            self._line.control(control.Open(), lambda outcome: self._opened(request.request_id, outcome))
         else:
             session.answer(request.request_id, Answer.DONE)
 
@@ -128,7 +136,7 @@ class Door:
     def subscribe(self, topic_id: int, name: str) -> int:
         """A pull subscription from here on; the seq of the first event that it gets."""
         self.subscription = self.hub.add(self.line, 1, self.socket, {topic_id: name}, callback=False)
-        return self._host.node.last_seq(topic_id) + 1
+        return self._line.last_seq(topic_id) + 1
 
     def delivered(self, item: Delivery | TopicChange) -> None:
         """What the node delivered, on to the subscription."""
@@ -145,7 +153,7 @@ class Door:
         self.hub.flush(now)
 
     def close(self) -> None:
-        self.open = False
+        self._line.close()
         self.hub.close_line(self.line, self._client.now)
 
     # --- what the hub asks of its shell -------------------------------------------------------------------------
@@ -163,38 +171,53 @@ class Door:
         self._client.complain(f"its event socket was given up: {subscription.number}")
 
 
+class Sent(NamedTuple):
+    """A batch, its events, and the producer and number under which the checker knows it (0: not yet)."""
+
+    batch: Batch
+    datas: list[bytes]
+    producer: int
+    number: int
+    publications: list[Publication]
+
+
 class ClientProgram:
-    """One program with the client library: publishes, reads one subscription, loses its connection."""
+    """One program with the client library: publishes, reads one subscription, loses its connection and its agent."""
 
     __slots__ = (
-        "_batches",
         "_connections",
         "_door",
+        "_history",
         "_host",
+        "_incarnation",
         "_left",
         "_next_seq",
         "_producer",
         "_random",
+        "_sent",
         "_subscription_topic",
-        "_to_agent",
         "_world",
+        "gaps",
         "profile",
         "session",
+        "unknown",
     )
 
     def __init__(self, world: World, profile: ClientProfile) -> None:
         self.profile = profile
         self._world = world
         self._random: Random = world.random(f"client {profile.name}")
-        self._host: Host | None = None
+        self._host = world.hosts[profile.node_id]
         self._door: Door | None = None
         self._connections = 0
         self._left = profile.events
-        self._batches: list[
-            tuple[Batch, list[bytes], bool]
-        ] = []  # batch, its events, whether the checker knows
+        self._sent: list[Sent] = []
+        self._history: History | None = None  # of the last connection
+        self._incarnation = 0  # of its agent
         self._next_seq = 0  # of the subscription; 0: none
         self._subscription_topic = 0
+        self.gaps = 0  # events that it was told it missed
+        self.unknown = 0
         self.session = Session(
             library="simulator", name=profile.name, resume=True, clock_ns=lambda: world.now
         )
@@ -207,12 +230,10 @@ class ClientProgram:
 
     @property
     def finished(self) -> bool:
-        if self._host is not None and not self._host.alive:
-            return True
-        return not self._left and not self._batches
+        return self._host.retired or (not self._left and not self._sent)
 
     def describe(self) -> str:
-        return f"client {self.profile.name}: {self._left} to publish, {len(self._batches)} batches unanswered"
+        return f"client {self.profile.name}: {self._left} to publish, {len(self._sent)} batches unanswered"
 
     def complain(self, text: str) -> None:
         self._world.checker.complain("client", f"{self.profile.name} on node {self.profile.node_id}: {text}")
@@ -221,59 +242,81 @@ class ClientProgram:
 
     def _act(self) -> None:
         world = self._world
-        if self._host is None:
-            self._host = world.hosts.get(self.profile.node_id)
-            if self._host is not None:
-                self._host.on_receipts(self._outcome)
-                self._host.on_items(self._delivered)
-        host = self._host
-        if host is not None and not host.alive:
+        if self._host.retired:
             return
-        world.after(1 + int(self._random.expovariate(1.0) * self.profile.pause_ns), self._act)
-        if host is None or host.state is not State.ACTIVE or host.paused:
-            return
-        if self.session.stage is Stage.OFFLINE:
-            self._connect(host)
-        elif self._random.random() < self.profile.lost and world.calm_after > world.now:
-            self._lose()
-            return
-        self._read()
-        self._publish(host)
-        self._check_batches()
-
-    def _connect(self, host: Host) -> None:
-        self._connections += 1
-        self._door = Door(self, host, self._connections)
-        self.session.connected()
-        self._world.trace.add(
-            self.now, host.node_id, "connect", f"{self.profile.name}, connection {self._connections}"
+        pause_ns = (
+            self.profile.pause_ns if world.now < world.calm_after else min(self.profile.pause_ns, CALM_NS)
         )
-        topic = host.node.topics.get(self.profile.subscribes)
-        if topic is not None and not topic.local:
-            start = self._door.subscribe(topic.topic_id, topic.name)
-            if topic.topic_id == self._subscription_topic and start < self._next_seq:
-                self.complain(f"its subscription goes on at seq {start} after {self._next_seq - 1}")
-            self._subscription_topic = topic.topic_id
-            self._next_seq = start  # what came between is the gap that a resumption names
-        else:
-            self._next_seq = 0
+        world.after(1 + int(self._random.expovariate(1.0) * pause_ns), self._act)
+        if self._host.paused:
+            return
+        if self._door is not None and not self._door.open:
+            self._lose("its agent is gone")
+        if self.session.stage is Stage.OFFLINE:
+            self._connect()
+        elif self._random.random() < self.profile.lost and world.calm_after > world.now:
+            self._lose("the simulation cut it")
+            return
+        if self._door is not None:
+            self._read()
+            self._publish()
+            self._check_sent()
+
+    def _connect(self) -> None:
+        line = self._host.connect(self._outcome, self._delivered)
+        if line is None:
+            return
+        history = line.history
+        settings = self._host.running.settings
+        self._connections += 1
+        welcome = frames.Welcome(
+            frames.LOCAL_PROTOCOL_VERSION, "simulator", settings.cluster_name, history.cluster_id,
+            settings.node_id, settings.incarnation, self._connections, settings.limits.event_bytes,
+            settings.delivery,
+        )  # fmt: skip
+        door = self._door = Door(self, line, self._connections, welcome)
+        self.session.connected()
+        text = f"{self.profile.name}, connection {self._connections}"
+        self._world.trace.add(self.now, self.profile.node_id, "connect", text)
+        self._subscribe(door, line)
+        self._history = history
+        self._incarnation = settings.incarnation
         self._pump()
 
-    def _lose(self) -> None:
+    def _subscribe(self, door: Door, line: Connection) -> None:
+        """Its subscription goes on where it ended; what came between is the gap that a resumption names."""
+        topic = line.topics.get(self.profile.subscribes)
+        if topic is None or topic.local:
+            self._next_seq = 0
+            return
+        start = door.subscribe(topic.topic_id, topic.name)
+        goes_on = (
+            self._next_seq and topic.topic_id == self._subscription_topic and line.history is self._history
+        )
+        # With agreed delivery another incarnation may be behind what the one before had delivered.
+        stands = line.incarnation == self._incarnation or self._host.profile.settings.delivery == "safe"
+        if goes_on and stands and start < self._next_seq:
+            self.complain(f"its subscription goes on at seq {start} after {self._next_seq - 1}")
+        if goes_on:
+            self.gaps += max(0, start - self._next_seq)
+        self._subscription_topic = topic.topic_id
+        self._next_seq = start
+
+    def _lose(self, why: str) -> None:
         """The connection breaks; what is in the event socket can still be read."""
-        self._world.trace.add(self.now, self.profile.node_id, "lost", self.profile.name)
+        self._world.trace.add(self.now, self.profile.node_id, "lost", f"{self.profile.name}: {why}")
         door, self._door = self._door, None
         if door is not None:
             door.close()
             self._take_frames(door)
-        self.session.lost("the simulation cut it")
+        self.session.lost(why)
         for effect in self.session.take_effects():
             if isinstance(effect, Resumed):
                 self.complain("resumed without a connection")
 
-    def _publish(self, host: Host) -> None:
+    def _publish(self) -> None:
         name = self._random.choice(self.profile.topics)
-        topic = host.node.topics.get(name)
+        topic = self._host.running.node.topics.get(name)
         if not self._left or topic is None or topic.local:
             if self._left and self.now > self._world.calm_after:
                 self._left -= 1  # the topic may never come
@@ -285,7 +328,7 @@ class ClientProgram:
             return
         self._left -= count
         batch = Batch(self, name, topic.topic_id, 0, b"", list(datas), size)
-        self._batches.append((batch, datas, False))
+        self._sent.append(Sent(batch, datas, 0, 0, []))
         self._producer.queue(batch, self.now)
         self.session.publish(self._producer, batch)
         self._pump()
@@ -303,13 +346,22 @@ class ClientProgram:
 
     def _pump(self) -> None:
         """What the library wants written, on its way in pieces; the checker learns what was numbered."""
-        for place, (batch, datas, known) in enumerate(self._batches):
-            if not known and batch.number:
-                for offset, data in enumerate(datas):
-                    self._world.checker.published(
-                        self.profile.node_id, self._producer.id, batch.number + offset, batch.topic_id, data
-                    )
-                self._batches[place] = (batch, datas, True)
+        history = self._history
+        for place, sent in enumerate(self._sent):
+            batch, producer = sent.batch, self._producer.id
+            if batch.done or not batch.number or not producer or history is None:
+                continue
+            if (producer, batch.number) == (sent.producer, sent.number):
+                continue
+            # Under a new producer where the last is forgotten: what became of it there nobody is told.
+            self._world.checker.given_up(sent.publications)
+            publications = [
+                self._world.checker.published(
+                    history, self.profile.node_id, producer, batch.number + offset, batch.topic_id, data
+                )
+                for offset, data in enumerate(sent.datas)
+            ]
+            self._sent[place] = Sent(batch, sent.datas, producer, batch.number, publications)
         outgoing = self.session.outgoing
         data = b"".join([outgoing.popleft().buffer for _ in range(len(outgoing))])
         door = self._door
@@ -329,11 +381,11 @@ class ClientProgram:
             self._world.after(PIPE_NS, self._from_agent, door, data[cut:])
 
     def _from_agent(self, door: Door, data: bytes) -> None:
-        if door is not self._door:
+        if door is not self._door or not door.open:
             return  # of a connection that is lost
         self.session.receive(data)
         self._pump()
-        self._check_batches()
+        self._check_sent()
 
     def _outcome(self, outcome: Outcome) -> None:
         door = self._door
@@ -354,27 +406,41 @@ class ClientProgram:
 
     # --- what it learns -----------------------------------------------------------------------------------------
 
-    def _check_batches(self) -> None:
+    def _check_sent(self) -> None:
         """The library's outcomes are those of the one order."""
-        while self._batches and self._batches[0][0].done:
-            batch, datas, _ = self._batches.pop(0)
-            for offset in range(len(datas)):
-                key = (self._producer.id, batch.number + offset)
-                self._check_outcome(batch, offset, self._world.checker.publications[key])
+        while self._sent and self._sent[0].batch.done:
+            sent = self._sent.pop(0)
+            for offset in range(len(sent.datas)):
+                known = sent.publications[offset] if sent.publications else None
+                self._check_outcome(sent.batch, offset, known)
 
-    def _check_outcome(self, batch: Batch, offset: int, publication: Publication) -> None:
+    def _check_outcome(self, batch: Batch, offset: int, publication: Publication | None) -> None:
         number = batch.number + offset
         try:
             told = batch.outcome(offset, 1)
+        except OutcomeUnknown as error:
+            self._check_unknown(number, publication, str(error))
+            return
         except UnknownTopic:
-            if publication.position >= 0:
+            if publication is not None and publication.place is not None:
                 self.complain(f"number {number} was delivered, and the library says that it was refused")
             return
         except ClientError as error:
             self.complain(f"number {number}: {error}")
             return
-        if told != (publication.seq, publication.ev_id) or publication.position < 0:
-            self.complain(f"the library says {told} of number {number}, delivered as seq {publication.seq}")
+        if self._host.boots > 1 and self._host.profile.settings.delivery == "agreed":
+            return  # the node that confirmed it may have been cut off
+        if publication is None or told not in ((publication.seq, publication.ev_id), publication.claimed):
+            self.complain(f"the library says {told} of number {number}: {publication}")
+
+    def _check_unknown(self, number: int, publication: Publication | None, why: str) -> None:
+        """Only the end of its history is a reason; with agreed delivery an eviction is one, too."""
+        self.unknown += 1
+        if publication is not None:
+            publication.unknown = True
+        agreed = self._host.profile.settings.delivery == "agreed"
+        if not agreed and "history" not in why:
+            self.complain(f"the outcome of number {number} is unknown: {why}")
 
     def _read(self) -> None:
         door = self._door
@@ -403,6 +469,7 @@ class ClientProgram:
             if notice.code == NoticeCode.TOPIC_REMOVED:
                 self._next_seq = 0
             elif notice.code == NoticeCode.GAP and notice.first_seq == self._next_seq:
+                self.gaps += notice.last_seq + 1 - notice.first_seq
                 self._next_seq = notice.last_seq + 1
             else:
                 self.complain(f"a notice that does not fit seq {self._next_seq}: {notice}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from ocfcluster.errors import Malformed
 from ocfcluster.limits import CLEAR_HEADER_BYTES, RUN_HEADER_BYTES
+from ocfcluster.protocol import messages
+from ocfcluster.protocol.settings import Ballot, Configuration
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.datagram import MessageFlags, MessageType
 from ocfcluster.wire.run import RunKind, read_header
@@ -56,6 +59,8 @@ def _message(kind: MessageType, datagram: bytes, whole: bool, size: int, count: 
             return f"RETRANSMIT node {node_id}'s {_numbers(first, count)} ({size} B)"
         if not whole:
             return f"{kind.name} ({size} B)"
+        if MessageType.PREPARE <= kind <= MessageType.ACCEPTED:
+            return _epoch_change(kind, datagram)
         return _DESCRIBE[kind](datagram) if kind in _DESCRIBE else f"{kind.name} ({size} B)"
     except (Malformed, ValueError, IndexError) as error:
         return f"{kind.name}, malformed: {error}"
@@ -100,16 +105,71 @@ def _nack(datagram: bytes) -> str:
 
 def _heartbeat(datagram: bytes) -> str:
     beat = wire.decode_heartbeat(datagram)
+    promised = ""
+    if beat.promised_round:
+        promised = f" promised {beat.promised_round}/{beat.promised_node}"
     return (
-        f"HEARTBEAT{_flags(beat.flags)} epoch {beat.epoch} packet {beat.last_packet} index {beat.last_index} "
+        f"HEARTBEAT{_flags(beat.flags)} epoch {beat.epoch}{promised} packet {beat.last_packet} index {beat.last_index} "
         f"held {beat.held} commit {beat.commit} stable {beat.stable} window {beat.window} "
         f"hears {[node_id for node_id, _ in beat.heard]}"
     )
 
 
-_DESCRIBE: Final = {
+# --- an epoch change ------------------------------------------------------------------------------------------------
+
+
+def configuration_text(configuration: Configuration) -> str:
+    """A configuration as a reader of a trace wants to see it."""
+    members = " ".join(f"{member.node_id}" for member in configuration.members)
+    return (
+        f"{{epoch {configuration.epoch} of {configuration.cluster_id[-6:]}: members {members}, "
+        f"sequencer {configuration.sequencer}, base {configuration.base}, m_sequence {configuration.m_sequence}}}"
+    )
+
+
+def _ballot(ballot: Ballot | None) -> str:
+    return "none" if ballot is None else f"{ballot.round}/{ballot.node_id}"
+
+
+def _instance(message: messages.Message) -> str:
+    where = f"epoch {message.epoch} of {message.cluster_id[-6:]}" if message.cluster_id else "bootstrap"
+    return f"{where} ballot {_ballot(message.ballot)}"
+
+
+def _install(datagram: bytes) -> str:
+    return f"INSTALL {configuration_text(messages.decode_install(datagram))}"
+
+
+def _config_request(datagram: bytes) -> str:
+    return f"CONFIG_REQUEST epoch {wire.decode_config_request(datagram)}"
+
+
+def _epoch_change(kind: MessageType, datagram: bytes) -> str:
+    message = messages.decode(datagram, kind)
+    text = f"{kind.name} {_instance(message)}"
+    if isinstance(message, messages.Prepare) and message.acceptors:
+        text += f" acceptors {[node_id for node_id, _ in message.acceptors]}"
+    elif isinstance(message, messages.Promise):
+        text += f" {_STANDING.get(message.standing, '?')} held {message.held}"
+        if message.resigned:
+            text += " resigned"
+        if message.accepted is not None:
+            text += f" accepted {_ballot(message.accepted_ballot)} {configuration_text(message.accepted)}"
+    elif isinstance(message, messages.Reject):
+        text += f" promised {_ballot(message.promised)}"
+    elif isinstance(message, messages.Sync | messages.Accept):
+        text += f" {configuration_text(message.configuration)}"
+    return text
+
+
+_STANDING: Final = {messages.HELD: "held", messages.UNSYNCED: "unsynced", messages.LOST: "lost"}
+_DESCRIBE: Final[dict[MessageType, Callable[[bytes], str]]] = {
     MessageType.ORDER: _order,
     MessageType.ACK: _ack,
     MessageType.NACK: _nack,
     MessageType.HEARTBEAT: _heartbeat,
+    MessageType.INSTALL: _install,
+    MessageType.CONFIG_REQUEST: lambda datagram: (
+        f"CONFIG_REQUEST epoch {wire.decode_config_request(datagram)}"
+    ),
 }

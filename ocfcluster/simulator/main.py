@@ -7,15 +7,18 @@ import json as json_format
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from statistics import median
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ocfcluster.limits import SECOND_NS
-from ocfcluster.simulator.runner import Result, run_seed
+from ocfcluster.simulator.runner import COUNTS, Result, run_seed
 
 NODES_MOST = 9
+JOBS_MOST = 64
 
 
 def main(arguments: list[str]) -> int:
@@ -29,13 +32,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--nodes", type=int, default=None, metavar="N", help="size of the cluster, 1 to 9 (by seed)"
     )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="seeds at the same time (1)")
     parser.add_argument("--trace", action="store_true", help="write every step as it happens")
     parser.add_argument("--json", action="store_true", help="the summary as one JSON object")
     parser.add_argument("--keep-going", action="store_true", help="run all seeds, whatever breaks")
     given = parser.parse_args(arguments)
     if given.seeds < 1 or (given.nodes is not None and not 1 <= given.nodes <= NODES_MOST):
         parser.error("--seeds is at least 1 and --nodes between 1 and 9")
-    return run_cli(given.first_seed, given.seeds, given.nodes, given.trace, given.json, given.keep_going)
+    if not 1 <= given.jobs <= JOBS_MOST:
+        parser.error(f"--jobs is between 1 and {JOBS_MOST}")
+    return run_cli(
+        given.first_seed, given.seeds, given.nodes, given.trace, given.json, given.keep_going, given.jobs
+    )
 
 
 def run(first_seed: int, seeds: int, nodes: int | None = None, trace: bool = False) -> int:
@@ -44,7 +52,13 @@ def run(first_seed: int, seeds: int, nodes: int | None = None, trace: bool = Fal
 
 
 def run_cli(
-    first_seed: int, seeds: int, nodes: int | None, trace: bool, json: bool, keep_going: bool = False
+    first_seed: int,
+    seeds: int,
+    nodes: int | None,
+    trace: bool,
+    json: bool,
+    keep_going: bool = False,
+    jobs: int = 1,
 ) -> int:
     """As ``run``; with ``json`` the summary is one object per line on standard output, and nothing else is."""
     console = Console(stderr=json, highlight=False, soft_wrap=True)
@@ -60,10 +74,9 @@ def run_cli(
     )
     with progress:
         task = progress.add_task("seeds", total=seeds, seed=first_seed)
-        for seed in range(first_seed, first_seed + seeds):
-            result = run_seed(seed, nodes, console.file if trace else None)
+        for result in _results(first_seed, seeds, nodes, console if trace else None, jobs):
             total.add(result)
-            progress.update(task, advance=1, seed=seed)
+            progress.update(task, advance=1, seed=result.seed)
             if result.rule:
                 _report(console, result, nodes, trace)
                 if not keep_going:
@@ -75,68 +88,123 @@ def run_cli(
     return 1 if total.violations else 0
 
 
+def _results(
+    first_seed: int, seeds: int, nodes: int | None, trace: Console | None, jobs: int
+) -> Iterator[Result]:
+    """Results in the order of their seeds, however many run at a time."""
+    if jobs == 1 or trace is not None:
+        for seed in range(first_seed, first_seed + seeds):
+            yield run_seed(seed, nodes, trace.file if trace is not None else None)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        waiting: list[Future[Result]] = []
+        following = iter(range(first_seed, first_seed + seeds))
+        try:
+            for seed in following:
+                waiting.append(pool.submit(run_seed, seed, nodes))
+                if len(waiting) >= 4 * jobs:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 class Summary:
     """What a series of seeds covered."""
 
-    __slots__ = (
-        "_begun",
-        "events",
-        "faults",
-        "first_seed",
-        "latencies_ns",
-        "nodes",
-        "receipts",
-        "seeds",
-        "simulated_ns",
-        "steps",
-        "violations",
-    )
+    __slots__ = ("_begun", "_results", "counts", "first_seed", "incidents", "nodes", "noise", "violations")
 
     def __init__(self, first_seed: int, nodes: int | None) -> None:
         self.first_seed = first_seed
         self.nodes = nodes
-        self.seeds = 0
-        self.steps = 0
-        self.simulated_ns = 0
-        self.events = 0
-        self.receipts = 0
-        self.faults: Counter[str] = Counter()
-        self.latencies_ns: list[int] = []  # the median of each seed
+        self.counts = 0  # seeds in which enough happened
+        self.incidents: Counter[str] = Counter()
+        self.noise: Counter[str] = Counter()
         self.violations: list[Result] = []
+        self._results: list[dict[str, int]] = []
         self._begun = time.monotonic()
 
     def add(self, result: Result) -> None:
-        self.seeds += 1
-        self.steps += result.steps
-        self.simulated_ns += result.simulated_ns
-        self.events += result.events
-        self.receipts += result.receipts
-        self.faults += result.faults
-        if result.latencies_ns:
-            self.latencies_ns.append(int(median(result.latencies_ns)))
+        self.counts += result.counts
+        self.incidents += result.incidents
+        self.noise += result.noise
+        self._results.append(
+            {
+                "steps": result.steps,
+                "simulated_ns": result.simulated_ns,
+                "events": result.events,
+                "receipts": result.receipts,
+                "unknown": result.unknown,
+                "epochs": result.epochs,
+                "views": result.views,
+                "histories": result.histories,
+                "evictions": result.evictions,
+                "snapshots": result.snapshots,
+                "operators": result.operators,
+                "unseen": result.unseen,
+                "faults": result.incidents.total(),
+                "recovery_ns": result.recovery_ns,
+                "latency_ns": int(median(result.latencies_ns)) if result.latencies_ns else 0,
+            }
+        )
         if result.rule:
             self.violations.append(result)
+
+    @property
+    def seeds(self) -> int:
+        return len(self._results)
 
     @property
     def elapsed_s(self) -> float:
         return max(time.monotonic() - self._begun, 1e-9)
 
-    @property
-    def latency_us(self) -> float:
-        return median(self.latencies_ns) / 1000 if self.latencies_ns else 0.0
+    def total(self, name: str) -> int:
+        return sum(result[name] for result in self._results)
+
+    def median(self, name: str) -> float:
+        """Of the seeds that have it at all."""
+        values = [result[name] for result in self._results]
+        if name == "latency_ns":
+            values = [value for value in values if value]
+        return float(median(values)) if values else 0.0
+
+    def most(self, name: str) -> int:
+        return max((result[name] for result in self._results), default=0)
 
     def document(self) -> dict[str, object]:
         """Plain values, for --json."""
         return {
             "first_seed": self.first_seed,
             "seeds": self.seeds,
-            "steps": self.steps,
-            "simulated_s": round(self.simulated_ns / SECOND_NS, 3),
+            "seeds_that_count": self.counts,
+            "steps": self.total("steps"),
+            "simulated_s": round(self.total("simulated_ns") / SECOND_NS, 3),
             "elapsed_s": round(self.elapsed_s, 3),
-            "events": self.events,
-            "receipts": self.receipts,
-            "median_receipt_us": round(self.latency_us, 1),
-            "faults": dict(sorted(self.faults.items())),
+            **{
+                name: self.total(name)
+                for name in (
+                    "events",
+                    "receipts",
+                    "unknown",
+                    "epochs",
+                    "views",
+                    "histories",
+                    "evictions",
+                    "snapshots",
+                    "operators",
+                    "unseen",
+                )
+            },
+            "median_epochs": self.median("epochs"),
+            "median_faults": self.median("faults"),
+            "median_events": self.median("events"),
+            "median_receipt_us": round(self.median("latency_ns") / 1000, 1),
+            "median_recovery_ms": round(self.median("recovery_ns") / 1_000_000, 1),
+            "longest_recovery_ms": round(self.most("recovery_ns") / 1_000_000, 1),
+            "faults": dict(sorted(self.incidents.items())),
+            "noise": dict(sorted(self.noise.items())),
             "violations": [
                 {
                     "seed": result.seed,
@@ -147,19 +215,32 @@ class Summary:
                 }
                 for result in self.violations
             ],
-        }
+        }  # fmt: skip
 
     def text(self) -> str:
-        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items())) or "none"
         verdict = "every promise kept" if not self.violations else f"{len(self.violations)} VIOLATED"
+        epochs, faults, events = COUNTS
         return (
-            f"{self.seeds} seeds from {self.first_seed}: {verdict}; {self.steps} steps, "
-            f"{self.simulated_ns / SECOND_NS:.1f} simulated s in {self.elapsed_s:.1f} s "
+            f"{self.seeds} seeds from {self.first_seed}: {verdict}; {self.total('steps')} steps, "
+            f"{self.total('simulated_ns') / SECOND_NS:.1f} simulated s in {self.elapsed_s:.1f} s "
             f"({self.seeds / self.elapsed_s:.1f} seeds/s)\n"
-            f"  {self.events} events delivered, {self.receipts} receipts, "
-            f"median publication to receipt {self.latency_us:.0f} µs (median of seeds)\n"
-            f"  faults: {faults}"
+            f"  {self.total('events')} events delivered, {self.total('receipts')} receipts, "
+            f"{self.total('unknown')} outcomes unknown, median publication to receipt "
+            f"{self.median('latency_ns') / 1000:.0f} µs (median of seeds)\n"
+            f"  {self.total('epochs')} epochs, {self.total('views')} views, {self.total('histories')} histories, "
+            f"{self.total('evictions')} evictions, {self.total('snapshots')} snapshots, {self.total('operators')} "
+            f"times an operator; back after the faults: median {self.median('recovery_ns') / 1_000_000:.0f} ms, "
+            f"longest {self.most('recovery_ns') / 1_000_000:.0f} ms\n"
+            f"  median of seeds: {self.median('epochs'):.0f} epochs, {self.median('faults'):.0f} faults, "
+            f"{self.median('events'):.0f} events; {self.counts} seeds count (at least {epochs} epochs, "
+            f"{faults} faults, {events} events)\n"
+            f"  faults: {_listed(self.incidents)}\n"
+            f"  besides: {_listed(self.noise)}"
         )
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()) if count) or "none"
 
 
 def replay_command(seed: int, nodes: int | None) -> str:

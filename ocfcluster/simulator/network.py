@@ -7,7 +7,7 @@ datagrams may be missing: GRO joins what arrives one after the other, whatever w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -54,7 +54,7 @@ class Link:
 
     def __init__(self, profile: LinkProfile) -> None:
         self.profile = profile
-        self.cut = False
+        self.cut = 0  # by how many faults
         self.last_arrival = 0
 
 
@@ -88,12 +88,25 @@ class Network:
                 self._arrive(source, source, buffer, segment)
 
     def send_to_address(self, source: int, address: Address, buffer: bytes, segment: int) -> None:
-        for destination in self.node_ids:
-            if address_of(destination) == address:
-                if destination != source:
-                    self.send(source, destination, buffer, segment)
-                return
-        self.faults["unknown address"] += 1
+        destination = self.at_address(address)
+        if destination is None:
+            self.faults["unknown address"] += 1
+        elif destination != source:
+            self.send(source, destination, buffer, segment)
+
+    def at_address(self, address: Address) -> int | None:
+        """The machine that has this address."""
+        for node_id in self.node_ids:
+            if address_of(node_id) == address:
+                return node_id
+        return None
+
+    def joins(self, one: int, other: int) -> bool:
+        """Whether a stream between the two moves: both directions are there."""
+        return not self.links[one, other].cut and not self.links[other, one].cut
+
+    def round_trip_ns(self, one: int, other: int) -> int:
+        return self.links[one, other].profile.delay_ns + self.links[other, one].profile.delay_ns
 
     def send(self, source: int, destination: int, buffer: bytes, segment: int) -> None:
         """One buffer over one link."""
@@ -115,16 +128,20 @@ class Network:
         if profile.garbage and chance() < profile.garbage:
             self._damage(source, destination, buffer[: min(segment, size)])
 
-    def cut(self, sources: set[int], destinations: set[int], cut: bool = True) -> None:
-        """Cuts (or heals) the links from ``sources`` to ``destinations``, this direction only."""
+    def cut(self, sources: Collection[int], destinations: Collection[int], cut: bool = True) -> None:
+        """Cuts (or heals) the links from ``sources`` to ``destinations``, this direction only.
+
+        Cuts add up: a link that two faults have cut works again when both are healed.
+        """
         for (source, destination), link in self.links.items():
             if source in sources and destination in destinations:
-                link.cut = cut
+                link.cut = link.cut + 1 if cut else max(0, link.cut - 1)
 
     def calm(self) -> None:
         """Ends all faults of all links; distances stay."""
+        self.drops.clear()
         for link in self.links.values():
-            link.cut = False
+            link.cut = 0
             link.profile = link.profile.calm()
 
     def _dropped(self, source: int, destination: int, datagram: bytes) -> bool:
@@ -192,6 +209,4 @@ class Network:
         self._world.after(delay_ns, self._arrive, source, destination, damaged, max(len(damaged), 1))
 
     def _arrive(self, source: int, destination: int, buffer: bytes, segment: int) -> None:
-        host = self._world.hosts.get(destination)
-        if host is not None:  # else it is not switched on yet
-            host.receive(buffer, segment, address_of(source))
+        self._world.hosts[destination].receive(buffer, segment, address_of(source))

@@ -1,20 +1,21 @@
 """The few things the checker asks of a node itself, all in one place.
 
 ``held`` and what a node has delivered are asked for because promises are about them, figures of the status because
-bounds are. Nothing else of a node's inside is believed.
+bounds are, and records because disks are looked into. Nothing else of a node's inside is believed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from ocfcluster import limits
 from ocfcluster.protocol.effects import TopicChange
 from ocfcluster.protocol.node import Node
-from ocfcluster.protocol.settings import Record, Settings
+from ocfcluster.protocol.settings import Configuration, Record, Settings
+from ocfcluster.simulator.votes import Vote
 
 _RECORD: Final = msgspec.msgpack.Decoder(Record)
 IMPOSSIBLE_FAULTS: Final = frozenset({"duplicate_node_id", "broken_stream"})
@@ -23,16 +24,38 @@ AT_REST: Final = (
 )  # fmt: skip
 
 
+class OnDisk(NamedTuple):
+    """What a record says."""
+
+    configuration: Configuration | None
+    vote: Vote | None
+
+
+def read_record(record: bytes) -> OnDisk:
+    """A record that became durable."""
+    decoded = _RECORD.decode(record)
+    paxos = decoded.paxos
+    if not paxos:
+        return OnDisk(decoded.configuration, None)
+    vote = Vote(paxos.cluster_id, paxos.epoch, paxos.promised, paxos.accepted_ballot, paxos.accepted)
+    return OnDisk(decoded.configuration, vote)
+
+
 def held_index(node: Node) -> int:
     """Every entry and packet up to it is, or was, in this node's memory."""
-    plane = node._plane  # noqa: SLF001 - asked after each burst: too often to have a status made
+    plane = node.plane  # asked after each burst: too often to have a status made
     return 0 if plane is None else plane.log.held
 
 
 def delivered_index(node: Node) -> int:
     """Everything up to it was delivered by this node."""
-    plane = node._plane  # noqa: SLF001 - likewise
+    plane = node.plane
     return 0 if plane is None else plane.delivered
+
+
+def is_primary(node: Node) -> bool:
+    """Whether the node says that it is part of the primary."""
+    return node.primary
 
 
 def on_the_way_bytes(settings: Settings, nodes: int) -> int:
@@ -89,21 +112,37 @@ def summary(node: Node, now: int) -> str:
     """A node in a few words, for the report of a run that got stuck."""
     status = node.status(now)
     figures = status["data_plane"]
+    where = f"{status['state']}, epoch {status['epoch']} of {status['cluster_id'][-6:] or 'nothing'}"
+    waits = f", waits for {status['waiting_for']}" if status["waiting_for"] else ""
     if not figures:
-        return f"{status['state']}, waits for {status['waiting_for']}"
+        return where + waits
     return (
-        "held {held} commit {commit} stable {stable} delivered {delivered} window {window_bytes} "
-        "in flight {in_flight_bytes} pending {pending_bytes} {window_closed_because}"
-    ).format(**figures)
+        where
+        + waits
+        + (
+            ", held {held} commit {commit} stable {stable} delivered {delivered} window {window_bytes} "
+            "in flight {in_flight_bytes} pending {pending_bytes} {window_closed_because}"
+        ).format(**figures)
+    )
 
 
-def is_durable(record: bytes, change: TopicChange) -> bool:
+def is_durable(record: bytes, change: TopicChange, cluster_id: str) -> bool:
     """Whether a disk with this record brings the change back after a restart."""
     if not record:
         return False
     topics = _RECORD.decode(record)
+    if topics.configuration is None:
+        return False
+    if topics.configuration.cluster_id != cluster_id:
+        return cluster_id in topics.configuration.supersedes  # it went on, and has what was carried over
     if topics.next_topic_id <= change.topic.topic_id:
         return False
     if change.removed:
         return all(topic_id != change.topic.topic_id for topic_id, _, _ in topics.topics)
     return True
+
+
+def histories_known(record: bytes) -> list[str]:
+    """The histories that a disk with this record knows of."""
+    configuration = _RECORD.decode(record).configuration if record else None
+    return [] if configuration is None else [configuration.cluster_id, *configuration.supersedes]

@@ -11,6 +11,7 @@ from ocfcluster.limits import KIB, MIB, MILLISECOND_NS, SECOND_NS
 from ocfcluster.protocol.settings import Limits, Settings
 from ocfcluster.simulator.clients import ClientProfile
 from ocfcluster.simulator.disk import DiskProfile
+from ocfcluster.simulator.faults import FaultProfile
 from ocfcluster.simulator.host import HostProfile
 from ocfcluster.simulator.network import MICROSECOND_NS, LinkProfile
 from ocfcluster.simulator.programs import PublisherProfile
@@ -20,15 +21,24 @@ CLUSTER_SIZES: Final = (1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9)
 TOPIC_NAMES: Final = ("orders", "alarms", "audit", "status", "local notes")
 
 
-@dataclass(slots=True, frozen=True)
-class FaultPlan:
-    """One fault: ``kind`` names a method of Faults, from ``begin_ns`` until ``end_ns``."""
-
-    kind: str
-    begin_ns: int
-    end_ns: int
-    nodes: tuple[int, ...]
-    others: tuple[int, ...] = ()
+# Kinds of faults with their weights; a seed leaves some of them out.
+FAULT_KINDS: Final = (
+    ("crash", 5.0),
+    ("crash some", 1.5),
+    ("trap", 4.0),
+    ("pause node", 2.5),
+    ("leave", 1.5),
+    ("partition", 3.0),
+    ("one way", 2.5),
+    ("flap", 1.0),
+    ("lose kind", 3.0),
+    ("disk hangs", 1.0),
+    ("disk fails", 1.0),
+    ("subscriber stops", 1.0),
+    ("wall jump", 0.7),
+    ("streams break", 1.5),
+    ("power cut", 0.8),
+)
 
 
 @dataclass(slots=True)
@@ -41,6 +51,7 @@ class Plan:
     hosts: list[HostProfile]
     link: LinkProfile
     links: dict[tuple[int, int], LinkProfile]  # those that differ
+    stream_bytes_per_second: int
     publishers: list[PublisherProfile]
     clients: list[ClientProfile]
     topics: tuple[str, ...]
@@ -49,23 +60,22 @@ class Plan:
     topic_pause_ns: int
     topic_removing: float
     rogue: int  # node_id, 0: none
-    faults: list[FaultPlan]
+    administrator: int  # node_id, 0: none
+    votes_change: bool
+    faults: FaultProfile
     calm_ns: int  # when all faults have stopped
-
-    @property
-    def killed(self) -> set[int]:
-        return {node for fault in self.faults if fault.kind == "kill" for node in fault.nodes}
 
     def describe(self) -> str:
         settings = self.hosts[0].settings
-        faults = (
-            ", ".join(f"{fault.kind}{list(fault.nodes)}" for fault in self.faults)
-            or "no faults but the links'"
-        )
+        late = sum(host.start_ns > SECOND_NS for host in self.hosts)
         return (
-            f"{len(self.hosts)} nodes, {self.delivery} delivery, mtu {settings.mtu}, window {settings.window_bytes}, "
-            f"backlog {settings.backlog_bytes}, loss {self.link.loss:.0%}, reorder {self.link.reorder:.0%}, "
-            f"duplication {self.link.duplication:.0%}, {len(self.publishers)} publishers, {faults}"
+            f"{len(self.hosts)} nodes ({late} of them late), votes {list(settings.table.values())}, "
+            f"{self.delivery} delivery, bootstrap by {settings.bootstrap}, mtu {settings.mtu}, "
+            f"window {settings.window_bytes}, backlog {settings.backlog_bytes}, "
+            f"suspicion {settings.suspicion_ns // MILLISECOND_NS} ms, loss {self.link.loss:.0%}, "
+            f"reorder {self.link.reorder:.0%}, duplication {self.link.duplication:.0%}, "
+            f"{len(self.publishers)} publishers, calm at {self.calm_ns // MILLISECOND_NS} ms, "
+            f"a fault every {self.faults.pause_ns // MILLISECOND_NS} ms"
         )
 
 
@@ -77,10 +87,9 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
         size = nodes
     node_ids = _node_ids(random, size)
     delivery = random.choice(("safe", "safe", "safe", "agreed"))
-    calm_ns = random.randint(800, 2500) * MILLISECOND_NS
-    kill = size > 1 and random.random() < 0.12
-    faults = _faults(random, node_ids, calm_ns, kill)
-    hosts = _hosts(random, node_ids, delivery, kill)
+    calm_ns = random.randint(5000, 9000) * MILLISECOND_NS
+    hosts = _hosts(random, node_ids, delivery, calm_ns)
+    faults = _faults(random, size, calm_ns, wipes=hosts[0].settings.bootstrap == "all")
     link = _link(random)
     topics = TOPIC_NAMES[: random.randint(1, len(TOPIC_NAMES))]
     return Plan(
@@ -90,16 +99,37 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
         hosts=hosts,
         link=link,
         links={(a, b): _link(random) for a in node_ids for b in node_ids if a != b and random.random() < 0.1},
+        stream_bytes_per_second=random.choice((500 * KIB, 5 * MIB, 100 * MIB)),
         publishers=_publishers(random, node_ids, topics, hosts[0].settings, calm_ns),
         clients=_clients(random, node_ids, topics, calm_ns),
         topics=topics,
         topic_maker=random.choice(node_ids),
         topic_changes=random.choice((0, 0, 3, 12)),
-        topic_pause_ns=random.randint(20, 150) * MILLISECOND_NS,
+        topic_pause_ns=random.randint(50, 500) * MILLISECOND_NS,
         topic_removing=0.5,
         rogue=random.choice(node_ids) if random.random() < 0.3 else 0,
+        administrator=random.choice(node_ids) if random.random() < 0.3 else 0,
+        votes_change=random.random() < 0.3,
         faults=faults,
         calm_ns=calm_ns,
+    )
+
+
+def _faults(random: Random, size: int, calm_ns: int, *, wipes: bool) -> FaultProfile:
+    """Some kinds of faults, often enough for several in a run, and seldom enough that something works between."""
+    quiet = random.random() < 0.08  # the data plane by itself
+    kinds = tuple((kind, weight) for kind, weight in FAULT_KINDS if random.random() < 0.75)
+    if size == 1:
+        alone = ("crash", "trap", "pause node", "disk hangs", "disk fails", "subscriber stops", "power cut")
+        kinds = tuple((kind, weight) for kind, weight in kinds if kind in alone)
+    return FaultProfile(
+        calm_ns=calm_ns,
+        first_ns=random.choice((0, 300, 800)) * MILLISECOND_NS,
+        pause_ns=random.choice((150, 300, 500)) * MILLISECOND_NS,
+        longest_ns=random.choice((200, 600, 1500)) * MILLISECOND_NS,
+        kinds=() if quiet else kinds,
+        wipes=wipes and random.random() < 0.4,
+        together=random.choice((0.0, 0.1, 0.4)),
     )
 
 
@@ -109,14 +139,15 @@ def _node_ids(random: Random, size: int) -> list[int]:
     return sorted(random.sample(range(1, 250), size))
 
 
-def _hosts(random: Random, node_ids: list[int], delivery: str, kill: bool) -> list[HostProfile]:
+def _hosts(random: Random, node_ids: list[int], delivery: str, calm_ns: int) -> list[HostProfile]:
     votes = [1] * len(node_ids)
     if random.random() < 0.15:
         votes = [random.randint(1, 3) for _ in node_ids]
     window = random.choice((limits.WINDOW_BYTES, MIB, 128 * KIB, 32 * KIB, 8 * KIB))
-    # After a kill nothing becomes stable any more: what is published must fit the backlog for an end to be reached.
-    backlog = limits.BACKLOG_BYTES if kill else random.choice((limits.BACKLOG_BYTES, 4 * MIB, 512 * KIB))
+    backlog = random.choice((limits.BACKLOG_BYTES, limits.BACKLOG_BYTES, 4 * MIB, 512 * KIB))
     event = min(random.choice((limits.EVENT_BYTES_DEFAULT, 256 * KIB, 64 * KIB)), backlog // 4)
+    heartbeat_ns = random.choice((30, 50, 100)) * MILLISECOND_NS
+    suspicion_ns = heartbeat_ns * random.choice((5, 8, 10))
     base = Settings(
         cluster_name="simulated",
         node_id=0,
@@ -125,15 +156,21 @@ def _hosts(random: Random, node_ids: list[int], delivery: str, kill: bool) -> li
         seed=0,
         table=dict(zip(node_ids, votes, strict=True)),
         delivery=delivery,
-        mtu=random.choice(
-            (limits.MTU_MINIMUM if len(votes) < 4 else 1280, 1280, 1500, 1500, 1500, limits.MTU_MAXIMUM)
-        ),
+        mtu=random.choice((1280 if len(votes) < 6 else 1500, 1500, 1500, limits.MTU_MAXIMUM)),
         receive_buffer_bytes=random.choice((limits.RECEIVE_BUFFER_BYTES, limits.RECEIVE_BUFFER_FLOOR_BYTES)),
         limits=Limits(event_bytes=event),
         window_bytes=window,
         backlog_bytes=backlog,
+        heartbeat_ns=heartbeat_ns,
+        suspicion_ns=suspicion_ns,
+        sync_timeout_ns=random.choice((300, 600, 2000)) * MILLISECOND_NS,
+        leave_timeout_ns=random.choice((500, 2000)) * MILLISECOND_NS,
+        quorum_lost_after_ns=suspicion_ns,
+        history_wait_ns=random.choice((1000, 3000)) * MILLISECOND_NS,
+        bootstrap=random.choice(("all", "all", "majority")),
     )
-    together = random.random() < 0.5
+    together = random.random() < 0.6
+    late = random.random() < 0.3
     slow_disks = random.random() < 0.25
     return [
         HostProfile(
@@ -147,14 +184,21 @@ def _hosts(random: Random, node_ids: list[int], delivery: str, kill: bool) -> li
             clock_offset_ns=random.randrange(1_000_000 * SECOND_NS),
             drift_ppm=random.choice((0, 0, random.randint(-200, 200), random.randint(-2000, 2000))),
             wall_offset_ns=random.choice((0, 0, random.randint(-3600, 3600) * SECOND_NS)),
-            start_ns=0 if together else random.randrange(300 * MILLISECOND_NS),
+            start_ns=_start(random, calm_ns, together, late and base.bootstrap == "majority"),
             wake_ns=random.choice((2, 20, 20, 500)) * MICROSECOND_NS,
             burst=random.choice((1, 4, 32)),
+            back_off_ns=random.choice((10, 50, 200)) * MILLISECOND_NS,
             disk=DiskProfile(slowest_ns=(200 if slow_disks else 2) * MILLISECOND_NS),
             subscriber=_subscriber(random),
         )
         for node_id in node_ids
     ]
+
+
+def _start(random: Random, calm_ns: int, together: bool, late: bool) -> int:
+    if late and random.random() < 0.3:
+        return random.randrange(calm_ns)
+    return 0 if together else random.randrange(300 * MILLISECOND_NS)
 
 
 def _subscriber(random: Random) -> SubscriberProfile:
@@ -182,9 +226,10 @@ def _publishers(
 ) -> list[PublisherProfile]:
     large_run = random.random() < 0.2
     profiles = []
-    for number in range(random.choice((1, 2, 3, 3, 4, 6))):
-        events = random.randint(10, 120)
-        pause_ns = calm_ns // (2 * events)
+    for number in range(random.choice((2, 3, 3, 4, 5, 7))):
+        events = random.randint(40, 250)
+        batch = random.choice((1, 3, 6, 30))
+        acts = max(8, 2 * events // (1 + batch))
         profiles.append(
             PublisherProfile(
                 name=f"p{number}",
@@ -192,8 +237,8 @@ def _publishers(
                 events=events,
                 topics=tuple(random.sample(topics, random.randint(1, len(topics)))),
                 start_ns=random.randrange(200 * MILLISECOND_NS),
-                pause_ns=pause_ns * random.choice((1, 1, 4)),
-                batch=random.choice((1, 1, 4, 30)),
+                pause_ns=calm_ns * random.choice((4, 7, 9)) // (10 * acts),
+                batch=batch,
                 size_bytes=random.choice((10, 60, 300, 1400)),
                 largest_bytes=min(settings.limits.event_bytes, MIB if random.random() < 0.05 else 100 * KIB),
                 large=(0.1 if large_run else 0.02),
@@ -221,22 +266,3 @@ def _clients(
         )
         for number in range(random.choice((0, 1, 1, 2)))
     ]
-
-
-def _faults(random: Random, node_ids: list[int], calm_ns: int, kill: bool) -> list[FaultPlan]:
-    faults = []
-    kinds = ("partition", "one way", "pause", "disk hangs", "subscriber stops", "wall jump", "disk fails")
-    for _ in range(random.choice((0, 1, 2, 3))):
-        begin = random.randrange(calm_ns)
-        end = min(calm_ns, begin + random.randint(1, 800) * MILLISECOND_NS)
-        some = random.sample(node_ids, random.randint(1, max(1, len(node_ids) - 1)))
-        kind = random.choice(kinds)
-        if kind in ("partition", "one way"):
-            rest = tuple(node for node in node_ids if node not in some)
-            faults.append(FaultPlan(kind, begin, end, tuple(some), rest))
-        else:
-            faults.append(FaultPlan(kind, begin, end, tuple(some[:2])))
-    if kill:
-        victims = tuple(random.sample(node_ids, random.randint(1, max(1, (len(node_ids) - 1) // 2))))
-        faults.append(FaultPlan("kill", random.randrange(calm_ns // 4, calm_ns), calm_ns, victims))
-    return faults

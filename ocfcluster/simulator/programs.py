@@ -18,10 +18,12 @@ from ocfcluster.wire import control
 from ocfcluster.wire.run import RunKind, build_run, read_header, void_run
 
 if TYPE_CHECKING:
-    from ocfcluster.simulator.host import Host
+    from ocfcluster.simulator.history import History, Publication
+    from ocfcluster.simulator.shell import Connection
     from ocfcluster.simulator.world import World
 
-RETRY_NS: Final = 5 * limits.MILLISECOND_NS
+FIRST_LOOK_NS: Final = 30 * limits.MILLISECOND_NS  # programs look so often whether somebody serves them
+PRODUCER_LOST: Final = (errno.EBADF, errno.EILSEQ)
 EVENTS_PER_RUN: Final = 40
 RESENDS: Final = 12  # of one publisher: repeats fill the backlog too, and after a kill nothing empties it
 
@@ -34,6 +36,7 @@ class Kept(NamedTuple):
     void: int
     re_id: int
     data: bytes
+    publication: Publication
 
 
 @dataclass(slots=True)
@@ -62,7 +65,9 @@ class Publisher:
     """One honest publishing program on one node."""
 
     __slots__ = (
+        "_history",
         "_host",
+        "_line",
         "_opening",
         "_random",
         "_resends",
@@ -74,13 +79,16 @@ class Publisher:
         "producer",
         "profile",
         "sent",
+        "unknown",
     )
 
     def __init__(self, world: World, profile: PublisherProfile) -> None:
         self.profile = profile
         self._world = world
         self._random: Random = world.random(f"publisher {profile.name}")
-        self._host: Host | None = None
+        self._host = world.hosts[profile.node_id]
+        self._line: Connection | None = None
+        self._history: History | None = None  # of the producer
         self._unanswered: deque[Kept] = deque()
         self._runs: deque[int] = deque()  # last number of each run that is unanswered
         self._opening = False
@@ -89,14 +97,13 @@ class Publisher:
         self.producer = 0
         self.next_number = 1
         self.sent = 0
+        self.unknown = 0
         world.at(profile.start_ns, self._act)
 
     @property
     def finished(self) -> bool:
-        """Nothing left to publish and nothing unanswered; a dead node's programs are finished too."""
-        if self._host is not None and not self._host.alive:
-            return True
-        return not self.left and not self._unanswered and not self._opening
+        """Nothing left to publish and nothing unanswered; programs of a machine that is gone are finished too."""
+        return self._host.retired or (not self.left and not self._unanswered and not self._opening)
 
     def describe(self) -> str:
         return (
@@ -105,51 +112,72 @@ class Publisher:
         )
 
     def _act(self) -> None:
-        if self._host is None:
-            self._host = self._world.hosts.get(self.profile.node_id)
-            if self._host is not None:
-                self._host.on_receipts(self._receipt)
-        host = self._host
-        if host is None:
-            self._world.after(RETRY_NS, self._act)
+        if self.finished:
             return
-        if not host.alive or self.finished:
+        calm = self._world.now > self._world.calm_after
+        pause_ns = min(self.profile.pause_ns, FIRST_LOOK_NS) if calm else self.profile.pause_ns
+        self._world.after(1 + int(self._random.expovariate(1.0) * pause_ns), self._act)
+        line = self._connected()
+        if line is None or line.busy:
             return
-        self._world.after(1 + int(self._random.expovariate(1.0) * self.profile.pause_ns), self._act)
         if not self.producer:
             if not self._opening:
                 self._opening = True
-                host.control(control.Open(), self._opened)
+                line.control(control.Open(), self._opened)
             return
         chance = self._random.random()
         if chance < self.profile.resend and self._unanswered and self._resends < RESENDS:
             self._resends += 1
-            self._resend(host)
+            self._resend(line)
         elif chance > 1 - self.profile.reopen and not self._unanswered:
-            host.control(control.Close(self.producer), self._closed)
+            line.control(control.Close(self.producer), self._closed)
             self.producer = 0
-        elif self.left and len(self._runs) < self.profile.runs_unanswered and host.intake_bytes < (1 << 20):
-            self._publish_batch(host)
+        elif self.left and len(self._runs) < self.profile.runs_unanswered and line.intake_bytes < (1 << 20):
+            self._send(line, self._new_publications(line))
+
+    # --- the connection -----------------------------------------------------------------------------------------
+
+    def _connected(self) -> Connection | None:
+        """The connection, a new one where the last is lost: what is unanswered goes out again on it."""
+        if self._line is not None and self._line.open:
+            return self._line
+        self._line = line = self._host.connect(self._receipt)
+        self._opening = False
+        if line is None:
+            return None
+        if self.producer and line.history is not self._history:
+            self._forget()  # producers mean something in their own history only
+        elif self._unanswered:
+            self._again(line, "new connection")
+        return line
+
+    def _forget(self) -> None:
+        """Nobody can say what became of what is unanswered."""
+        self.unknown += len(self._unanswered)
+        for kept in self._unanswered:
+            kept.publication.unknown = True
+        self._unanswered.clear()
+        self._runs.clear()
+        self.producer = 0
 
     def _opened(self, outcome: Outcome) -> None:
         self._opening = False
-        if outcome.error == 0:
+        if outcome.error == 0 and self._line is not None and self._line.open:
             self.producer = outcome.value
+            self._history = self._line.history
             self.next_number = 1
 
     def _closed(self, outcome: Outcome) -> None:
         if outcome.error:
             self._world.checker.complain("producers", f"closing an open producer: {outcome}")
 
-    def _publish_batch(self, host: Host) -> None:
-        self._send(self._new_publications(host))
-
-    def _new_publications(self, host: Host) -> list[Kept]:
+    def _new_publications(self, line: Connection) -> list[Kept]:
         random = self._random
+        history = line.history
         publications = []
+        topics = line.topics
         for _ in range(min(self.left, random.randint(1, self.profile.batch))):
-            name = random.choice(self.profile.topics)
-            known = host.node.topics.get(name)
+            known = topics.get(random.choice(self.profile.topics))
             refused = 0
             if known is None or known.local:
                 refused, topic_id = errno.EINVAL, 0
@@ -157,14 +185,15 @@ class Publisher:
                 topic_id = known.topic_id
                 if random.random() < self.profile.void:
                     refused = errno.EPERM
-            kept = Kept(self.next_number, topic_id, refused, random.choice(self.profile.re_ids), self._data())
-            publications.append(kept)
+            data = self._data()
+            publication = self._world.checker.published(
+                history, self.profile.node_id, self.producer, self.next_number, topic_id, data, refused
+            )
+            re_id = random.choice(self.profile.re_ids)
+            publications.append(Kept(self.next_number, topic_id, refused, re_id, data, publication))
             self.next_number += 1
             self.left -= 1
             self.sent += 1
-            self._world.checker.published(
-                self.profile.node_id, self.producer, kept.number, topic_id, kept.data, refused
-            )
         self._unanswered.extend(publications)
         return publications
 
@@ -185,11 +214,8 @@ class Publisher:
             else head + bytes([65 + size % 26]) * (size - len(head))
         )
 
-    def _send(self, kept: list[Kept]) -> None:
+    def _send(self, line: Connection, kept: list[Kept]) -> None:
         """Publications as runs: consecutive ones to one topic with equal properties, at most RUN_BYTES."""
-        host = self._host
-        if host is None:
-            return
         while kept:
             run_of: list[Kept] = []
             size = limits.RUN_HEADER_BYTES
@@ -212,22 +238,29 @@ class Publisher:
             if first.void:
                 run = void_run(read_header(run), first.void)
             self._runs.append(run_of[-1].number)
-            host.publish(run)
+            line.publish(run)
 
-    def _resend(self, host: Host) -> None:
-        """As after a lost connection: everything unanswered again, from the first, in other runs.
+    def _resend(self, line: Connection) -> None:
+        """As after a lost connection to the same agent, of which nothing but the answers is lost.
 
         What was gathered meanwhile goes with it, so a run may begin with repeats and end with what is new.
         """
-        text = f"producer {self.producer} from {self._unanswered[0].number}"
-        self._world.trace.add(self._world.now, self.profile.node_id, "resend", text)
         if self._random.random() < 0.7 and len(self._runs) < self.profile.runs_unanswered:
-            self._new_publications(host)
+            self._new_publications(line)
+        self._again(line, "answers lost")
+
+    def _again(self, line: Connection, why: str) -> None:
+        """Everything unanswered, from the first, in other runs."""
+        text = f"{why}: producer {self.producer} from {self._unanswered[0].number}"
+        self._world.trace.add(self._world.now, self.profile.node_id, "resend", text)
         self._runs.clear()
-        self._send(list(self._unanswered))
+        self._send(line, list(self._unanswered))
 
     def _receipt(self, outcome: Outcome) -> None:
         if outcome.producer != self.producer:
+            return
+        if outcome.error in PRODUCER_LOST and self._unanswered:
+            self._forget()  # agreed delivery: the order that knew the producer does not stand
             return
         end = outcome.first_number + outcome.count
         unanswered = self._unanswered
@@ -241,46 +274,77 @@ class Publisher:
             self._runs.popleft()
 
 
-class Rogue:
+class Program:
+    """What the smaller programs share: they act now and then, on whatever connection there is."""
+
+    __slots__ = ("_host", "_left", "_line", "_pause_ns", "_random", "_world")
+
+    def __init__(
+        self, world: World, node_id: int, actions: int, start_ns: int, pause_ns: int, name: str
+    ) -> None:
+        self._world = world
+        self._host = world.hosts[node_id]
+        self._line: Connection | None = None
+        self._left = actions
+        self._pause_ns = pause_ns
+        self._random: Random = world.random(f"{name} {node_id}")
+        world.at(start_ns, self._wake)
+
+    @property
+    def finished(self) -> bool:
+        return self._host.retired or self._left <= 0
+
+    def _wake(self) -> None:
+        if self.finished:
+            return
+        if self._line is None or not self._line.open:
+            self._line = self._host.connect()
+            if self._line is None:
+                self._world.after(FIRST_LOOK_NS, self._wake)
+                return
+            self._reconnected(self._line)
+        calm = self._world.now > self._world.calm_after
+        pause_ns = min(self._pause_ns, FIRST_LOOK_NS) if calm else self._pause_ns
+        self._world.after(1 + int(self._random.expovariate(1.0) * pause_ns), self._wake)
+        if not self._line.busy:
+            self._left -= 1
+            self._act(self._line)
+
+    def _reconnected(self, line: Connection) -> None:
+        """On a new connection: what was asked on the last one and not answered is open."""
+
+    def _act(self, line: Connection) -> None:
+        raise NotImplementedError
+
+
+class Rogue(Program):
     """A program that breaks the rules: unknown producers, numbers that jump, runs of other kinds of nonsense.
 
     None of it may ever be delivered, and the order goes on untouched.
     """
 
-    __slots__ = ("_left", "_node_id", "_pause_ns", "_producer", "_random", "_world")
+    __slots__ = ("_producer",)
 
     def __init__(self, world: World, node_id: int, actions: int, start_ns: int, pause_ns: int) -> None:
-        self._world = world
-        self._node_id = node_id
-        self._left = actions
-        self._pause_ns = pause_ns
+        super().__init__(world, node_id, actions, start_ns, pause_ns, "rogue")
         self._producer = 0
-        self._random: Random = world.random(f"rogue {node_id}")
-        world.at(start_ns, self._act)
 
-    def _act(self) -> None:
-        host = self._world.hosts.get(self._node_id)
-        if self._left <= 0 or (host is not None and not host.alive):
-            return
-        self._world.after(1 + int(self._random.expovariate(1.0) * self._pause_ns), self._act)
-        if host is None:
-            return
-        self._left -= 1
+    def _act(self, line: Connection) -> None:
         random = self._random
         action = random.randrange(6)
         if action == 0 or not self._producer:
-            host.control(control.Open(), self._opened)
+            line.control(control.Open(), self._opened)
         elif action == 1:
-            host.publish(self._run(self._producer, random.randint(2, 1 << 40)))
+            line.publish(self._run(self._producer, random.randint(2, 1 << 40)))
         elif action == 2:
-            host.publish(self._run(random.choice((0, 999_999, 1 << 62)), 1))
+            line.publish(self._run(random.choice((0, 999_999, 1 << 62)), 1))
         elif action == 3:
-            host.control(control.Close(random.choice((0, 999_999))), self._answered)
+            line.control(control.Close(random.choice((0, 999_999))), self._answered)
         elif action == 4:
             name = random.choice(("oc.own", "__OC_EV_OWN", "group:g"))
-            host.control(control.TopicCreate(name, False), self._refused)
+            line.control(control.TopicCreate(name, False), self._refused)
         else:
-            host.control(control.TopicRemove(random.choice(("oc.membership", "never made"))), self._refused)
+            line.control(control.TopicRemove(random.choice(("oc.membership", "never made"))), self._refused)
 
     def _run(self, producer: int, number: int) -> bytes:
         return build_run(RunKind.PUBLICATION, 1, producer, number, [b"rogue"] * self._random.randint(1, 3))
@@ -297,55 +361,76 @@ class Rogue:
             self._world.checker.complain("topics", f"a name that is not allowed was taken: {outcome}")
 
 
-class TopicMaker:
-    """Creates topics, and removes and recreates some under load."""
+class TopicMaker(Program):
+    """Creates topics, and removes and recreates some under load. Asks again where an answer was lost."""
 
-    __slots__ = ("_left", "_names", "_node_id", "_pause_ns", "_random", "_removing", "_world", "waiting")
+    __slots__ = ("_names", "_removing", "_waiting")
 
     def __init__(
         self, world: World, node_id: int, names: tuple[str, ...], changes: int, pause_ns: int, removing: float
     ) -> None:
-        self._world = world
-        self._node_id = node_id
+        super().__init__(world, node_id, changes, 0, pause_ns, "topics")
         self._names = names
-        self._left = changes
-        self._pause_ns = pause_ns
         self._removing = removing
-        self._random: Random = world.random(f"topics {node_id}")
-        self.waiting = 0
-        world.after(0, self._begin)
+        self._waiting: deque[control.Operand] = deque(_creation(name) for name in names)
 
     @property
     def finished(self) -> bool:
-        host = self._world.hosts.get(self._node_id)
-        return host is not None and (not host.alive or (self._left <= 0 and not self.waiting))
+        return self._host.retired or (self._left <= 0 and not self._waiting)
 
-    def _begin(self) -> None:
-        host = self._world.hosts.get(self._node_id)
-        if host is None:
-            self._world.after(RETRY_NS, self._begin)
-            return
-        for name in self._names:
-            self._ask(host, control.TopicCreate(name, name.startswith("local")))
-        self._world.after(self._pause_ns, self._change)
+    def describe(self) -> str:
+        return (
+            f"topics on node {self._host.node_id}: {self._left} changes left, {len(self._waiting)} unanswered"
+        )
 
-    def _change(self) -> None:
-        host = self._world.hosts[self._node_id]
-        if self._left <= 0 or not host.alive:
+    def _reconnected(self, line: Connection) -> None:
+        for operand in self._waiting:
+            self._ask(line, operand)
+
+    def _act(self, line: Connection) -> None:
+        if self._left <= 0:
             return
-        self._left -= 1
-        self._world.after(1 + int(self._random.expovariate(1.0) * self._pause_ns), self._change)
         name = self._random.choice(self._names)
-        if self._random.random() < self._removing:
-            self._ask(host, control.TopicRemove(name))
-        else:
-            self._ask(host, control.TopicCreate(name, name.startswith("local")))
+        removes = self._random.random() < self._removing
+        operand = control.TopicRemove(name) if removes else _creation(name)
+        self._waiting.append(operand)
+        self._ask(line, operand)
 
-    def _ask(self, host: Host, operand: control.Operand) -> None:
-        self.waiting += 1
-        host.control(operand, self._answered)
+    def _ask(self, line: Connection, operand: control.Operand) -> None:
+        if isinstance(operand, control.TopicRemove):
+            self._world.checker.removal_asked(operand.name)
+        line.control(operand, lambda outcome: self._answered(operand, outcome))
 
-    def _answered(self, outcome: Outcome) -> None:
-        self.waiting -= 1
+    def _answered(self, operand: control.Operand, outcome: Outcome) -> None:
+        if isinstance(operand, control.TopicRemove):
+            self._world.checker.removal_answered(operand.name)
+        if operand in self._waiting:
+            self._waiting.remove(operand)
         if outcome.error not in (0, errno.EINVAL):  # EINVAL: another one removed it first
             self._world.checker.complain("topics", f"an honest change of topics: {outcome}")
+
+
+class Administrator(Program):
+    """Hands the sequencer's work about, and changes votes."""
+
+    __slots__ = ("_nodes", "_votes")
+
+    def __init__(self, world: World, node_id: int, actions: int, pause_ns: int, votes: bool) -> None:
+        super().__init__(world, node_id, actions, pause_ns, pause_ns, "administrator")
+        self._nodes = list(world.hosts)
+        self._votes = votes
+
+    def _act(self, line: Connection) -> None:
+        node = self._random.choice(self._nodes)
+        operand: control.Operand = control.Sequence(node)
+        if self._votes and self._random.random() < 0.5:
+            operand = control.NodeVotes(node, self._random.randint(1, 3))
+        line.control(operand, self._answered)
+
+    def _answered(self, outcome: Outcome) -> None:
+        if outcome.error not in (0, errno.EINVAL, errno.EBUSY):
+            self._world.checker.complain("commands", f"an honest command: {outcome}")
+
+
+def _creation(name: str) -> control.TopicCreate:
+    return control.TopicCreate(name, name.startswith("local"))

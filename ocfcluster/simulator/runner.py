@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from random import Random
+from itertools import islice
 from typing import IO, Final
 
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
-from ocfcluster.protocol.effects import TopicChange
+from ocfcluster.protocol.effects import Delivery, State
+from ocfcluster.protocol.operator import NewHistory
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.clients import ClientProgram
+from ocfcluster.simulator.faults import Faults
 from ocfcluster.simulator.network import Link
-from ocfcluster.simulator.plan import FaultPlan, Plan, make_plan
-from ocfcluster.simulator.programs import Publisher, Rogue, TopicMaker
+from ocfcluster.simulator.plan import Plan, make_plan
+from ocfcluster.simulator.programs import Administrator, Publisher, Rogue, TopicMaker
 from ocfcluster.simulator.trace import Trace, Violation
+from ocfcluster.simulator.votes import is_decision
 from ocfcluster.simulator.world import World
 
 LOOK_NS: Final = 50 * MILLISECOND_NS  # between two looks whether all is done
-STALL_NS: Final = 15 * SECOND_NS  # nothing delivered for so long after the faults stopped: stuck
-LONGEST_NS: Final = 300 * SECOND_NS
+STALL_NS: Final = 30 * SECOND_NS  # nothing moved for so long after the faults stopped: stuck
+LONGEST_NS: Final = 150 * SECOND_NS
+OPERATOR_NS: Final = 8 * SECOND_NS  # an operator looks so often after the faults have stopped
 QUIET_NS: Final = SECOND_NS  # after the end: nothing may come any more, and buffers empty
-AFTER_LOSS_NS: Final = 3 * SECOND_NS  # watched on where no progress is promised
-TAIL_LINES: Final = 60
+REST_NS: Final = 60 * SECOND_NS
+TAIL_LINES: Final = 80
+COUNTS: Final = (3, 10, 200)  # epochs, faults, events: a seed with so many counts
 
 
 @dataclass(slots=True)
@@ -34,7 +40,17 @@ class Result:
     simulated_ns: int
     events: int
     receipts: int
-    faults: Counter[str]
+    unknown: int  # publications whose outcome nobody can say
+    epochs: int
+    views: int
+    histories: int
+    evictions: int
+    snapshots: int
+    operators: int
+    unseen: int
+    recovery_ns: int  # from the end of the faults until everything was as it must be
+    incidents: Counter[str]  # faults that were made
+    noise: Counter[str]  # what became of datagrams and writes, and what nodes reported
     latencies_ns: list[int]
     trace_hash: str
     plan: str
@@ -43,20 +59,26 @@ class Result:
     tail: list[str] = field(default_factory=list)
     trace_lines: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def counts(self) -> bool:
+        """Whether enough happened for the seed to have tested something."""
+        epochs, faults, events = COUNTS
+        return self.epochs >= epochs and self.incidents.total() >= faults and self.events >= events
+
 
 class Simulation:
     """The world of one plan, with its programs and faults."""
 
-    __slots__ = ("_faults", "_random", "clients", "makers", "plan", "publishers", "world")
+    __slots__ = ("_recovered_at", "clients", "faults", "makers", "plan", "publishers", "world")
 
     def __init__(self, plan: Plan, out: IO[str] | None = None) -> None:
         self.plan = plan
         self.world = World(plan.seed, plan.delivery, out)
-        self._random: Random = self.world.random("faults")
-        self._faults: Counter[str] = Counter()
+        self._recovered_at = 0
         world = self.world
         world.network.echo = plan.echo
         world.calm_after = plan.calm_ns
+        world.streams.bytes_per_second = plan.stream_bytes_per_second
         for host in plan.hosts:
             world.add_host(host, plan.link)
         for ends, profile in plan.links.items():
@@ -74,27 +96,30 @@ class Simulation:
         self.publishers = [Publisher(world, profile) for profile in plan.publishers]
         self.clients = [ClientProgram(world, client) for client in plan.clients]
         if plan.rogue:
-            Rogue(world, plan.rogue, actions=20, start_ns=0, pause_ns=30 * MILLISECOND_NS)
-        for fault in plan.faults:
-            world.at(fault.begin_ns, self._begin, fault)
-            world.at(fault.end_ns, self._end, fault)
+            Rogue(world, plan.rogue, actions=20, start_ns=0, pause_ns=plan.calm_ns // 20)
+        if plan.administrator:
+            Administrator(world, plan.administrator, 6, plan.calm_ns // 6, plan.votes_change)
+        self.faults = Faults(world, plan.faults)
 
     def run(self) -> None:
         """Raises Violation."""
         world = self.world
         world.run_until(self.plan.calm_ns)
-        self._calm()
-        if self.progress_promised:
-            self._run_to_completion()
-        else:
-            world.run_until(world.now + AFTER_LOSS_NS)
+        world.trace.add(world.now, 0, "calm", "all faults stop")
+        self.faults.calm()
+        self._run_to_completion()
         for host in world.hosts.values():
-            world.checker.check_bounds(host)
-            world.checker.check_replays(host)
+            if host.shell is not None:
+                world.checker.check_bounds(host.shell)
+                world.checker.check_replays(host.shell)
 
     @property
-    def programs(self) -> list[Publisher | ClientProgram]:
-        return [*self.publishers, *self.clients]
+    def programs(self) -> list[Publisher | ClientProgram | TopicMaker]:
+        return [*self.publishers, *self.clients, *self.makers]
+
+    @property
+    def recovery_ns(self) -> int:
+        return max(0, self._recovered_at - self.plan.calm_ns)
 
     def close(self) -> None:
         """Gives back what the operating system was asked for (memory of large events)."""
@@ -102,146 +127,131 @@ class Simulation:
             client.close()
 
     @property
-    def fault_counts(self) -> Counter[str]:
-        overruns = Counter(overrun=sum(host.overruns for host in self.world.hosts.values()))
-        return self._faults + self.world.network.faults + self.world.checker.faults + overruns
+    def noise(self) -> Counter[str]:
+        world = self.world
+        overruns = Counter(overrun=sum(host.overruns for host in world.hosts.values()))
+        return world.network.faults + world.checker.faults + world.streams.faults + overruns
 
-    @property
-    def progress_promised(self) -> bool:
-        """Whether the cluster must come back by itself: its sequencer lives, and more than half of the votes."""
-        hosts = self.world.hosts
-        if not self.plan.killed:
-            return True
-        configuration = next(
-            (host.node.configuration for host in hosts.values() if host.node.configuration), None
-        )
-        if configuration is None or not hosts[configuration.sequencer].alive:
-            return False
-        alive = sum(member.votes for member in configuration.members if hosts[member.node_id].alive)
-        return 2 * alive > sum(member.votes for member in configuration.members)
-
-    @property
-    def finished(self) -> bool:
-        checker = self.world.checker
-        return (
-            all(program.finished for program in self.programs)
-            and all(maker.finished for maker in self.makers)
-            and next(checker.undelivered(), None) is None
-        )
+    # --- the end ------------------------------------------------------------------------------------------------
 
     def _run_to_completion(self) -> None:
         world = self.world
-        checker = world.checker
         begin = last_progress = world.now
-        seen = -1
+        seen = (-1, -1)
+        next_operator = begin + OPERATOR_NS
         while not self.finished:
             world.run_until(world.now + LOOK_NS)
-            progress = sum(host.cursor for host in world.hosts.values()) + checker.receipts
+            progress = (
+                sum(host.cursor for host in world.hosts.values()) + world.checker.receipts.confirmed,
+                world.checker.epochs,
+            )
             if progress != seen:
                 seen, last_progress = progress, world.now
+            if world.now >= next_operator:
+                next_operator = world.now + OPERATOR_NS
+                self._operate()
             if world.now - last_progress > STALL_NS or world.now - begin > LONGEST_NS:
-                raise Violation("liveness", self._why_unfinished())
-        length = len(checker.sequence)
+                raise Violation("liveness", self._why_unfinished(world.now - begin))
+        self._recovered_at = world.now
+        lengths = {history.cluster_id: history.length for history in world.checker.histories.values()}
         self._run_to_rest()
-        # What a node sent before it died may still be found at another one: nobody waits for it, but it may come.
-        late = [
-            item
-            for item in checker.sequence[length:]
-            if isinstance(item, TopicChange) or world.hosts[item.node_id].alive
-        ]
-        if late:
-            raise Violation("creation", f"{len(late)} items came after everything was answered")
+        self._check_answers()
+        current = world.checker.current
+        if current is not None and not self._anything_unknown():
+            late = list(islice(current.items(), lengths.get(current.cluster_id, 0), None))
+            if any(isinstance(item, Delivery) for item in late):
+                raise Violation("creation", f"{len(late)} items came after everything was answered")
+
+    def _operate(self) -> None:
+        """An operator gives up a history whose disks are lost. Needed for nothing else."""
+        world = self.world
+        history = world.checker.current
+        if history is None or not history.configurations:
+            return
+        configuration = history.last_configuration
+        if is_decision(configuration, world.checker.memory.disks_left(configuration)):
+            return
+        for host in world.hosts.values():
+            shell = host.shell
+            if shell is None or shell.state is not State.FORMING:
+                continue
+            world.checker.operator_acts()
+            refused = shell.operate(NewHistory())
+            world.trace.add(world.now, host.node_id, "operator", f"new history: {refused or 'taken'}")
+            if not refused:
+                return
+
+    @property
+    def finished(self) -> bool:
+        return next(self._unfinished(), None) is None
+
+    def _unfinished(self) -> Iterator[str]:
+        """What is not yet as it must be at the end."""
+        for program in self.programs:
+            if not program.finished:
+                yield program.describe()
+        shells = []
+        for host in self.world.hosts.values():
+            if host.retired:
+                continue
+            shell = host.shell
+            if shell is None or shell.state is not State.ACTIVE or not observe.is_primary(shell.node):
+                yield f"node {host.node_id} is {host.state.value}"
+            else:
+                shells.append(shell)
+        yield from self.world.checker.behind()
+        members = sorted((shell.node_id, shell.settings.incarnation) for shell in shells)
+        for shell in shells:
+            configuration = shell.node.configuration
+            if configuration is None or members != sorted(
+                (member.node_id, member.incarnation) for member in configuration.members
+            ):
+                yield f"node {shell.node_id} has other members than those that are up"
+
+    def _why_unfinished(self, passed_ns: int) -> str:
+        reasons = list(islice(self._unfinished(), 12))
+        states = ", ".join(
+            f"{host.node_id}: " + (observe.summary(host.shell.node, host.clock()) if host.shell else "down")
+            for host in self.world.hosts.values()
+        )
+        return f"stuck {passed_ns / SECOND_NS:.0f} s after the faults stopped: {'; '.join(reasons)}. Nodes: {states}"
+
+    def _anything_unknown(self) -> bool:
+        return any(
+            publication.unknown
+            for history in self.world.checker.histories.values()
+            for publication in history.publications.values()
+        )
+
+    def _check_answers(self) -> None:
+        """Everything published was delivered or refused, or its publisher knows that nobody can say."""
+        checker = self.world.checker
+        checker.finish_judging()
+        for text in checker.unplaced():
+            raise Violation("receipts", text)
+        for history in checker.histories.values():
+            for (producer, number), publication in history.publications.items():
+                answered = publication.receipted or publication.error or publication.unknown
+                if not answered and not self.world.hosts[publication.origin].retired:
+                    raise Violation("liveness", f"producer {producer}'s number {number} was never answered")
 
     def _run_to_rest(self) -> None:
         """Nothing is published any more: repeats on their way end without effect, and buffers empty."""
         world = self.world
-        deadline = world.now + LONGEST_NS
+        deadline = world.now + REST_NS
         world.run_until(world.now + QUIET_NS)
-        if self.plan.killed:
-            return  # the dead never acknowledge: what they have not is kept for them
         while leftovers := self._leftovers():
             if world.now > deadline:
-                raise Violation(
-                    "buffers", f"at rest for {LONGEST_NS / SECOND_NS:.0f} s: {'; '.join(leftovers)}"
-                )
+                raise Violation("buffers", f"at rest for {REST_NS / SECOND_NS:.0f} s: {'; '.join(leftovers)}")
             world.run_until(world.now + QUIET_NS)
 
     def _leftovers(self) -> list[str]:
         return [
             f"node {host.node_id}: {text}"
             for host in self.world.hosts.values()
-            for text in observe.leftovers(host.node, host.clock())
+            if host.shell is not None
+            for text in observe.leftovers(host.shell.node, host.clock())
         ]
-
-    def _why_unfinished(self) -> str:
-        reasons = [program.describe() for program in self.programs if not program.finished]
-        reasons += list(self.world.checker.undelivered())[:8]
-        states = ", ".join(
-            f"{host.node_id}: {observe.summary(host.node, host.clock())}"
-            for host in self.world.hosts.values()
-        )
-        return f"stuck {STALL_NS / SECOND_NS:.0f} s after the faults stopped: {'; '.join(reasons)}. Nodes: {states}"
-
-    # --- faults -------------------------------------------------------------------------------------------------
-
-    def _begin(self, fault: FaultPlan) -> None:
-        world = self.world
-        self._faults[fault.kind] += 1
-        world.trace.add(world.now, 0, "fault", f"{fault.kind} {list(fault.nodes)} {list(fault.others)}")
-        if fault.kind == "partition":
-            world.network.cut(set(fault.nodes), set(fault.others))
-            world.network.cut(set(fault.others), set(fault.nodes))
-        elif fault.kind == "one way":
-            world.network.cut(set(fault.nodes), set(fault.others))
-        for node_id in fault.nodes:
-            host = world.hosts.get(node_id)
-            if host is None:
-                continue  # not switched on yet
-            if fault.kind == "pause":
-                host.pause()
-            elif fault.kind == "kill":
-                host.kill()
-            elif fault.kind == "disk hangs":
-                host.disk.hang()
-            elif fault.kind == "disk fails":
-                host.disk.profile.failing = 0.5
-            elif fault.kind == "subscriber stops":
-                host.subscriber.stop()
-            elif fault.kind == "wall jump":
-                host.wall_jump_ns += self._random.randint(-7200, 7200) * SECOND_NS
-
-    def _end(self, fault: FaultPlan) -> None:
-        world = self.world
-        if fault.kind in ("kill", "wall jump"):
-            return
-        world.trace.add(world.now, 0, "healed", f"{fault.kind} {list(fault.nodes)}")
-        world.network.cut(set(fault.nodes), set(fault.others), cut=False)
-        world.network.cut(set(fault.others), set(fault.nodes), cut=False)
-        for node_id in fault.nodes:
-            host = world.hosts.get(node_id)
-            if host is None or not host.alive:
-                continue
-            if fault.kind == "pause":
-                host.resume()
-            elif fault.kind == "disk hangs":
-                host.disk.release()
-            elif fault.kind == "disk fails":
-                host.disk.profile.failing = 0.0
-            elif fault.kind == "subscriber stops":
-                host.subscriber.catch_up()
-
-    def _calm(self) -> None:
-        world = self.world
-        world.trace.add(world.now, 0, "calm", "all faults stop")
-        world.network.calm()
-        for host in world.hosts.values():
-            if not host.alive:
-                continue
-            host.disk.profile.failing = 0.0
-            host.disk.release()
-            host.subscriber.catch_up()
-            if host.paused:
-                host.resume()
 
 
 def run_seed(seed: int, nodes: int | None = None, out: IO[str] | None = None) -> Result:
@@ -262,15 +272,27 @@ def run_seed(seed: int, nodes: int | None = None, out: IO[str] | None = None) ->
 
 def _result(simulation: Simulation, rule: str, violation: str) -> Result:
     world = simulation.world
+    checker = world.checker
     trace: Trace = world.trace
+    programs: list[Publisher | ClientProgram] = [*simulation.publishers, *simulation.clients]
     return Result(
         seed=simulation.plan.seed,
         steps=world.steps,
         simulated_ns=world.now,
-        events=world.checker.events,
-        receipts=world.checker.receipts,
-        faults=simulation.fault_counts,
-        latencies_ns=world.checker.commit_latencies,
+        events=checker.events,
+        receipts=checker.receipts.confirmed,
+        unknown=sum(program.unknown for program in programs),
+        epochs=checker.epochs,
+        views=checker.views,
+        histories=len(checker.histories),
+        evictions=checker.evictions,
+        snapshots=world.streams.given,
+        operators=checker.operators,
+        unseen=checker.unseen,
+        recovery_ns=simulation.recovery_ns,
+        incidents=simulation.faults.counts,
+        noise=simulation.noise,
+        latencies_ns=checker.receipts.latencies,
         trace_hash=trace.hexdigest(),
         plan=simulation.plan.describe(),
         rule=rule,

@@ -1,117 +1,120 @@
 """Scripts that read like the schedule they stand for, with a transcript that is compared with what was expected.
 
 A scenario runs in a world without chance: links with one delay, disks with one speed, no faults but those asked for.
-The checker watches it like any other run. ::
+The checker watches it like any other run: a broken promise raises Violation. ::
 
-    scenario = Scenario(nodes=3)
-    scenario.form()
+    scenario = Scenario(nodes=5)  # fields of Settings for all: delivery="agreed", suspicion_ns=..., ...
+    scenario.form()  # all nodes come up and form; late=(4, 5) in Scenario(...) leaves machines switched off
     scenario.create_topic("t")
-    publisher = scenario.publisher(node=2)
-    lost = scenario.drop(MessageType.ACK, to=1)
-    publisher.publish("t", "one")
-    scenario.run(ms=20)
-    scenario.show()
-    print(scenario.transcript)
+    publisher = scenario.publisher(node=2)  # a program; it reconnects, and resends what is unanswered
+    publisher.publish("t", "one", "two")
+    scenario.run(ms=20)  # time passes
+    scenario.show()  # what each node delivered, views among it, and answered, since it was shown last
+
+What can go wrong, each a line of the transcript:
+
+    scenario.crash(1)  # kill -9; scenario.crash(1, 2): at the same moment; power_cut(): all
+    scenario.crash_at(3, MessageType.ACCEPTED)  # dies before it sends its next one (skip=1: the one after it;
+    #                                             more=2: two effects later; Persist instead: before its next write)
+    scenario.restart(1)  # with its disk, as a new incarnation; wiped=True: with an empty disk, as a stranger
+    scenario.start(4)  # a late machine is switched on
+    scenario.pause(2); scenario.resume(2)  # SIGSTOP and SIGCONT
+    scenario.leave(3)  # told to stop in order; it ends by itself once the others go on without it
+    scenario.cut(1, to=2); scenario.join(1, to=2)  # one direction; (1, 2) or several nodes at either end
+    scenario.partition((1, 2), (3, 4, 5)); scenario.heal_all()  # sides that do not hear each other
+    rule = scenario.drop(MessageType.INSTALL, source=1, to=(2, 3)); scenario.heal(rule)
+    scenario.drop_once(MessageType.INSTALL, to=3)  # only the next one; times=2: the next two
+    scenario.hang_disk(2); scenario.release_disk(2); scenario.fill_disk(2); scenario.empty_disk(2)
+    scenario.break_streams(); scenario.mend_streams()  # snapshots do not arrive
+    scenario.operator(2, NewHistory())  # what an operator tells a waiting node; the reason of a refusal
+
+What is waited for, and seen:
+
+    scenario.wait_until(view=(1, 2, 3), on=(1, 2))  # the members of the view that these nodes (none named: all that
+    #   are up) delivered last; also epoch=..., sequencer=..., state=State.FORMING, primary=False, history="new"
+    #   (another one than when this was called), delivered=5 (items since the last show), any function: what=lambda: ...
+    scenario.show(1, 2)  # these nodes
+    scenario.show_states()  # state, epoch, members, sequencer, what it waits for
+    scenario.histories  # cluster_ids in the order in which they began
+
+Everything waits for at most PATIENCE_NS of simulated time, then raises TimeoutError with the states of all nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
-from ocfcluster.protocol.effects import Delivery, Outcome, State, TopicChange
+from ocfcluster.protocol.effects import Delivery, Effect, Outcome, State, TopicChange, View
+from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.protocol.settings import Settings
 from ocfcluster.simulator import observe
-from ocfcluster.simulator.describe import message_type
 from ocfcluster.simulator.disk import DiskProfile
-from ocfcluster.simulator.host import Host, HostProfile
+from ocfcluster.simulator.faults import Trap
+from ocfcluster.simulator.host import NEVER_NS, Host, HostProfile
 from ocfcluster.simulator.network import LinkProfile
+from ocfcluster.simulator.script import (
+    Loses,
+    Nodes,
+    Rule,
+    ScriptPublisher,
+    listed,
+    nodes_of,
+    numbers_text,
+    short,
+    wish,
+)
 from ocfcluster.simulator.world import World
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
-from ocfcluster.wire.run import RunKind, build_run, read_header, run_events
+from ocfcluster.wire.run import read_header, run_events
 
-PATIENCE_NS: Final = 20 * SECOND_NS
-SHOWN_TEXT: Final = 24  # characters of an event's data
-
-Loses = Callable[[bytes], bool]
-
-
-class Rule:
-    """Loses datagrams while it is in force, and counts them."""
-
-    __slots__ = ("_destinations", "_kinds", "_loses", "_sources", "lost", "what")
-
-    def __init__(
-        self, kinds: tuple[MessageType, ...], sources: set[int], destinations: set[int], loses: Loses | None
-    ) -> None:
-        self._kinds = kinds
-        self._sources = sources
-        self._destinations = destinations
-        self._loses = loses
-        self.lost = 0
-        self.what = ""
-
-    def __call__(self, source: int, destination: int, datagram: bytes) -> bool:
-        if self._sources and source not in self._sources:
-            return False
-        if self._destinations and destination not in self._destinations:
-            return False
-        if self._kinds and message_type(datagram) not in self._kinds:
-            return False
-        if self._loses is not None and not self._loses(datagram):
-            return False
-        self.lost += 1
-        return True
-
-
-class ScriptPublisher:
-    """A program that publishes what the script says."""
-
-    __slots__ = ("_host", "_name", "_scenario", "next_number", "producer")
-
-    def __init__(self, scenario: Scenario, host: Host, name: str) -> None:
-        self._scenario = scenario
-        self._host = host
-        self._name = name
-        self.next_number = 1
-        self.producer = scenario.command(host.node_id, control.Open()).value
-
-    def publish(self, topic: str, *texts: str | bytes, quiet: bool = False) -> None:
-        """One run of these events; ``quiet`` leaves it out of the transcript."""
-        datas = [text.encode() if isinstance(text, str) else text for text in texts]
-        topic_id = self._host.node.topics[topic].topic_id
-        checker = self._scenario.world.checker
-        for place, data in enumerate(datas):
-            checker.published(self._host.node_id, self.producer, self.next_number + place, topic_id, data)
-        run = build_run(RunKind.PUBLICATION, topic_id, self.producer, self.next_number, datas)
-        self.next_number += len(datas)
-        if not quiet:
-            what = ", ".join(_short(data) for data in datas)
-            self._scenario.say(f"{self._name} on node {self._host.node_id} publishes to {topic}: {what}")
-        self._host.publish(run)
+PATIENCE_NS: Final = 60 * SECOND_NS
+LOOK_NS: Final = MILLISECOND_NS
 
 
 class Scenario:
-    """A small world, told what to do step by step. ``settings`` are fields of Settings for all nodes."""
+    """A small world, told what to do step by step. ``settings`` are fields of Settings for all nodes; ``votes`` of
+    single nodes; ``late`` nodes are switched off until ``start``."""
 
-    __slots__ = ("_lines", "_shown", "_shown_receipts", "receipts", "world")
+    __slots__ = (
+        "_late",
+        "_lines",
+        "_publishers",
+        "_random",
+        "_shown",
+        "_shown_receipts",
+        "receipts",
+        "world",
+    )
 
-    def __init__(self, nodes: int = 3, delivery: str = "safe", seed: int = 1, **settings: Any) -> None:
+    def __init__(
+        self,
+        nodes: int = 3,
+        delivery: str = "safe",
+        seed: int = 1,
+        *,
+        votes: dict[int, int] | None = None,
+        late: Sequence[int] = (),
+        **settings: Any,
+    ) -> None:
         self.world = World(seed, delivery)
         self.receipts: dict[int, list[Outcome]] = {}
         self._lines: list[str] = []
         self._shown: dict[int, int] = {}
         self._shown_receipts: dict[int, int] = {}
+        self._publishers: list[ScriptPublisher] = []
+        self._late = list(late)
+        self._random = self.world.random("scenario")
         base = Settings(
             cluster_name="scenario",
             node_id=0,
             incarnation=0,
             store_id=0,
             seed=seed,
-            table=dict.fromkeys(range(1, nodes + 1), 1),
+            table={node_id: (votes or {}).get(node_id, 1) for node_id in range(1, nodes + 1)},
             delivery=delivery,
             **settings,
         )
@@ -119,9 +122,12 @@ class Scenario:
         for node_id in range(1, nodes + 1):
             own = replace(base, node_id=node_id, incarnation=100 + node_id, store_id=200 + node_id)
             disk = DiskProfile(fastest_ns=MILLISECOND_NS, slowest_ns=MILLISECOND_NS)
-            self.world.add_host(HostProfile(own, wake_ns=1, late_timer_ns=1, disk=disk), link)
+            start = NEVER_NS if node_id in self._late else 0
+            self.world.add_host(HostProfile(own, start_ns=start, wake_ns=1, late_timer_ns=1, disk=disk), link)
+            self.receipts[node_id] = []
+            self._shown[node_id] = self._shown_receipts[node_id] = 0
 
-    # --- the script ---------------------------------------------------------------------------------------------
+    # --- time ---------------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
         """A line of the transcript."""
@@ -131,88 +137,271 @@ class Scenario:
     def transcript(self) -> str:
         return "\n".join(self._lines) + "\n"
 
-    @property
-    def sequencer(self) -> int:
-        configuration = self.host(1).node.configuration
-        if configuration is None:
-            raise LookupError("the cluster is not formed")
-        return configuration.sequencer
-
-    def host(self, node_id: int) -> Host:
-        return self.world.hosts[node_id]
-
     def run(self, ms: float) -> None:
         """Lets time pass."""
-        self.world.run_until(self.world.now + int(ms * MILLISECOND_NS))
+        end = self.world.now + int(ms * MILLISECOND_NS)
+        while self.world.now < end:
+            self.world.run_until(min(end, self.world.now + LOOK_NS))
+            for publisher in self._publishers:
+                publisher.look()
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Lets time pass until ``condition``. Raises TimeoutError."""
         deadline = self.world.now + PATIENCE_NS
         while not condition():
             if self.world.now > deadline:
-                raise TimeoutError(f"{what} did not happen within {PATIENCE_NS / SECOND_NS:.0f} simulated s")
+                states = "; ".join(
+                    f"node {node_id}: {self.state_text(node_id)}" for node_id in self.world.hosts
+                )
+                raise TimeoutError(
+                    f"{what} did not happen within {PATIENCE_NS / SECOND_NS:.0f} simulated s: {states}"
+                )
             self.run(ms=1)
 
+    def wait_until(
+        self,
+        *,
+        view: Nodes | None = None,
+        on: Nodes = (),
+        epoch: int | None = None,
+        sequencer: int | None = None,
+        state: State | None = None,
+        primary: bool | None = None,
+        history: str = "",
+        delivered: int = 0,
+        what: Callable[[], bool] | None = None,
+    ) -> None:
+        """Lets time pass until all of this is so on all these nodes (none named: all that are up now), and says so."""
+        before = self.histories[-1:]
+        wanted = nodes_of(on)
+
+        def holds(node_id: int) -> bool:
+            host = self.host(node_id)
+            shell = host.shell
+            if shell is None:
+                return state is State.STOPPED and view is None
+            if state is not None and shell.state is not state:
+                return False
+            if primary is not None and observe.is_primary(shell.node) is not primary:
+                return False
+            if len(host.delivered) - self._shown[node_id] < delivered:
+                return False
+            if history and (shell.cursor is None or [shell.cursor.history.cluster_id] == before):
+                return False
+            configuration = shell.cursor.segment.view.configuration if shell.cursor is not None else None
+            if configuration is None:
+                return view is None and epoch is None and sequencer is None
+            return (
+                (
+                    view is None
+                    or sorted(member.node_id for member in configuration.members) == sorted(nodes_of(view))
+                )
+                and (epoch is None or configuration.epoch == epoch)
+                and (sequencer is None or configuration.sequencer == sequencer)
+            )
+
+        def all_hold() -> bool:
+            nodes = wanted or [
+                node_id for node_id, host in self.world.hosts.items() if host.shell is not None
+            ]
+            return bool(nodes) and all(holds(node_id) for node_id in nodes) and (what is None or what())
+
+        wishes = {
+            "view": view, "epoch": epoch, "sequencer": sequencer, "state": state, "primary": primary,
+            "history": history or None, "delivered": delivered or None,
+        }  # fmt: skip
+        text = ", ".join(f"{name} {wish(value)}" for name, value in wishes.items() if value is not None)
+        where = f" on {listed(wanted)}" if wanted else ""
+        self.wait_for(all_hold, f"{text or 'what was asked'}{where}")
+        if text:
+            self.say(f"now {text}{where}")
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def host(self, node_id: int) -> Host:
+        return self.world.hosts[node_id]
+
+    @property
+    def sequencer(self) -> int:
+        """Of the newest configuration that a node which is up is in."""
+        configurations = [
+            host.shell.node.configuration for host in self.world.hosts.values() if host.shell is not None
+        ]
+        known = [configuration for configuration in configurations if configuration is not None]
+        if not known:
+            raise LookupError("the cluster is not formed")
+        return max(known, key=lambda one: (one.cluster_id, one.epoch)).sequencer
+
+    @property
+    def histories(self) -> list[str]:
+        return list(self.world.checker.histories)
+
     def form(self) -> None:
-        """All nodes become active."""
-        hosts = self.world.hosts
+        """All nodes that are switched on become active."""
         self.run(ms=1)
-        self.wait_for(lambda: all(host.state is State.ACTIVE for host in hosts.values()), "formation")
-        for node_id, host in hosts.items():
-            self.receipts[node_id] = []
-            host.on_receipts(self.receipts[node_id].append)
-            self._shown[node_id] = host.cursor
-            self._shown_receipts[node_id] = 0
+        hosts = [host for host in self.world.hosts.values() if host.shell is not None]
+        self.wait_for(lambda: all(host.state is State.ACTIVE for host in hosts), "formation")
+        for node_id, host in self.world.hosts.items():
+            self._shown[node_id] = len(host.delivered)
         self.say(f"{len(hosts)} nodes form; sequencer: node {self.sequencer}")
+
+    def start(self, *node_ids: int) -> None:
+        """Late machines are switched on."""
+        for node_id in node_ids:
+            self.say(f"node {node_id} is switched on")
+            self.host(node_id).boot()
+
+    def crash(self, *node_ids: int) -> None:
+        """They die where they stand."""
+        self.say(f"{listed(node_ids)} {'dies' if len(node_ids) == 1 else 'die'}")
+        for node_id in node_ids:
+            self.host(node_id).crash()
+
+    def kill(self, node_id: int) -> None:
+        """As ``crash``."""
+        self.crash(node_id)
+
+    def power_cut(self) -> None:
+        self.say("power cut: all nodes die")
+        for host in self.world.hosts.values():
+            host.crash("power cut")
+
+    def crash_at(self, node_id: int, kind: MessageType | type[Effect], skip: int = 0, more: int = 0) -> None:
+        """The node dies before it sends its next message of this kind, or makes that effect."""
+        name = kind.__name__ if isinstance(kind, type) else kind.name
+        self.say(f"node {node_id} will die at its next {name}" + (f" but {skip}" if skip else ""))
+        self.host(node_id).running.trap = Trap(kind, skip, more)
+
+    def restart(self, *node_ids: int, wiped: bool = False) -> None:
+        """Machines that are down come up again, at the same moment."""
+        how = "with an empty disk" if wiped else "with its disk" if len(node_ids) == 1 else "with their disks"
+        self.say(f"{listed(node_ids)} {'comes' if len(node_ids) == 1 else 'come'} back {how}")
+        for node_id in node_ids:
+            host = self.host(node_id)
+            if wiped:
+                self.world.checker.wipes += 1
+                host.wipe(host.store_id + 1000)
+            host.boot()
+
+    def pause(self, *node_ids: int) -> None:
+        self.say(f"{listed(node_ids)} stopped (SIGSTOP)")
+        for node_id in node_ids:
+            self.host(node_id).pause()
+
+    def resume(self, *node_ids: int) -> None:
+        self.say(f"{listed(node_ids)} goes on (SIGCONT)")
+        for node_id in node_ids:
+            self.host(node_id).resume()
+
+    def leave(self, *node_ids: int) -> None:
+        self.say(f"{listed(node_ids)} told to leave")
+        for node_id in node_ids:
+            self.host(node_id).leave()
+
+    def operator(self, node_id: int, command: OperatorCommand) -> str:
+        """What an operator tells a node that waits; why it was refused, or empty."""
+        self.world.checker.operator_acts()
+        refused = self.host(node_id).running.operate(command)
+        self.say(
+            f"an operator tells node {node_id}: {command}" + (f"; refused: {refused}" if refused else "")
+        )
+        return refused
+
+    # --- programs -----------------------------------------------------------------------------------------------
 
     def command(self, node_id: int, operand: control.Operand) -> Outcome:
         """An ordered command of a program on this node, and its outcome."""
         answers: list[Outcome] = []
-        self.host(node_id).control(operand, answers.append)
+        self.ask(node_id, operand, answers)
         self.wait_for(lambda: bool(answers), f"the answer to {operand}")
         return answers[0]
 
     def ask(self, node_id: int, operand: control.Operand, answers: list[Outcome]) -> None:
         """As ``command``, without waiting: the outcome is appended to ``answers``."""
-        self.host(node_id).control(operand, answers.append)
+        line = self.host(node_id).connect()
+        if line is None:
+            raise LookupError(f"nobody serves programs on node {node_id}")
+        line.control(operand, answers.append)
 
     def create_topic(self, name: str, node: int = 1) -> None:
         """A topic that all nodes know when this returns."""
         self.command(node, control.TopicCreate(name, False))
         hosts = self.world.hosts.values()
-        self.wait_for(lambda: all(name in host.node.topics for host in hosts if host.alive), f"topic {name}")
+        self.wait_for(
+            lambda: all(name in host.shell.node.topics for host in hosts if host.shell), f"topic {name}"
+        )
         for node_id, host in self.world.hosts.items():
-            self._shown[node_id] = host.cursor
+            self._shown[node_id] = len(host.delivered)
         self.say(f"topic {name} is created")
 
     def publisher(self, node: int, name: str = "a program") -> ScriptPublisher:
-        return ScriptPublisher(self, self.host(node), name)
+        publisher = ScriptPublisher(self, self.host(node), name)
+        self._publishers.append(publisher)
+        return publisher
+
+    # --- network and disks --------------------------------------------------------------------------------------
 
     def drop(
         self,
         *kinds: MessageType,
-        source: int | tuple[int, ...] = (),
-        to: int | tuple[int, ...] = (),
+        source: Nodes = (),
+        to: Nodes = (),
         loses: Loses | None = None,
     ) -> Rule:
         """From now on datagrams of these kinds (none named: all) are lost; ``loses`` picks some of them."""
-        rule = Rule(kinds, _nodes(source), _nodes(to), loses)
+        rule = self._rule(kinds, source, to, loses, 0)
+        self.say(f"from now on {rule.what} is lost" + (" (some of it)" if loses else ""))
+        return rule
+
+    def drop_once(
+        self,
+        *kinds: MessageType,
+        source: Nodes = (),
+        to: Nodes = (),
+        loses: Loses | None = None,
+        times: int = 1,
+    ) -> Rule:
+        """The next datagram like that, or the next ``times``, is lost; a multicast counts once per receiver."""
+        rule = self._rule(kinds, source, to, loses, times)
+        self.say(f"the next {rule.what} is lost" if times == 1 else f"the next {times} {rule.what} are lost")
+        return rule
+
+    def _rule(
+        self, kinds: tuple[MessageType, ...], source: Nodes, to: Nodes, loses: Loses | None, most: int
+    ) -> Rule:
+        rule = Rule(kinds, nodes_of(source), nodes_of(to), loses, most)
         self.world.network.drops.append(rule)
         what = " and ".join(kind.name for kind in kinds) or "everything"
-        ends = (f" from {_listed(source)}" if source != () else "") + (
-            f" to {_listed(to)}" if to != () else ""
-        )
+        ends = (f" from {listed(source)}" if source != () else "") + (f" to {listed(to)}" if to != () else "")
         rule.what = f"{what}{ends}"
-        self.say(f"from now on {rule.what} is lost" + (" (some of it)" if loses else ""))
         return rule
 
     def heal(self, rule: Rule) -> None:
         self.world.network.drops.remove(rule)
         self.say(f"{rule.what} arrives again")
 
-    def kill(self, node_id: int) -> None:
-        self.host(node_id).kill()
-        self.say(f"node {node_id} dies")
+    def cut(self, source: Nodes, to: Nodes) -> None:
+        """Nothing goes from ``source`` to ``to`` any more, streams included; the other direction stays."""
+        self.world.network.cut(nodes_of(source), nodes_of(to))
+        self.say(f"{listed(to)} does not hear {listed(source)} any more")
+
+    def join(self, source: Nodes, to: Nodes) -> None:
+        """Ends a ``cut``."""
+        self.world.network.cut(nodes_of(source), nodes_of(to), cut=False)
+        self.say(f"{listed(to)} hears {listed(source)} again")
+
+    def partition(self, *sides: Nodes) -> None:
+        """Sides that do not hear each other. Ended by ``heal_all``."""
+        for one in sides:
+            for other in sides:
+                if one is not other:
+                    self.world.network.cut(nodes_of(one), nodes_of(other))
+        self.say("partition: " + " | ".join(" ".join(map(str, nodes_of(side))) for side in sides))
+
+    def heal_all(self) -> None:
+        """All cuts, partitions and drops end."""
+        self.world.network.calm()
+        self.say("the network is whole again")
 
     def hang_disk(self, node_id: int) -> None:
         self.host(node_id).disk.hang()
@@ -222,69 +411,117 @@ class Scenario:
         self.host(node_id).disk.release()
         self.say(f"the disk of node {node_id} goes on")
 
+    def fill_disk(self, node_id: int) -> None:
+        self.host(node_id).disk.profile.failing = 1.0
+        self.say(f"the disk of node {node_id} is full")
+
+    def empty_disk(self, node_id: int) -> None:
+        self.host(node_id).disk.profile.failing = 0.0
+        self.say(f"the disk of node {node_id} has room again")
+
+    def break_streams(self) -> None:
+        """Snapshots on their way break from now on."""
+        self.world.calm_after = 1 << 62
+        self.world.streams.breaking = 1.0
+        self.say("snapshots do not arrive any more")
+
+    def mend_streams(self) -> None:
+        self.world.streams.breaking = 0.0
+        self.say("snapshots arrive again")
+
     # --- what is seen -------------------------------------------------------------------------------------------
 
     def delivered(self, node_id: int) -> list[str]:
-        """What the node delivered since the last ``show``: events as ``topic:seq=data``, topic changes in words."""
+        """What the node delivered since the last ``show``: events as ``topic:seq=data``, topic changes and views in
+        words."""
         host = self.host(node_id)
-        items = self.world.checker.sequence[self._shown[node_id] : host.cursor]
-        return [text for item in items for text in _texts(item, host)]
+        return [text for item in host.delivered[self._shown[node_id] :] for text in self._texts(item)]
 
     def show(self, *nodes: int) -> None:
         """For each node: what it delivered, and the receipts it gave, since this was asked last."""
         for node_id in nodes or tuple(self.world.hosts):
             host = self.host(node_id)
             delivered = self.delivered(node_id)
-            self._shown[node_id] = host.cursor
+            self._shown[node_id] = len(host.delivered)
             receipts = self.receipts[node_id][self._shown_receipts[node_id] :]
             self._shown_receipts[node_id] = len(self.receipts[node_id])
-            state = "" if host.alive else " (dead)"
+            state = "" if host.alive else " (dead)" if host.boots else " (off)"
             text = ", ".join(delivered) or "nothing"
             self._lines.append(f"  node {node_id}{state} delivered {text}")
             for outcome in receipts:
-                numbers = _numbers(outcome.first_number, outcome.count)
+                numbers = numbers_text(outcome.first_number, outcome.count)
                 what = (
                     f"errno {outcome.error}"
                     if outcome.error
-                    else f"seq {_numbers(outcome.seq, outcome.count)}"
+                    else f"seq {numbers_text(outcome.seq, outcome.count)}"
                 )
                 self._lines.append(f"  node {node_id}{state} answered number {numbers}: {what}")
+
+    def show_states(self, *nodes: int) -> None:
+        """For each node: its state, epoch, members and sequencer, and what it waits for."""
+        for node_id in nodes or tuple(self.world.hosts):
+            self._lines.append(f"  node {node_id}: {self.state_text(node_id)}")
+
+    def state_text(self, node_id: int) -> str:
+        shell = self.host(node_id).shell
+        if shell is None:
+            return "down"
+        text = shell.state.value
+        configuration = shell.node.configuration
+        if configuration is not None:
+            known = self.histories
+            members = " ".join(str(member.node_id) for member in configuration.members)
+            number = known.index(configuration.cluster_id) + 1 if configuration.cluster_id in known else 0
+            text += (
+                f", history {number} epoch {configuration.epoch}, members {members}, "
+                f"sequencer {configuration.sequencer}"
+            )
+            if not observe.is_primary(shell.node):
+                text += ", not primary"
+        waits = shell.node.waiting_for
+        return text + (f", waits for {waits}" if waits else "")
 
     def show_held(self, since: int) -> None:
         """How far each node holds the order, counted from index ``since``."""
         held = [
-            f"node {node_id}: {observe.held_index(host.node) - since}"
+            f"node {node_id}: {observe.held_index(host.shell.node) - since}"
             for node_id, host in self.world.hosts.items()
+            if host.shell is not None
         ]
         self._lines.append(f"  held more than before: {', '.join(held)}")
 
     @property
     def held(self) -> int:
-        """The lowest index that all nodes hold."""
-        return min(observe.held_index(host.node) for host in self.world.hosts.values())
+        """The lowest index that all nodes that are up hold."""
+        return min(
+            observe.held_index(host.shell.node)
+            for host in self.world.hosts.values()
+            if host.shell is not None
+        )
 
+    def _texts(self, item: Delivery | TopicChange | View) -> list[str]:
+        if isinstance(item, View):
+            return [self._view_text(item)]
+        if isinstance(item, TopicChange):
+            return [f"topic {item.topic.name} {'removed' if item.removed else 'created'}"]
+        name = f"topic {item.topic_id}"
+        for host in self.world.hosts.values():
+            topic = host.shell.node.topic_by_id(item.topic_id) if host.shell is not None else None
+            if topic is not None:
+                name = topic.name
+                break
+        datas = list(run_events(item.run, read_header(item.run)))[item.skip :]
+        return [f"{name}:{item.seq + place}={short(data)}" for place, data in enumerate(datas)]
 
-def _nodes(given: int | tuple[int, ...]) -> set[int]:
-    return {given} if isinstance(given, int) else set(given)
-
-
-def _listed(given: int | tuple[int, ...]) -> str:
-    return ", ".join(f"node {node}" for node in sorted(_nodes(given)))
-
-
-def _numbers(first: int, count: int) -> str:
-    return f"{first}" if count == 1 else f"{first}-{first + count - 1}"
-
-
-def _short(data: bytes) -> str:
-    text = data.decode(errors="replace")
-    return text if len(text) <= SHOWN_TEXT else f"{text[:8]}… of {len(data)} B"
-
-
-def _texts(item: Delivery | TopicChange, host: Host) -> list[str]:
-    if isinstance(item, TopicChange):
-        return [f"topic {item.topic.name} {'removed' if item.removed else 'created'}"]
-    topic = host.node.topic_by_id(item.topic_id)
-    name = topic.name if topic is not None else f"topic {item.topic_id}"
-    datas = list(run_events(item.run, read_header(item.run)))[item.skip :]
-    return [f"{name}:{item.seq + place}={_short(data)}" for place, data in enumerate(datas)]
+    def _view_text(self, view: View) -> str:
+        configuration = view.configuration
+        members = " ".join(str(member.node_id) for member in configuration.members)
+        joined = "".join(f" +{member.node_id}" for member in view.joined)
+        left = "".join(f" -{member.node_id}" for member in view.left)
+        event = f"{view.seq}=" if view.seq else ""
+        number = self.histories.index(configuration.cluster_id) + 1
+        history = f"history {number} " if number > 1 else ""
+        return (
+            f"view {event}[{history}epoch {configuration.epoch}: {members};{joined}{left}"
+            f" sequencer {configuration.sequencer}, m_sequence {configuration.m_sequence}]"
+        )

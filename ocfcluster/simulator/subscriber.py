@@ -53,6 +53,11 @@ class Subscriber:
         self._mark()
         self._drain()
 
+    def start_anew(self) -> None:
+        """Its agent was restarted: what it had not taken is gone."""
+        self.queued_bytes = 0
+        self.full = False
+
     def stop(self) -> None:
         """Takes nothing any more until ``catch_up``."""
         self.stopped = True

@@ -9,7 +9,7 @@ from typing import IO, Final
 from xxhash import xxh3_64
 
 KEEP_LINES: Final = 4000  # memory of a run stays bounded however long it is
-KEEP_PAYLOAD_BYTES: Final = 512  # of each datagram: enough to name what is in it
+KEEP_PAYLOAD_BYTES: Final = 1536  # of each buffer: a whole datagram, to name what is in it
 
 Line = tuple[int, int, str, str, bytes, int, int]
 Describe = Callable[[bytes, int, int], str]

@@ -9,8 +9,9 @@ from typing import IO, Final
 
 from ocfcluster.simulator.checker import Checker
 from ocfcluster.simulator.describe import describe_datagrams, describe_run
-from ocfcluster.simulator.host import Host, HostProfile
+from ocfcluster.simulator.host import NEVER_NS, Host, HostProfile
 from ocfcluster.simulator.network import LinkProfile, Network
+from ocfcluster.simulator.streams import Streams
 from ocfcluster.simulator.trace import Trace, Violation
 
 STEPS: Final = 3_000_000  # of one run: beyond, something goes round in circles
@@ -31,6 +32,7 @@ class World:
         "now",
         "seed",
         "steps",
+        "streams",
         "trace",
     )
 
@@ -43,6 +45,7 @@ class World:
         self._order = 0
         self.trace = Trace(describe_datagrams, out)
         self.network = Network(self, self.random("network"))
+        self.streams = Streams(self.random("streams"))
         self.hosts: dict[int, Host] = {}
         self.checker = Checker(self, delivery)
 
@@ -61,20 +64,15 @@ class World:
     def after(self, delay_ns: int, action: Action, *arguments: object) -> None:
         self.at(self.now + delay_ns, action, *arguments)
 
-    def add_host(self, profile: HostProfile, link: LinkProfile) -> None:
-        """A machine that is switched on at its ``start_ns``; its links are there at once."""
+    def add_host(self, profile: HostProfile, link: LinkProfile) -> Host:
+        """A machine that is switched on at its ``start_ns``, if ever; its links are there at once."""
         node_id = profile.settings.node_id
         self.network.plug_in(node_id, link)
-        self.at(profile.start_ns, self._start_host, profile)
-        self.trace.add(self.now, node_id, "planned", f"starts at {profile.start_ns / 1e6:.3f} ms")
-
-    def _start_host(self, profile: HostProfile) -> None:
-        node_id = profile.settings.node_id
-        self.trace.add(self.now, node_id, "start", f"incarnation {profile.settings.incarnation:#x}")
-        host = Host(self, profile, self.random(f"host {node_id}"))
-        self.hosts[node_id] = host
-        self.checker.started(host)
-        host.start()
+        host = self.hosts[node_id] = Host(self, profile, self.random(f"host {node_id}"))
+        if profile.start_ns != NEVER_NS:
+            self.at(profile.start_ns, host.boot)
+            self.trace.add(self.now, node_id, "planned", f"starts at {profile.start_ns / 1e6:.3f} ms")
+        return host
 
     def run_until(self, time: int) -> None:
         """All that is planned up to ``time``. Raises Violation."""
