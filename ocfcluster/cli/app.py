@@ -10,6 +10,7 @@ from ocfcluster.cli import (
     agent,
     conformance,
     demo,
+    members,
     node,
     options,
     publish,
@@ -61,7 +62,7 @@ app.add_typer(topic.app, name="topic")
 app.command("publish")(publish.run)
 app.command("subscribe")(subscribe.run)
 app.command("status")(status.show_status)
-app.command("members")(status.show_members)
+app.command("members")(members.show_members)
 app.add_typer(node.app, name="node")
 app.command("shutdown")(node.shutdown)
 app.command("bootstrap")(node.bootstrap)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ocfcluster.client.events import Event
+    from ocfcluster.components.membership import MembershipEvent
 
+MEMBERSHIP_TOPIC = "oc.membership"
 PLAIN_WIDTH = 200  # columns of a table that does not go to a terminal: nothing is cut in a pipe
 
 
@@ -141,6 +143,7 @@ def event_document(event: Event) -> dict[str, Any]:
         "node_id": event.node_id, "incarnation": event.incarnation, "m_sequence": event.m_sequence,
         "time_ns": event.time_ns, "local": event.local, "properties": dict(event.properties),
         **data_fields(bytes(event.data)),
+        **({"membership": membership_document(event.data)} if event.topic == MEMBERSHIP_TOPIC else {}),
     }  # fmt: skip
 
 
@@ -148,7 +151,46 @@ def event_line(event: Event) -> str:
     """An event or a notice as one line for people."""
     if event.notice is not None:
         return f"-- {notice_text(event)}"
-    return f"{printable(event.topic)} {event.seq} {readable(bytes(event.data))}"
+    data = event.data
+    text = membership_text(data) if event.topic == MEMBERSHIP_TOPIC else readable(bytes(data))
+    return f"{printable(event.topic)} {event.seq} {text}"
+
+
+def membership_text(data: bytes) -> str:
+    """The data of an event of oc.membership in words."""
+    event = _membership(data)
+    if event is None:
+        return readable(data)
+    parts = [
+        " ".join([word, *(str(node.node_id) for node in nodes)])
+        for word, nodes in (("members", event.members), ("in", event.joined), ("out", event.left))
+        if nodes
+    ]
+    new = event.code is type(event.code).NEW_MEMBERSHIP
+    words = ", ".join(parts) if new else event.code.name.lower().replace("_", " ")
+    return f"{event.m_sequence} {words}"
+
+
+def membership_document(data: bytes) -> dict[str, Any]:
+    """The data of an event of oc.membership as plain values."""
+    event = _membership(data)
+    if event is None:
+        return {}
+    lists = (("members", event.members), ("in", event.joined), ("out", event.left))
+    return {
+        "event": event.code.name.lower(), "m_sequence": event.m_sequence,
+        **{name: [node._asdict() for node in nodes] for name, nodes in lists},
+    }  # fmt: skip
+
+
+def _membership(data: bytes) -> MembershipEvent | None:
+    from ocfcluster.components.membership import MembershipEvent
+    from ocfcluster.errors import Malformed
+
+    try:
+        return MembershipEvent.decode(bytes(data))
+    except Malformed:  # of an agent of a later version, perhaps
+        return None
 
 
 def notice_text(event: Event) -> str:

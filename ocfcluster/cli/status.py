@@ -1,4 +1,4 @@
-"""``ocfcluster status`` and ``ocfcluster members``."""
+"""``ocfcluster status``."""
 
 from __future__ import annotations
 
@@ -51,23 +51,6 @@ def show_status(
                 time.sleep(WATCH_INTERVAL_S)
 
 
-def show_members(context: typer.Context, json: options.Json = False, socket: options.Socket = None) -> None:
-    """List the members of the cluster as this agent sees them, oldest first.
-
-    Example: ocfcluster members --json
-    """
-    with options.connect(context, socket, orders=False) as client:
-        status = client.status()
-    members = [plain(member) for member in status.get("members", [])]
-    if json:
-        output.print_json(members)
-    elif not members:
-        output.tell(f"no members yet: waiting for {status.get('waiting_for') or 'the cluster to form'}")
-    else:
-        headings, rows = member_table(members)
-        output.print_table(headings, rows, right=headings)
-
-
 def _print(document: dict[str, Any], json: bool) -> None:
     if json:
         output.print_json(document)
@@ -105,23 +88,6 @@ def fitting(rows: list[tuple[str, str]], console: Console) -> RenderableType:
         return first(len(rows))
     # Rows that are folded on a narrow terminal take several lines, so heights are measured and not computed.
     return first(max(0, bisect_left(range(len(rows)), True, key=lambda shown: not fits(shown)) - 1))
-
-
-def plain(member: Any) -> dict[str, Any]:
-    """A member as a table of its fields, whatever kind of record it is."""
-    if isinstance(member, Mapping):
-        return dict(member)
-    if hasattr(member, "_asdict"):
-        return dict(member._asdict())
-    return {name: getattr(member, name) for name in getattr(member, "__slots__", ()) or vars(member)}
-
-
-def member_table(members: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Headings and rows: every field that any member has."""
-    names = list(dict.fromkeys(name for member in members for name in member))
-    return [name.replace("_", " ") for name in names], [
-        [member.get(name, "") for name in names] for member in members
-    ]
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

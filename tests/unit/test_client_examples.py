@@ -12,7 +12,9 @@ import pytest
 
 import ocfcluster
 from ocfcluster import errors, ocf
+from ocfcluster.components.membership import MembershipCode, MembershipEvent, Node
 from ocfcluster.ocf import oc_ev_publish, oc_ev_unsubscribe
+from ocfcluster.wire.run import RunKind, build_run
 from tests.unit.fake_agent import Cluster, FakeAgent
 
 GUIDE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -57,11 +59,37 @@ def test_the_guides_ocf_example(
         seen: list[str] = []
         thread = threading.Thread(target=drive)
         thread.start()
-        exec(compile(EXAMPLES[2], str(GUIDE), "exec"), {"__name__": "example"})
+        exec(compile(EXAMPLES[-1], str(GUIDE), "exec"), {"__name__": "example"})
         thread.join(3)
         assert "orders 1 b'4713'" in "".join(seen)
         assert ocf._client is not None
         ocf._client.close()
+
+
+def test_the_guides_membership_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = [text for text in EXAMPLES if "MembershipEvent" in text]
+    path = str(tmp_path / "agent.sock")
+    monkeypatch.setenv("OCFCLUSTER_SOCKET", path)
+    cluster = Cluster()
+    topic_id = cluster.create("oc.membership").topic_id
+    event = MembershipEvent(MembershipCode.NEW_MEMBERSHIP, 2, (Node(1, 1),), (), (Node(2, 1),))
+    run = build_run(RunKind.PUBLICATION, topic_id, 0, 1, [event.encode()])
+    with FakeAgent(path, cluster) as agent:
+
+        def drive() -> None:
+            while not agent.call(lambda: any(peer.subscribers for peer in agent._peers.values())):
+                time.sleep(0.005)
+            agent.call(lambda: agent.deliver(run, topic_id, 2, 1))
+            agent.end_history("the loop of the example ends with its subscription")
+
+        thread = threading.Thread(target=drive)
+        thread.start()
+        exec(compile(example, str(GUIDE), "exec"), {"__name__": "example"})
+        thread.join(3)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == ["2 [1]", "in () out (Node(node_id=2, born_on=1),)"]
 
 
 @pytest.mark.parametrize("answers", [False, True])
