@@ -9,6 +9,7 @@
     ├── Malformed                 bytes that are not what they claim; counted and dropped, never fatal
     │   ├── MalformedDatagram
     │   ├── MalformedRun
+    │   ├── MalformedSnapshot
     │   └── MalformedFrame
     └── ClientError (OSError)     what a call of the client library raises; `errno` as the OCF drafts say
         ├── InvalidArgument       EINVAL     unknown descriptor, bad name, wrong argument
@@ -57,6 +58,10 @@ class MalformedDatagram(Malformed):
 
 class MalformedRun(Malformed):
     """A run whose count, lengths or checksum do not agree with its bytes."""
+
+
+class MalformedSnapshot(Malformed):
+    """What came over TCP is no snapshot of a running cluster's state."""
 
 
 class MalformedFrame(Malformed):

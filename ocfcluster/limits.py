@@ -74,6 +74,7 @@ PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each pr
 PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
 HISTORIES_REMEMBERED: Final = 8  # cluster_ids that a configuration says it supersedes
+EPOCHS_REMEMBERED: Final = 8  # (epoch, base) in a configuration: who is further behind begins anew
 NODES: Final = 64  # whom a node hears fits one heartbeat of 1500 bytes
 NODE_ID_MOST: Final = 0xFFFF_FFFF
 VOTES_MOST: Final = 255
@@ -103,6 +104,16 @@ LEAVE_TIMEOUT_NS: Final = 5 * SECOND_NS  # a node that was told to stop waits so
 QUORUM_LOST_AFTER_NS: Final = SECOND_NS  # past the suspicion: then programs are told that this is no primary
 HISTORY_WAIT_NS: Final = 30 * SECOND_NS  # for the rest of a configuration before its history is declared lost
 NACK_DELAY_NS: Final = MILLISECOND_NS  # a reordered packet arrives within it and is not asked for
+SLEEP_MEMORY_NS: Final = 3600 * SECOND_NS  # whom a node heard before it slept longer, it has to hear anew
+PREPARE_FIRST_NS: Final = 10 * MILLISECOND_NS  # an unanswered PREPARE, SYNC or ACCEPT is said again after it ...
+PREPARE_MAX_NS: Final = 320 * MILLISECOND_NS  # ... doubled per try up to this
+PROMISE_WAIT_NS: Final = 100 * MILLISECOND_NS  # with enough promises, for those of the others that are heard
+PROPOSE_RANK_NS: Final = 150 * MILLISECOND_NS  # each younger node waits so much longer before it proposes
+JOIN_WAIT_NS: Final = 500 * MILLISECOND_NS  # a joiner that is ready waits for others: one view for a merge
+READMISSION_MAX_NS: Final = 10 * SECOND_NS  # the longest that a node with a bad link has to show it good
+BACKLOG_GRACE_NS: Final = 10 * SECOND_NS  # a member that keeps the backlog full so long is removed
+RESIGN_NS: Final = 2 * SECOND_NS  # a sequencer whose order is not committed for so long gives up its work
+JOIN_LAG_PACKETS: Final = 256  # a learner no further behind is ready: an epoch change takes longer than to catch up
 NACK_RETRY_NS: Final = 10 * MILLISECOND_NS  # doubled per try up to NACK_RETRY_MAX_NS
 NACK_RETRY_MAX_NS: Final = 160 * MILLISECOND_NS
 ORDER_TIME_SLEW: Final = 2000  # order_time follows the wall clock by one part in so many
@@ -122,7 +133,6 @@ HANDLE_EVENT_NS: Final = 100 * MILLISECOND_NS  # oc_ev_handle_event returns afte
 LONGEST_TIMEOUT_S: Final = 2_000_000  # 23 days: poll() counts milliseconds in 31 bits
 CLOSE_FLUSH_NS: Final = 5 * SECOND_NS  # what a client gives its unanswered publications when it closes
 
-# --- flow -----------------------------------------------------------------------------------------------------
 # --- snapshots --------------------------------------------------------------------------------------------------
 SNAPSHOT_REQUEST_BYTES: Final = 4 * KIB  # what a node asks with; more is no node
 SNAPSHOT_BYTES: Final = 1024 * MIB  # taken from a giver; see _check for what must fit
@@ -139,6 +149,7 @@ REJOIN_FIRST_NS: Final = 200 * MILLISECOND_NS  # before the next incarnation; do
 REJOIN_MAX_NS: Final = 5 * SECOND_NS  # ... up to this, so that a bad link does not busy the others ...
 REJOIN_CALM_NS: Final = 30 * SECOND_NS  # ... and from the beginning after an incarnation that lasted so long
 
+# --- flow -----------------------------------------------------------------------------------------------------
 WINDOW_BYTES: Final = 8 * MIB  # never above, per origin, not yet committed
 FLOW_FLOOR_BYTES: Final = 512 * KIB  # losses that are not overload must not throttle further than this
 FLOW_ADAPT_NS: Final = 50 * MILLISECOND_NS  # between two changes of the budget
@@ -178,7 +189,6 @@ _check(
 )
 _check(2 * RECORDS_PER_FRAME + 1 <= 1024, "a frame's buffers fit one sendmsg")
 _check(HEARTBEAT_NS * 4 <= SUSPICION_NS, "several heartbeats fit the suspicion time")
-_check(FRAME_BYTES * 2 < EVENT_SOCKET_SEND_BYTES, "two frames fit an event socket")
 _check(
     SNAPSHOT_BYTES
     >= BACKLOG_BYTES
@@ -188,3 +198,4 @@ _check(
     "a snapshot has room for a backlog, an unfinished run per node, all outcomes that are remembered, and all topics",
 )
 _check(REJOIN_FIRST_NS <= REJOIN_MAX_NS < REJOIN_CALM_NS, "the back-off of a node that rejoins grows")
+_check(FRAME_BYTES * 2 < EVENT_SOCKET_SEND_BYTES, "two frames fit an event socket")

@@ -1,41 +1,49 @@
-"""The data plane of one epoch (docs/protocol.md): from packets to deliveries, the same on every member.
+"""The data plane (docs/protocol.md): from packets to deliveries, the same on every member, from epoch to epoch.
 
 A burst of inputs changes what is known; ``end_burst`` then does everything that follows from it, once: send, order,
 hold, acknowledge, commit, deliver. Nothing here costs per event, and sending and delivering cost per buffer and run.
+
+``freeze`` stops all of that but asking and answering, until ``install`` begins the next epoch.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
 from ocfcluster import limits
-from ocfcluster.errors import MalformedDatagram
-from ocfcluster.protocol.effects import Address, Deliver
+from ocfcluster.errors import MalformedDatagram, MalformedRun
+from ocfcluster.protocol.asking import Asker
+from ocfcluster.protocol.effects import Deliver, Item
 from ocfcluster.protocol.flow import Flow
-from ocfcluster.protocol.gaps import GapAsker
-from ocfcluster.protocol.order_log import Entry, OrderLog
+from ocfcluster.protocol.gaps import Source
+from ocfcluster.protocol.node_table import TABLE_OPERANDS, NodeTable
+from ocfcluster.protocol.order_log import Entry, HeldRun, OrderLog
 from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.peers import Peer, PeerTable
 from ocfcluster.protocol.retransmit import Retransmitter
 from ocfcluster.protocol.sequencer import OrderClock, Sequencer
 from ocfcluster.protocol.settings import Configuration, Settings
-from ocfcluster.protocol.state import Item, ReplicatedState
+from ocfcluster.protocol.state import ReplicatedState
+from ocfcluster.protocol.store import NO_LIMIT, Store
 from ocfcluster.protocol.streams import OriginStream, OutgoingStream
-from ocfcluster.protocol.topic_disk import NO_LIMIT, TopicDisk
+from ocfcluster.protocol.topic_disk import TopicDisk
+from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
-from ocfcluster.wire.datagram import Extent, Heartbeat, MessageFlags, Order, Range
+from ocfcluster.wire.datagram import Extent, Heartbeat, MessageFlags, Order
+from ocfcluster.wire.run import STAGED_KINDS, TOPIC_KINDS, read_header
 
 _FULL: Final = int(MessageFlags.FULL)  # as numbers: an enum's operators cost more than the rest of an ACK
 _COPY: Final = int(MessageFlags.COPY)
+_LEARNING: Final = int(MessageFlags.LEARNING)
 _ORDER_ROOM: Final = limits.CLEAR_HEADER_BYTES + wire.ORDER.size + limits.SEAL_BYTES
 _NACK_ROOM: Final = limits.CLEAR_HEADER_BYTES + wire.NACK.size + limits.SEAL_BYTES
 
 
 class DataPlane:
-    """One member's data plane in one epoch."""
+    """One node's data plane: of a member, or of a learner, which holds and asks and says nothing yet."""
 
     def __init__(
         self,
@@ -43,15 +51,22 @@ class DataPlane:
         settings: Settings,
         outbox: Outbox,
         peers: PeerTable,
-        topic_disk: TopicDisk,
-        now: int,
-        wall_ns: int,
+        store: Store,
+        state: ReplicatedState,
+        log: OrderLog,
+        streams: list[OriginStream],
+        delivered: int,
+        stable: int,
+        joined: Callable[[], None],
     ) -> None:
-        self.configuration = configuration
-        self._epoch = configuration.epoch
+        """``log`` and ``streams`` are what there is of the order so far, ``state`` what is applied of it: up to
+        ``delivered``. ``joined`` is called when the view that admits this node is delivered, before anything else is.
+        ``install`` or ``learn`` follows at once."""
+        self._settings = settings
         self._outbox = outbox
         self._peers = peers
-        self._topic_disk = topic_disk
+        self._joined = joined
+        self._tells = False  # programs are told what is delivered
         self._agreed = configuration.delivery == "agreed"
         run_limit = configuration.limits.event_bytes + limits.RUN_HEADER_BYTES + limits.PROPERTIES_BYTES
         self._run_limit_bytes = max(run_limit, limits.RUN_BYTES)
@@ -62,71 +77,174 @@ class DataPlane:
             + limits.CONTROL_RESERVE_BYTES
             + self._run_limit_bytes
         )
-        self.origins: dict[int, OriginStream] = {}
-        for member in configuration.members:
-            own = member.node_id == settings.node_id
-            self.origins[member.node_id] = OriginStream(
-                member.node_id, member.incarnation, self._run_limit_bytes, own
-            )
-        self._me = self.origins[settings.node_id]
-        for node_id in (settings.node_id, configuration.sequencer):
-            self.origins[node_id].urgent = True
         self._node_id = settings.node_id
-        self.log = OrderLog(configuration.base)
-        self.state = ReplicatedState(configuration)
-        self.commit = self.stable = configuration.base + 1
-        self._freed = configuration.base + 1
-        self._delivered = configuration.base + 1  # index up to which runs were delivered
-
-        payload = configuration.mtu - settings.ip_overhead_bytes
-        size = wire.packet_bytes(configuration.mtu, settings.ip_overhead_bytes)
-        self._packet_bytes = size
-        self._order_entries = (payload - _ORDER_ROOM) // wire.ORDER_ENTRY.size
-        self._nack_ranges = min(limits.NACK_RANGES, (payload - _NACK_ROOM) // wire.NACK_RANGE.size)
-        self._outgoing = OutgoingStream(size, wire.packets_per_buffer(size))
+        self._me = OriginStream(settings.node_id, settings.incarnation, self._run_limit_bytes, own=True)
+        self.streams: dict[Source, OriginStream] = {
+            (stream.node_id, stream.incarnation): stream for stream in streams
+        }  # of members, and of those gone of which something is still kept
+        self.origins: dict[int, OriginStream] = {}  # of the members of this epoch, by node_id
+        self._by_epoch: dict[
+            int, dict[int, OriginStream]
+        ] = {}  # likewise, of epochs of which entries may be asked
+        self._topic_disk = TopicDisk(store, state.topics)
+        self.log = log
+        self.state = state
+        self.staged_table = NodeTable(configuration)  # as commands that are held, not delivered yet, make it
+        self.position = log.held  # where this node began: nothing before it is its own
+        self.commit = delivered
+        self.stable = self._freed = stable
+        self._delivered = delivered  # index up to which runs were delivered
+        self._touched: dict[Source, OriginStream] = {}  # origins that got packets in this burst
         self._in_flight: deque[tuple[int, int]] = deque()  # (last packet, bytes), sent and not committed
         self._in_flight_bytes = 0
+        self.full = False
+        self.counters: dict[str, int] = {
+            "delivered_runs": 0,
+            "nacks_answered": 0,
+            "packets_beyond_backlog": 0,
+        }
+        self._measure(configuration)
+        self._outgoing = OutgoingStream(self._packet_bytes, wire.packets_per_buffer(self._packet_bytes))
+        self._retransmitter = Retransmitter(outbox, self._order_entries)
+        self._asker = Asker(outbox, peers, settings.node_id, self._nack_ranges, configuration)
+
+    def _measure(self, configuration: Configuration) -> None:
+        """What fits a datagram on the smallest link of the epoch."""
+        payload = configuration.mtu - self._settings.ip_overhead_bytes
+        self._packet_bytes = wire.packet_bytes(configuration.mtu, self._settings.ip_overhead_bytes)
+        self._order_entries = (payload - _ORDER_ROOM) // wire.ORDER_ENTRY.size
+        self._nack_ranges = min(limits.NACK_RANGES, (payload - _NACK_ROOM) // wire.NACK_RANGE.size)
+
+    # --- epochs -----------------------------------------------------------------------------------------------------
+
+    def install(self, configuration: Configuration, now: int, wall_ns: int) -> None:
+        """Begin the epoch of ``configuration``: what was ordered behind its base never was. Nothing behind the base
+        may be held."""
+        settings = self._settings
+        self.log.install(configuration)
+        self.commit = max(
+            self.commit, configuration.base + 1
+        )  # it was decided: the view is committed with its base
+        if configuration.member(settings.node_id, settings.incarnation) is not None:
+            self.streams.setdefault((settings.node_id, settings.incarnation), self._me)
+        self._enter(configuration, now, wall_ns)
+        self.staged_table = NodeTable(configuration)
+
+    def learn(self, configuration: Configuration, now: int, wall_ns: int) -> None:
+        """Go on in a running epoch with what a snapshot brought."""
+        self._enter(configuration, now, wall_ns)
+        self.staged_table.votes = dict(self.state.node_table.votes)
+        self.staged_table.wanted_sequencer = self.state.node_table.wanted_sequencer
+        self._topic_disk.require(self.log.held)
+        for held in self.log.runs:
+            if held.run[4] in STAGED_KINDS:
+                self._stage(held)
+        self._topic_disk.flush()
+
+    def _enter(self, configuration: Configuration, now: int, wall_ns: int) -> None:
+        settings = self._settings
+        self.configuration = configuration
+        self._epoch = configuration.epoch
+        self.is_member = configuration.member(settings.node_id, settings.incarnation) is not None
+        self.frozen = False
+        self._fetch = 0  # up to here this node may hold although it is frozen, or no member
+        self._frozen_log = 0  # what the log held when it froze
+        self._frozen_held = 0  # what this node counted for then
+        self.resigned = False
+        self._measure(configuration)
+        self._outgoing.resize(self._packet_bytes, wire.packets_per_buffer(self._packet_bytes))
+        self._retransmitter.resize(self._order_entries)
+        self._asker.install(configuration, self._nack_ranges)
+        self.origins = {}
+        for member in configuration.members:
+            key = (member.node_id, member.incarnation)
+            stream = self.streams.get(key)
+            if stream is None:
+                stream = OriginStream(member.node_id, member.incarnation, self._run_limit_bytes)
+                self.streams[key] = stream
+            stream.urgent = member.node_id in (settings.node_id, configuration.sequencer)
+            stream.ordered = stream.logged
+            self.origins[member.node_id] = stream
+        self._by_epoch[configuration.epoch] = self.origins
+        while len(self._by_epoch) > limits.EPOCHS_REMEMBERED:
+            del self._by_epoch[min(self._by_epoch)]
+        self._forget_departed()
+        self._touched.clear()
+
         self._window = min(settings.window_bytes, limits.FLOW_FLOOR_BYTES) // len(configuration.members)
         self._window_counter = 0  # of the datagram that the window came in: an older one does not undo it
-        self._retransmitter = Retransmitter(outbox, self._order_entries)
-        self._gaps = GapAsker()
-        self._touched: dict[int, OriginStream] = {}  # origins that got packets in this burst
-
         votes = {member.node_id: member.votes for member in configuration.members}
-        self._is_sequencer = configuration.sequencer == settings.node_id
-        pair = votes[settings.node_id] + votes[configuration.sequencer]
+        self._is_sequencer = self.is_member and configuration.sequencer == settings.node_id
+        pair = votes.get(settings.node_id, 0) + votes[configuration.sequencer]
         # The sequencer holds what it ordered: where it and this member are a commit quorum, holding is committing.
-        self._short_cut = not self._is_sequencer and pair * 2 > sum(votes.values())
+        self._short_cut = self.is_member and not self._is_sequencer and pair * 2 > sum(votes.values())
         self._uses_short_cuts = not self._agreed and all(
             (votes[configuration.sequencer] + votes[member.node_id]) * 2 > sum(votes.values())
             for member in configuration.members
             if member.node_id != configuration.sequencer
         )
         self._sequencer_peer: Peer | None = None
-        self._flow = Flow(settings.window_bytes, settings.backlog_bytes, size, now)
-        self._sequencer = Sequencer(configuration, settings.node_id, self._flow)
-        self._clock = OrderClock(configuration.order_time, now, wall_ns)
+        self._flow = Flow(settings.window_bytes, settings.backlog_bytes, self._packet_bytes, now)
+        self._sequencer = Sequencer(configuration, settings.node_id, self._flow, self.stable)
+        self._clock = OrderClock(max(configuration.order_time, self.log.last_order_time), now, wall_ns)
         self._granted: dict[int, int] = {settings.node_id: settings.receive_buffer_bytes}
         self._flow.set_receive_buffer(settings.receive_buffer_bytes)
-        self.full = False
-        self._acknowledged = configuration.base + 1
+        self._acknowledged = min(self.log.held, configuration.base + 1)
         self._announced_commit = self._announced_stable = configuration.base + 1
         self._announced_window = self._window
         self._announce_bytes = 0  # ordered since commit was last announced
         self._must_acknowledge = False
         self._progress_at = now  # when something this node waits for last moved
+        self.committed_at = now  # when commit last moved, or had nothing to move to
         self._probe_ns = limits.PROBE_NS
         self.probe = False  # the node sends a heartbeat now: what was said last may have been lost
-        self.counters: dict[str, int] = {
-            "delivered_runs": 0, "nacks_sent": 0, "nacks_answered": 0, "packets_asked": 0,
-            "packets_beyond_backlog": 0,
-        }  # fmt: skip
+
+    def freeze(self) -> None:
+        """Promised to another ballot: nothing is ordered, acknowledged or cut short in this epoch any more."""
+        if not self.frozen:
+            self.frozen = True
+            self._frozen_held = self._acknowledgeable()
+            self._frozen_log = self.log.held
+
+    def fetch(self, upto: int, source: int) -> None:
+        """Take entries up to ``upto`` although frozen: the base of a proposed view. ``source``: who has them."""
+        if self.frozen or not self.is_member:
+            self._fetch = max(self._fetch, upto)
+            self._asker.first = source
+            self.log.claimed(upto)
+
+    def holds(self, base: int) -> bool:
+        """Whether everything up to ``base`` is held here, and its topics are on disk."""
+        return self.log.held >= base and self._topic_disk.limit >= base
+
+    @property
+    def _limit(self) -> int:
+        """The highest index that this node may hold now. Commit never goes back, and what is behind it may: a learner,
+        whom nobody counts, holds no more than that."""
+        if self.frozen:
+            return max(self._frozen_log, self._fetch)
+        return NO_LIMIT if self.is_member else max(self.commit, self._fetch)
+
+    @property
+    def synced(self) -> bool:
+        """Whether this member counts: it holds the base of its epoch."""
+        return self.log.held > self.configuration.base
+
+    def _forget_departed(self) -> None:
+        if self.log.next_index <= self.configuration.base:
+            return  # what they had to say is not known yet
+        for key, stream in list(self.streams.items()):
+            if self.origins.get(stream.node_id) is not stream:
+                stream.depart()
+                if stream.idle:
+                    del self.streams[key]
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
     def attach(self, peer: Peer) -> None:
         """A peer that is a member was met: remember its stream with it, so that its DATA finds it at once."""
         origin = self.origins.get(peer.node_id)
+        peer.origin = None
         if origin is not None and origin.incarnation == peer.incarnation and not origin.own:
             peer.origin = origin
             if peer.node_id == self.configuration.sequencer:
@@ -150,40 +268,60 @@ class DataPlane:
         if origin.kept_bytes + len(extent.data) > self._kept_limit_bytes:
             self.counters["packets_beyond_backlog"] += extent.count
         elif origin.add(extent):
-            self._touched[origin.node_id] = origin
+            self._touched[origin.node_id, origin.incarnation] = origin
 
     def on_retransmit(self, datagram: bytes) -> None:
         node_id, incarnation, extent = wire.decode_retransmit(datagram)
-        origin = self.origins.get(node_id)
-        if origin is None or origin.incarnation != incarnation or origin.own:
-            raise MalformedDatagram("RETRANSMIT of no other member's packet")
+        origin = self.streams.get((node_id, incarnation))
+        if origin is None or origin.own:
+            return  # of one that has left meanwhile
         self.on_packets(origin, extent)
 
     def on_order(self, peer: Peer, datagram: bytes, counter: int) -> None:
         order = wire.decode_order(datagram)
-        if order.epoch != self._epoch or self._is_sequencer:
+        origins = self.origins
+        if order.epoch != self._epoch:
+            self._on_old_order(order)
+            return
+        if self._is_sequencer:
             return
         if not order.flags & _COPY:
             if peer.node_id != self.configuration.sequencer:
                 raise MalformedDatagram("ORDER from a member that is not the sequencer")
+            if self.frozen:
+                return
             self._learn(counter, order.commit, order.stable, order.window)
             self.log.claimed(order.first_index - 1)
-        if not order.entries:
-            return
+        if order.entries and order.first_index > self.configuration.base + 1:
+            self._take_entries(order, origins, self._limit if self.frozen else NO_LIMIT)
+
+    def _on_old_order(self, order: Order) -> None:
+        """Entries of an epoch before: those up to the end of that epoch are still true."""
+        origins = self._by_epoch.get(order.epoch)
+        end = self.configuration.ends_at(order.epoch)
+        if origins is not None and order.entries and order.epoch < self._epoch and order.first_index <= end:
+            self._take_entries(order, origins, end)
+
+    def _take_entries(self, order: Order, origins: dict[int, OriginStream], limit: int) -> None:
         entries: list[Entry] = []
         index = order.first_index
         for node_id, count, first_packet in order.entries:
-            origin = self.origins.get(node_id)
+            origin = origins.get(node_id)
             if origin is None or not count:
                 raise MalformedDatagram("ORDER of packets of no member")
-            entries.append(Entry(index, count, origin, first_packet, order.order_time))
-            self._touched[node_id] = origin
+            if index + count - 1 > limit:
+                count = limit + 1 - index
+                if count <= 0:
+                    break
+            entries.append(Entry(index, count, origin, first_packet, order.order_time, order.epoch))
+            self._touched[node_id, origin.incarnation] = origin
             index += count
-        self.log.add(entries)
+        if entries:
+            self.log.add(entries)
 
     def on_ack(self, peer: Peer, datagram: bytes) -> None:
         flags, epoch, held = wire.decode_ack(datagram)
-        if epoch == self._epoch and self._is_sequencer:
+        if epoch == self._epoch and self._is_sequencer and not self.frozen:
             self._hear_held(peer.node_id, held, flags)
 
     def on_nack(self, peer: Peer, datagram: bytes, now: int) -> None:
@@ -195,31 +333,37 @@ class DataPlane:
         before = self._retransmitter.packets
         for wanted in ranges:
             if wanted.node_id == 0:
-                room -= self._retransmitter.entries_asked(self.log, self._epoch, wanted, peer.address, room)
+                room -= self._retransmitter.entries_asked(self.log, wanted, peer.address, room)
                 continue
-            origin = self.origins.get(wanted.node_id)
-            if origin is not None and origin.incarnation == wanted.incarnation and room > 0:
+            origin = self.streams.get((wanted.node_id, wanted.incarnation))
+            if origin is not None and room > 0:
                 room -= self._retransmitter.packets_asked(
                     origin, wanted, peer.node_id, peer.address, room, now
                 )
         self._flow.retransmitted(self._retransmitter.packets - before)
 
     def on_heartbeat(self, peer: Peer, beat: Heartbeat, counter: int) -> None:
-        """What a member of this epoch says in a heartbeat; the newest of it only."""
+        """What a node in this epoch says in a heartbeat; the newest of it only."""
+        if beat.epoch != self._epoch:
+            return
         origin = peer.origin
-        if origin is None or beat.epoch != self._epoch:
+        if origin is None:
+            if beat.flags & _LEARNING and beat.held and self._is_sequencer:
+                self._sequencer.learner_holds(peer.node_id, peer.incarnation, beat.held)
             return
         # Bounded: a claim far ahead of what is there cannot make this node ask without end.
         origin.highest = max(
             origin.highest, min(beat.last_packet, origin.contiguous + limits.OUT_OF_ORDER_ENTRIES)
         )
         if origin.has_gap:
-            self._touched[origin.node_id] = origin
+            self._touched[origin.node_id, origin.incarnation] = origin
         # No agent starts with less, so less is no reason to throttle everybody.
         granted = max(beat.granted, limits.RECEIVE_BUFFER_FLOOR_BYTES)
         if self._granted.get(peer.node_id) != granted:
             self._granted[peer.node_id] = granted
             self._flow.set_receive_buffer(min(self._granted.values()))
+        if self.frozen:
+            return
         if self._is_sequencer:
             self._hear_held(peer.node_id, beat.held, beat.flags)
         elif peer.node_id == self.configuration.sequencer:
@@ -227,6 +371,10 @@ class DataPlane:
             self.log.claimed(beat.last_index)
             if beat.commit < self._acknowledgeable():
                 self._must_acknowledge = True  # the ACK was lost, or waited for company
+
+    def lose_learner(self, node_id: int, incarnation: int) -> None:
+        """It is not heard any more: nothing is kept for it."""
+        self._sequencer.learner_gone(node_id, incarnation)
 
     def _learn(self, counter: int, commit: int, stable: int, window: int) -> None:
         self.commit = max(self.commit, commit)
@@ -244,6 +392,11 @@ class DataPlane:
     def end_burst(self, now: int) -> Iterator[None]:
         """Everything that follows from a burst of inputs; pauses where there are effects that others wait for."""
         outbox = self._outbox
+        if self.frozen or not self.is_member:
+            self._hold(now)
+            self._deliver(now)
+            self._note_gaps(now)
+            return
         while True:
             self._send_own(now)
             if self._is_sequencer:
@@ -291,12 +444,14 @@ class DataPlane:
             sent += 1
 
     def _order(self, now: int) -> None:
+        if self.resigned:
+            return
         order_time = self._clock.read(now)
         entries = self._sequencer.order(self.origins, self.log, order_time)
         if not entries:
             return
         if self.log.next_index - 1 == self.commit:  # nothing was waited for until now
-            self._progress_at = now
+            self._progress_at = self.committed_at = now
             self._probe_ns = limits.PROBE_NS
         self.log.add(entries)
         for entry in entries:
@@ -326,7 +481,12 @@ class DataPlane:
         if lag > self._flow.least_lag_bytes:  # else it closes nothing, whoever it is
             lag = self._sequencer.lag(self._responsive(now)) * self._packet_bytes
         full = self.full or True in self._sequencer.full_members.values()
-        return self._flow.window(now, backlog, lag, full)
+        window = self._flow.window(now, backlog, lag, full)
+        if window and self._sequencer.learners:
+            # Who joins must gain on what is published: the window gives way as what is kept for it grows.
+            left = max(0, self._settings.backlog_bytes - backlog)
+            window = max(self._packet_bytes, window * left // self._settings.backlog_bytes)
+        return window
 
     def _responsive(self, now: int) -> list[int]:
         oldest = now - limits.RESPONSIVE_NS
@@ -339,18 +499,30 @@ class DataPlane:
         ]
 
     def _hold(self, now: int) -> None:
-        if self.log.advance() and self.log.topic_runs:
-            for held in self.log.topic_runs:
-                self._topic_disk.stage(held.index, held.run, self.configuration.limits)
-            self.log.topic_runs.clear()
+        if self.log.advance(self._limit) and self.log.staged_runs:
+            for held in self.log.staged_runs:
+                self._stage(held)
+            self.log.staged_runs.clear()
+            self._topic_disk.flush()
             self._topic_disk.before_uncommitted(self.commit)  # forgets the old ones where nobody else asks
-        if self._is_sequencer:
+        if self._is_sequencer and not self.frozen:
             self._sequencer.acknowledged(self._node_id, self._acknowledgeable(), self.log.next_index - 1)
             if self._sequencer.count():
-                self._progress_at = now
+                self._progress_at = self.committed_at = now
                 self._probe_ns = limits.PROBE_NS
                 self.commit = max(self.commit, self._sequencer.commit)
             self.stable = max(self.stable, self._sequencer.stable)
+
+    def _stage(self, held: HeldRun) -> None:
+        if held.run[4] in TOPIC_KINDS:
+            self._topic_disk.stage(held.index, held.run, self.configuration.limits)
+            return
+        try:
+            operand = control.read_operand(held.run, read_header(held.run))
+        except MalformedRun:
+            return
+        if isinstance(operand, TABLE_OPERANDS):
+            self.staged_table.apply(operand)
 
     def _acknowledgeable(self) -> int:
         """Held, but not past a topic change that is not on this node's disk."""
@@ -358,6 +530,8 @@ class DataPlane:
 
     def _deliverable(self) -> int:
         held = self.log.held
+        if self.frozen or not self.is_member:
+            return max(self._delivered, min(held, self.commit))
         if self._agreed:
             return held
         if self._is_sequencer:
@@ -376,10 +550,13 @@ class DataPlane:
             items: list[Item] = []
             apply = self.state.apply
             while runs and runs[0].index <= upto:
-                _, order_time, origin, run = runs.popleft()
-                apply(run, origin.node_id, origin.incarnation, order_time, origin.own, items)
-                self.counters["delivered_runs"] += 1
-            if items:
+                _, order_time, origin, run, view = runs.popleft()
+                if origin is not None:
+                    apply(run, origin.node_id, origin.incarnation, order_time, origin.own, items)
+                    self.counters["delivered_runs"] += 1
+                elif view is not None:
+                    items = self._deliver_view(view, items)
+            if items and self._tells:
                 self._outbox.effects.append(Deliver(items))
         elif self._agreed:
             self._release(min(self._delivered, self.commit), now)
@@ -388,6 +565,17 @@ class DataPlane:
         if free > self._freed:
             self._freed = free
             self.log.free(free)
+            if len(self.streams) > len(self.origins):
+                self._forget_departed()
+
+    def _deliver_view(self, view: Configuration, items: list[Item]) -> list[Item]:
+        """The view takes its place. A node that it admits tells nothing of what was before."""
+        if not self._tells and view.member(self._node_id, self._settings.incarnation) is not None:
+            self._tells = True
+            self._joined()
+            items = []
+        self.state.view(view, items)
+        return items
 
     def _release(self, committed: int, now: int) -> None:
         """Own packets at indexes up to ``committed`` no longer count against the window."""
@@ -448,60 +636,31 @@ class DataPlane:
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _note_gaps(self, now: int) -> None:
-        for node_id, origin in self._touched.items():
-            self._gaps.note(node_id, origin, now)
+        self._asker.note(self._touched, self.streams, self.log, now)
         self._touched.clear()
-        if self.log.has_gap or self._gaps.next_due() is not None:
-            self._gaps.note(0, self.log, now)
-            for node_id, origin in self.origins.items():
-                self._gaps.note(node_id, origin, now)
 
     def next_timer(self) -> int:
-        due = self._gaps.next_due()
+        due = self._asker.next_due()
         probe = self._progress_at + self._probe_ns if self._waits else NO_LIMIT
         return probe if due is None or probe < due else due
 
     @property
     def _waits(self) -> bool:
         """Whether this node waits for an answer to what it said last."""
-        if self._outbox.silent:
+        if self._outbox.silent or self.frozen:
             return False
         return bool(self._in_flight) or (self._is_sequencer and self.log.next_index - 1 > self.commit)
 
     def timer(self, now: int, wall_ns: int) -> None:
         if self._is_sequencer:
             self._clock.slew(now, wall_ns)
-        for node_id, tries, ranges in self._gaps.due(now, self._nack_ranges * limits.NACK_DATAGRAMS):
-            self._ask(node_id, tries, ranges)
+        asked = self._asker.ask(now)
+        if self._is_sequencer:
+            self._flow.retransmitted(asked)
         if self._waits and now >= self._progress_at + self._probe_ns:
             self._progress_at = now
             self._probe_ns = min(self._probe_ns * 2, limits.HEARTBEAT_NS)
             self.probe = True
-
-    def _ask(self, node_id: int, tries: int, ranges: list[Range]) -> None:
-        address = self._whom_to_ask(node_id, tries)
-        if address is None:
-            return
-        self.counters["packets_asked"] += sum(one.count for one in ranges)
-        if self._is_sequencer and node_id:
-            self._flow.retransmitted(sum(one.count for one in ranges))
-        for begin in range(0, len(ranges), self._nack_ranges):
-            self.counters["nacks_sent"] += 1
-            part = ranges[begin : begin + self._nack_ranges]
-            self._outbox.send(address, wire.encode_nack(self._epoch, part))
-
-    def _whom_to_ask(self, node_id: int, tries: int) -> Address | None:
-        """The origin or the sequencer first, then every other member in turn."""
-        first = node_id or self.configuration.sequencer
-        candidates = [first, self.configuration.sequencer]
-        candidates += [member.node_id for member in self.configuration.members]
-        others = list(dict.fromkeys(node for node in candidates if node != self._node_id))
-        for step in range(len(others)):
-            node = others[(tries // 2 + step) % len(others)]
-            peer = self._peers.get(node, self.origins[node].incarnation)
-            if peer is not None:
-                return peer.address
-        return None
 
     # --- for heartbeats and people ----------------------------------------------------------------------------------
 
@@ -512,11 +671,48 @@ class DataPlane:
     @property
     def acknowledged(self) -> int:
         """What this node has held and, for topic changes, on disk: what it counts for."""
-        return self._acknowledgeable()
+        return self._frozen_held if self.frozen else self._acknowledgeable()
+
+    @property
+    def uncommitted(self) -> bool:
+        """Whether this node, the sequencer, waits for others to hold what it has ordered."""
+        return self._is_sequencer and self.log.next_index - 1 > self.commit
+
+    def lags(self, node_id: int) -> bool:
+        """Whether the window is closed for the backlog, and this member is the one it waits for."""
+        held = self._sequencer.held(node_id)
+        return self._flow.backlog_full and held <= self._sequencer.stable
+
+    @property
+    def learners(self) -> dict[tuple[int, int], int]:
+        """Who is to join, and what it holds; known to the sequencer."""
+        return self._sequencer.learners
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether a learner holds about all that is committed, and what it began with is."""
+        return self.position <= self.commit <= self._acknowledgeable() + limits.JOIN_LAG_PACKETS
+
+    def register_learner(self, node_id: int, incarnation: int, held: int) -> None:
+        self._sequencer.learner_holds(node_id, incarnation, held)
 
     @property
     def last_packet(self) -> int:
         return self._outgoing.next_packet - 1
+
+    @property
+    def node_id(self) -> int:
+        return self._node_id
+
+    @property
+    def freed(self) -> int:
+        """Nothing up to it is kept to serve others."""
+        return self._freed
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether nothing can be published because some member does not acknowledge; known to the sequencer."""
+        return self._is_sequencer and self._flow.backlog_full
 
     @property
     def delivered(self) -> int:
@@ -538,5 +734,5 @@ class DataPlane:
             "broken_streams": sum(1 for origin in self.origins.values() if origin.assembler.broken),
             "runs_held": len(self.log.runs), "entries_kept": self.log.entries_kept,
             "packets_retransmitted": self._retransmitter.packets, "orders_refused": self.log.refused,
-            **self.counters,
+            **self._asker.counters, **self.counters,
         }  # fmt: skip

@@ -182,5 +182,15 @@ class News:
 
 
 Effect = (
-    Multicast | Send | Deliver | Persist | FetchSnapshot | Notification | HistoryLost | Stop | StateChange | Fault | News
+    Multicast
+    | Send
+    | Deliver
+    | Persist
+    | FetchSnapshot
+    | Notification
+    | HistoryLost
+    | Stop
+    | StateChange
+    | Fault
+    | News
 )

@@ -79,6 +79,11 @@ class Flow:
         return max(share, self._packet_bytes)
 
     @property
+    def backlog_full(self) -> bool:
+        """Whether the window is closed because members do not acknowledge."""
+        return self._closed_for_backlog
+
+    @property
     def closed_because(self) -> str:
         """Why the window is closed, for people; empty while it is open."""
         if self._closed_for_backlog:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ocfcluster import limits
 from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.streams import OriginStream
 from ocfcluster.wire.datagram import Range
+
+
+Source = tuple[int, int]  # (node_id, incarnation) of an origin; ORDER
+ORDER: Final[Source] = (0, 0)
 
 
 class _Gap:
@@ -26,41 +32,40 @@ class GapAsker:
     __slots__ = ("_gaps",)
 
     def __init__(self) -> None:
-        self._gaps: dict[int, _Gap] = {}  # by node_id; the order's is 0
+        self._gaps: dict[Source, _Gap] = {}
 
-    def note(self, node_id: int, source: OriginStream | OrderLog, now: int) -> None:
+    def note(self, key: Source, source: OriginStream | OrderLog, now: int) -> None:
         """``source`` may have got or closed a hole."""
         if source.has_gap:
-            if node_id not in self._gaps:
-                self._gaps[node_id] = _Gap(source, now + limits.NACK_DELAY_NS)
+            if key not in self._gaps:
+                self._gaps[key] = _Gap(source, now + limits.NACK_DELAY_NS)
         else:
-            self._gaps.pop(node_id, None)
+            self._gaps.pop(key, None)
 
     def next_due(self) -> int | None:
         return min([gap.due for gap in self._gaps.values()]) if self._gaps else None
 
-    def due(self, now: int, most: int) -> list[tuple[int, int, list[Range]]]:
-        """Rounds to ask now: (node_id of the source, how often it was asked without progress, at most ``most``
+    def due(self, now: int, most: int) -> list[tuple[Source, int, list[Range]]]:
+        """Rounds to ask now: (the source, how often it was asked without progress, at most ``most``
         ranges). Each sets its next round."""
-        rounds: list[tuple[int, int, list[Range]]] = []
-        for node_id in sorted(self._gaps):
-            gap = self._gaps[node_id]
+        rounds: list[tuple[Source, int, list[Range]]] = []
+        for key in sorted(self._gaps):
+            gap = self._gaps[key]
             if gap.due > now:
                 continue
             source = gap.source
             if not source.has_gap:
-                del self._gaps[node_id]
+                del self._gaps[key]
                 continue
             if isinstance(source, OriginStream):
-                contiguous, incarnation = source.contiguous, source.incarnation
+                contiguous = source.contiguous
             else:
-                contiguous, incarnation = source.next_index, 0
+                contiguous = source.next_index
             gap.tries = 0 if contiguous != gap.contiguous else gap.tries + 1
             gap.contiguous = contiguous
             gap.due = now + min(limits.NACK_RETRY_NS << min(gap.tries, 8), limits.NACK_RETRY_MAX_NS)
             ranges = [
-                Range(node_id, min(count, 0xFFFF_FFFF), incarnation, first)
-                for first, count in source.missing(most)
+                Range(key[0], min(count, 0xFFFF_FFFF), key[1], first) for first, count in source.missing(most)
             ]
-            rounds.append((node_id, gap.tries, ranges))
+            rounds.append((key, gap.tries, ranges))
         return rounds

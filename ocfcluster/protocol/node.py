@@ -7,77 +7,99 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from ocfcluster import limits
-from ocfcluster.errors import ConfigurationError, MalformedDatagram, StateDirectoryError
+from ocfcluster.errors import ConfigurationError, MalformedDatagram, MalformedSnapshot
+from ocfcluster.protocol import messages
 from ocfcluster.protocol.data_plane import DataPlane
+from ocfcluster.protocol.detector import Detector, history_numbers, in_epoch
 from ocfcluster.protocol.effects import (
     Address,
     Deliver,
     Effect,
     Fault,
+    HistoryLost,
     News,
     Outcome,
-    Persist,
     State,
     StateChange,
+    Stop,
     Topic,
 )
-from ocfcluster.protocol.formation import Formation, history_numbers, most_bytes
+from ocfcluster.protocol.heartbeats import Heartbeats
+from ocfcluster.protocol.joining import Joiner
+from ocfcluster.protocol.node_table import payload_bytes, structure_bytes
+from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, OperatorCommand, Rejoin
+from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.peers import Peer, PeerTable
-from ocfcluster.protocol.settings import Configuration, Record, Settings
-from ocfcluster.protocol.state import TopicTable, reserved
-from ocfcluster.protocol.topic_disk import TopicDisk
+from ocfcluster.protocol.primacy import Primacy
+from ocfcluster.protocol.quorum import Quorums
+from ocfcluster.protocol.recovery import Recovery
+from ocfcluster.protocol.settings import Configuration, Settings
+from ocfcluster.protocol.snapshot import Restored, decode_request, encode_topics, take_snapshot
+from ocfcluster.protocol.state import ReplicatedState, TopicTable
+from ocfcluster.protocol.store import Store
+from ocfcluster.protocol.validity import configuration_fault
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.control import Operand
 from ocfcluster.wire.datagram import BODY, Heartbeat, MessageFlags, MessageType
 
 _NO_TOPICS = TopicTable()
+_FIRST_EPOCH_CHANGE, _LAST_EPOCH_CHANGE = int(MessageType.PREPARE), int(MessageType.ACCEPTED)
 
 
 class Node:
     """One node of a cluster, without sockets or clocks. All times are in nanoseconds."""
 
     def __init__(self, settings: Settings, now: int, wall_ns: int) -> None:
-        """Start to form a cluster. Raises StateDirectoryError where ``settings.record`` is not a record, and
-        ConfigurationError for a node table that cannot be."""
+        """Start to form a cluster, or to come back to one. Raises StateDirectoryError where ``settings.record`` is
+        not a record, and ConfigurationError for a node table that cannot be."""
         self.settings = settings
         self.state = State.FORMING
-        self.configuration: Configuration | None = None
-        self._record = _read_record(settings.record)
+        self.now = now
+        self._wall_offset = wall_ns - now
+        self._store = Store(settings.record)
+        self.configuration: Configuration | None = self._store.record.configuration
         self._cluster = wire.cluster_hash(settings.cluster_name)
         prefix = wire.clear_prefix(self._cluster, settings.node_id, settings.incarnation)
-        self._outbox = Outbox(prefix)
-        self._peers = PeerTable(settings.suspicion_ns)
-        self._formation = Formation(settings)
-        self._plane: DataPlane | None = None
-        self._topic_disk: TopicDisk | None = None
-        self._next_token = 1  # of Persist effects
+        self.outbox = Outbox(prefix)
+        self.peers = PeerTable(settings.suspicion_ns, settings.heartbeat_ns)
+        self._detector = Detector(settings, self.peers, now)
+        self.plane: DataPlane | None = None
+        self.recovery = Recovery(self, settings, self._store, self._detector, now)
+        self.joiner = Joiner(self, settings, self._store, self._detector, self._cluster)
+        self._primacy = Primacy(settings, now)
+        self._heartbeats = Heartbeats(settings, now)
+        self.installing = False  # a configuration is on its way to disk
+        self.suspects = False  # this node does not count the sequencer as alive
         self._next_control_token = 1
-        self._waiting_controls: list[bytes] = []  # control runs that came before the first epoch
-        self._installing: tuple[int, Configuration] | None = None  # (token, configuration) on its way to disk
-        self._leaving = False
-        self._silent: dict[int, str] = {}  # members that are not heard, and who they are
-        self._beat_number = 0
-        self._next_beat = now
-        self._beat_now = False
-        self._wall_offset = wall_ns - now
+        self._waiting_controls: list[bytes] = []  # control runs that came before the first view
+        self._reconsider = True  # something has changed that an epoch change may follow from
+        self._foreign = ""  # another history that is heard, and that this node cannot follow by itself
+        self._asked_configuration_at = now - limits.SECOND_NS
         self._duplicate_told_at = now - limits.SECOND_NS
+        self._leave_by = 0  # when this node stops, whether the others have let it go or not
+        self.last_eviction = ""
         self.counters: dict[str, int] = {
             "datagrams": 0, "malformed": 0, "foreign": 0, "wrong_version": 0, "replayed": 0, "strangers": 0,
         }  # fmt: skip
+        table = self.configuration.table if self.configuration is not None else settings.table
         if settings.table and settings.node_id not in settings.table:
             raise ConfigurationError(f"cluster.nodes: node {settings.node_id} is not in it")
-        # What a node hears fits one heartbeat then, too: that takes less of each node.
-        most, room = most_bytes(settings), self._payload_bytes(settings.mtu)
+        most = structure_bytes(settings.table or {settings.node_id: 1}, settings.limits)
+        room = payload_bytes(settings.mtu, settings.ip_overhead_bytes)
         if most > room:
             raise ConfigurationError(
                 f"cluster.nodes: with {len(settings.table)} nodes the configuration takes {most} bytes, and a datagram "
                 f"where the mtu is {settings.mtu} has room for {room}: use fewer nodes or a network with a larger mtu"
             )
+        if settings.table and table != settings.table:
+            self.say_news(
+                "node_table",
+                f"the file's cluster.nodes differ from the node table in force, which counts: {table}",
+            )
+        self._silence(table)
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -91,10 +113,10 @@ class Node:
                 if peer is None:
                     return
                 if peer.replay.accept(counter, extent.count):
-                    peer.last_heard = now
+                    peer.last_heard = peer.last_large = now
                     self.counters["datagrams"] += extent.count
-                    if self._plane is not None and peer.origin is not None:
-                        self._plane.on_packets(peer.origin, extent)
+                    if self.plane is not None and peer.origin is not None:
+                        self.plane.on_packets(peer.origin, extent)
                     if end == len(buffer):
                         return
                     buffer = buffer[end:]
@@ -125,7 +147,7 @@ class Node:
         if version != wire.VERSION:
             self.counters["wrong_version"] += 1
             return None
-        peer = self._peers.get(node_id, incarnation)
+        peer = self.peers.get(node_id, incarnation)
         if peer is None:
             if node_id == self.settings.node_id:
                 if incarnation != self.settings.incarnation:
@@ -140,49 +162,75 @@ class Node:
             except MalformedDatagram:
                 self.counters["malformed"] += 1
                 return None
-            peer = self._peers.add(node_id, incarnation, source, now)
-            if self._plane is not None:
-                self._plane.attach(peer)
+            peer = self.peers.add(node_id, incarnation, source, now)
+            self._reconsider = True
+            if self.plane is not None:
+                self.plane.attach(peer)
         return peer
 
     def _belongs(self, node_id: int) -> bool:
-        return node_id in self.settings.table
+        configuration = self.configuration
+        return (
+            node_id in self.settings.table
+            or (configuration is not None and node_id in configuration.table)
+            or (self.plane is not None and node_id in self.plane.staged_table.votes)
+        )
 
     def _tell_duplicate(self, now: int) -> None:
         if now - self._duplicate_told_at >= limits.SECOND_NS:
             self._duplicate_told_at = now
-            self._outbox.effects.append(
-                Fault("duplicate_node_id", f"another agent calls itself node {self.settings.node_id}")
-            )
+            self.say_fault("duplicate_node_id", f"another agent calls itself node {self.settings.node_id}")
 
     def _take(self, peer: Peer, datagram: bytes, counter: int, source: Address, now: int) -> None:
         kind = datagram[BODY]
-        if kind == MessageType.HEARTBEAT:
+        plane = self.plane
+        if kind == MessageType.DATA:
+            if plane is not None and peer.origin is not None:
+                plane.on_packets(peer.origin, wire.decode_data(datagram))
+        elif kind == MessageType.ORDER:
+            if plane is not None and peer.origin is not None:
+                plane.on_order(peer, datagram, counter)
+        elif kind == MessageType.ACK:
+            if plane is not None and peer.origin is not None:
+                plane.on_ack(peer, datagram)
+        elif kind == MessageType.NACK:
+            if plane is not None:
+                plane.on_nack(peer, datagram, now)
+        elif kind == MessageType.RETRANSMIT:
+            if plane is not None and peer.origin is not None:
+                plane.on_retransmit(datagram)
+        elif kind == MessageType.HEARTBEAT:
             self._on_heartbeat(peer, wire.decode_heartbeat(datagram), counter, source, now)
         elif kind == MessageType.INSTALL:
-            self._on_install(datagram)
+            configuration = messages.decode_install(datagram)
+            fault = configuration_fault(configuration)
+            if fault:
+                raise MalformedDatagram(f"INSTALL of a configuration that cannot be: {fault}")
+            self.now = now
+            self.on_configuration(configuration, now)
         elif kind == MessageType.CONFIG_REQUEST:
             self._on_config_request(peer, wire.decode_config_request(datagram))
-        elif self._plane is None or peer.origin is None:
-            return  # nothing that follows says anything to a node outside an epoch, or of one outside it
-        elif kind == MessageType.DATA:
-            self._plane.on_packets(peer.origin, wire.decode_data(datagram))
-        elif kind == MessageType.ORDER:
-            self._plane.on_order(peer, datagram, counter)
-        elif kind == MessageType.ACK:
-            self._plane.on_ack(peer, datagram)
-        elif kind == MessageType.NACK:
-            self._plane.on_nack(peer, datagram, now)
-        elif kind == MessageType.RETRANSMIT:
-            self._plane.on_retransmit(datagram)
+        elif _FIRST_EPOCH_CHANGE <= kind <= _LAST_EPOCH_CHANGE:
+            self._on_epoch_change(peer, datagram, kind, now)
         else:
             raise MalformedDatagram(f"message of unknown type {kind}")
 
+    def _on_epoch_change(self, peer: Peer, datagram: bytes, kind: int, now: int) -> None:
+        if self.state in (State.STOPPED, State.EVICTED):
+            return
+        self.now = now
+
+        def reply(message: messages.Message) -> None:
+            self.outbox.send(peer.address, messages.encode(message))
+
+        message = messages.decode(datagram, kind)
+        self.recovery.take(message, peer.node_id, peer.incarnation, reply, now)
+
     def publish(self, run: bytes) -> None:
         """A checked run (PUBLICATION or VOID) of a local client to a global topic. Only while ACTIVE."""
-        if self._plane is None:
+        if self.plane is None or self.state is not State.ACTIVE:
             raise RuntimeError("publish() before the node is active: ask room() first")
-        self._plane.publish(run)
+        self.plane.publish(run)
 
     def control(self, operand: Operand, behind: bool = False) -> int:
         """An ordered command; its Outcome carries the returned token as ``first_number``.
@@ -191,83 +239,164 @@ class Node:
         publications need come behind them, and so does any with ``behind``. Where COMMANDS_WAITING wait already,
         the Outcome is ENOMEM.
         """
-        waiting = len(self._waiting_controls) if self._plane is None else self._plane.controls_waiting
-        if waiting < limits.COMMANDS_WAITING:
-            return self._command(operand, behind)
+        active = self.plane is not None and self.state is State.ACTIVE
+        waiting = (
+            self.plane.controls_waiting if self.plane is not None and active else len(self._waiting_controls)
+        )
         token = self._next_control_token
         self._next_control_token += 1
-        refused = Outcome(control.kind_of(operand), 0, token, 1, errno.ENOMEM, 0, 0, 0)
-        self._outbox.effects.append(Deliver([refused]))
-        return token
-
-    def _command(self, operand: Operand, behind: bool) -> int:
-        token = self._next_control_token
-        self._next_control_token += 1
+        if waiting >= limits.COMMANDS_WAITING:
+            refused = Outcome(control.kind_of(operand), 0, token, 1, errno.ENOMEM, 0, 0, 0)
+            self.outbox.effects.append(Deliver([refused]))
+            return token
         run = control.control_run(operand, token)
-        if self._plane is None:
+        if self.plane is None or not active:
             self._waiting_controls.append(run)
         elif behind or isinstance(operand, control.Close | control.TopicRemove):
-            self._plane.publish(run)
+            self.plane.publish(run)
         else:
-            self._plane.control(run)
+            self.plane.control(run)
         return token
 
     def room(self) -> int:
         """Bytes that may still be published before the callers should wait; 0 or less: wait."""
-        return 0 if self._plane is None or self._leaving else self._plane.room()
+        plane = self.plane
+        if (
+            plane is None
+            or self.state is not State.ACTIVE
+            or plane.frozen
+            or self.leaving
+            or not self.primary
+        ):
+            return 0
+        return plane.room()
 
     def set_full(self, full: bool) -> None:
         """Some local subscriber is full, or none is any more."""
-        if self._plane is not None:
-            self._plane.set_full(full)
+        if self.plane is not None:
+            self.plane.set_full(full)
 
     def leave(self, now: int) -> None:
-        """Tell the others that this node stops in order. It takes nothing to publish any more."""
-        self._leaving = True
-        self._beat(now)
-        self._to(State.STOPPED, "asked to stop")
+        """Ask the others to go on without this node. It takes nothing to publish any more, and serves on until they
+        have, at most ``leave_timeout``; then its state is STOPPED."""
+        if self.leaving or self.state in (State.STOPPED, State.EVICTED):
+            return
+        self.now = now
+        self.recovery.leaving = True
+        self._leave_by = now + self.settings.leave_timeout_ns
+        self._reconsider = True
+        self.beat_soon()
+
+    def operator(self, command: OperatorCommand, now: int) -> str:
+        """What an operator tells a node that waits; empty, or why it is refused."""
+        self.now = now
+        self._reconsider = True
+        if isinstance(command, BootstrapWithout):
+            if self.configuration is not None:
+                return "the cluster has been formed already"
+            unknown = sorted(set(command.nodes) - set(self.settings.table))
+            if unknown:
+                return f"nodes {unknown} are not in cluster.nodes"
+            if self.settings.node_id in command.nodes:
+                return f"this is node {self.settings.node_id} itself"
+            self.recovery.without = set(command.nodes)
+            return ""
+        if isinstance(command, NewHistory):
+            if self.configuration is None:
+                return "this node knows no cluster whose history could be given up"
+            if self.state is State.ACTIVE and self.primary:
+                return "the cluster runs"
+            self.recovery.forced = True
+            return ""
+        if isinstance(command, Rejoin):
+            if not self._foreign:
+                return "no other history of this cluster is heard"
+            if self.state is State.ACTIVE:
+                return "this node is a member of a running cluster"
+            self._store.change(configuration=None, paxos=None, topics=[], next_topic_id=0, topics_index=0)
+            self._store.when_durable(
+                lambda _: self._evict("an operator has told it to join another history"), now
+            )
+        return ""
 
     def persisted(self, token: int, ok: bool, now: int) -> None:
         """The answer to a Persist effect."""
-        if self.state is State.STOPPED:
+        if self.state in (State.STOPPED, State.EVICTED):
             return
-        if self._topic_disk is not None and self._topic_disk.written(token, ok, now):
-            if not ok:
-                self._outbox.effects.append(
-                    Fault("persist_failed", "the topic table could not be written; it is tried again")
-                )
-        elif self._installing is not None and self._installing[0] == token:
-            configuration = self._installing[1]
-            self._installing = None
-            if ok:
-                self._install(configuration, now)
-            else:
-                self._outbox.effects.append(
-                    Fault("persist_failed", "the configuration could not be written; it is tried again")
-                )
+        self.now = now
+        if not self._store.written(token, ok, now):
+            self.say_fault("persist_failed", "the state directory could not be written; it is tried again")
+
+    def give_snapshot(self, request: bytes, now: int) -> list[bytes] | None:
+        """The state for a node that joins, as buffers to send one after the other; None where there is none."""
+        self.now = now
+        try:
+            asked = decode_request(request)
+        except MalformedSnapshot:
+            self.counters["malformed"] += 1
+            return None
+        record, plane, configuration = self._store.record, self.plane, self.configuration
+        if asked.cluster != self._cluster or not self._belongs(asked.node_id) or configuration is None:
+            return None
+        if asked.topics:
+            return [encode_topics(record.topics, record.next_topic_id, record.topics_index)]
+        if plane is None or (asked.cluster_id, asked.epoch) != (
+            configuration.cluster_id,
+            configuration.epoch,
+        ):
+            return None
+        if not plane.is_member or plane.state.configuration != configuration or self.installing:
+            return None
+        if plane.is_sequencer:
+            plane.register_learner(asked.node_id, asked.incarnation, plane.log.held)
+        streams = list(plane.streams.values())
+        return take_snapshot(configuration, plane.state, plane.log, streams, plane.delivered, plane.freed)
+
+    def snapshot_fetched(self, token: int, snapshot: bytes | None, now: int) -> None:
+        """The answer to a FetchSnapshot effect."""
+        if self.state in (State.STOPPED, State.EVICTED):
+            return
+        self.now = now
+        self.joiner.fetched(token, snapshot, now)
+        self.recovery.try_sync(now)
+        self._reconsider = True
+
+    # --- time -------------------------------------------------------------------------------------------------------
 
     def timer(self, now: int, wall_ns: int) -> None:
         """Call when ``next_timer`` is reached; calling earlier does no harm."""
         self._wall_offset = wall_ns - now
-        if self.state is State.STOPPED:
+        if self.state in (State.STOPPED, State.EVICTED):
             return
-        if self._plane is not None:
-            self._plane.timer(now, wall_ns)
-            if self._plane.probe:
-                self._plane.probe = False
-                self._beat_now = True
-        if now >= self._next_beat:
-            self._beat_now = True
-            if self.configuration is None and self._installing is None:
-                self._try_to_form(now)
+        self.now = now
+        if now - self._heartbeats.due > self.settings.suspicion_ns // 2:
+            self.peers.count_as_heard(now)  # this node slept: it says nothing of the others
+        if self.plane is not None:
+            self.plane.timer(now, wall_ns)
+            if self.plane.probe:
+                self.plane.probe = False
+                self.beat_soon()
+        if now >= self._heartbeats.due:
+            self.beat_soon()
+            self._reconsider = True
+        if now >= self._detector.next_suspicion:
+            self._reconsider = True
+        if now >= self.recovery.next_timer():
+            self.recovery.proposer.timer(now)
+            self._reconsider = True
 
     def next_timer(self) -> int:
         """When to call ``timer`` next, on the clock of ``now``."""
-        if self.state is State.STOPPED:
+        if self.state in (State.STOPPED, State.EVICTED):
             return 2**63
-        due = self._next_beat
-        if self._plane is not None and self._topic_disk is not None:
-            due = min(due, self._plane.next_timer(), self._topic_disk.next_timer())
+        due = min(
+            self._heartbeats.due,
+            self._detector.next_suspicion,
+            self.recovery.next_timer(),
+            self._store.next_timer(),
+        )
+        if self.plane is not None:
+            due = min(due, self.plane.next_timer())
         return due
 
     def end_burst(self, now: int) -> None:
@@ -278,243 +407,428 @@ class Node:
     def end_burst_in_steps(self, now: int) -> Iterator[None]:
         """``end_burst``, pausing where there are effects: a shell that carries them out at once has a packet on its
         way while the rest is worked out. What others wait for comes first."""
-        if self._plane is not None and self.state is not State.STOPPED:
-            yield from self._plane.end_burst(now)
-            if self._topic_disk is not None:
-                self._topic_disk.write(self._outbox.effects, now)
-        if self._beat_now and self.state is not State.STOPPED:
+        if self.state in (State.STOPPED, State.EVICTED):
+            return
+        self.now = now
+        if self.plane is not None:
+            yield from self.plane.end_burst(now)
+            self.recovery.try_sync(now)
+            if self.plane.state.shut_down:
+                self._shut_down()
+                return
+        if self._reconsider:
+            self._consider(now)
+        self._store.write(self.outbox.effects, now)
+        if self._heartbeats.wanted and self.state not in (State.STOPPED, State.EVICTED):
             self._beat(now)
 
     def take_effects(self) -> list[Effect]:
         """What is to be done since the last call, in order."""
-        effects = self._outbox.effects
-        self._outbox.effects = []
+        effects = self.outbox.effects
+        self.outbox.effects = []
         return effects
 
-    # --- formation and installation ---------------------------------------------------------------------------------
-
-    def _try_to_form(self, now: int) -> None:
-        previous = self._record.configuration if self._record else None
-        configuration = self._formation.decide(self._peers.heard(now), previous, now + self._wall_offset)
+    def _consider(self, now: int) -> None:
+        """Something has changed: who is heard, what they say, or the time."""
+        self._reconsider = False
+        configuration, plane = self.configuration, self.plane
+        self._detector.update(now)
         if configuration is not None:
-            self._persist_configuration(configuration)
+            resigned = plane is not None and plane.is_sequencer and plane.resigned
+            self.suspects = not self._detector.sequencer_alive(configuration, resigned, now)
+        if self.leaving:
+            self._consider_leaving(now)
+        if self.state in (State.STOPPED, State.EVICTED):
+            return
+        self.recovery.consider(now)
+        self.joiner.consider(now)
+        if plane is not None and plane is self.plane:
+            for node_id, incarnation in list(plane.learners):
+                if not self._detector.hears(node_id, incarnation):
+                    plane.lose_learner(node_id, incarnation)
+            self._primacy.consider(plane, self._detector, self.outbox, self.suspects, now)
+            if (
+                plane.is_member
+                and not plane.synced
+                and self._primacy.cannot_catch_up(plane, self._detector, now)
+            ):
+                self._evict("nobody can bring this member up to the base of its epoch any more")
+        if self._heartbeats.differs(self._said()):
+            self.beat_soon()
 
-    def _persist_configuration(self, configuration: Configuration) -> None:
-        """C_e goes to disk before anything is sent in e. The topics there stay until the new history has them."""
-        token = self._token()
-        self._installing = (token, configuration)
-        record = Record(configuration, *_topics_of(self._record))
-        self._outbox.effects.append(Persist(token, msgspec.msgpack.encode(record)))
+    # --- configurations ---------------------------------------------------------------------------------------------
 
-    def _token(self) -> int:
-        token = self._next_token
-        self._next_token += 1
-        return token
+    def on_configuration(self, configuration: Configuration, now: int) -> None:
+        """A configuration that was decided, from whomever: take it where it is newer than the one in force."""
+        mine, plane, own = self.configuration, self.plane, self.settings
+        if self.installing or self.state in (State.STOPPED, State.EVICTED):
+            return
+        if mine is not None and configuration.cluster_id == mine.cluster_id:
+            if configuration.epoch <= mine.epoch:
+                return
+        elif mine is not None:
+            if configuration.cluster_id in mine.supersedes:
+                return
+            if mine.cluster_id not in configuration.supersedes:
+                self._hear_foreign(configuration)
+                return
+        member = configuration.member(own.node_id, own.incarnation) is not None
+        if plane is not None and mine is not None and plane.is_member and not member:
+            if self.leaving and configuration.cluster_id == mine.cluster_id:
+                return  # it has let this node go
+            self._evict(f"epoch {configuration.epoch} is without this node")
+            return
+        if plane is not None and mine is not None and configuration.cluster_id == mine.cluster_id:
+            follows = configuration.epoch == mine.epoch + 1 and plane.log.held <= configuration.base
+            if not follows and member:
+                self._evict(f"epoch {configuration.epoch} cannot follow what this node holds")
+                return
+            if not follows:
+                self.drop_plane()
+        elif plane is None and member and configuration.base > 0:
+            self._evict(f"epoch {configuration.epoch} began before this node had its state")
+            return
+        self._persist_configuration(configuration, now)
+
+    def _persist_configuration(self, configuration: Configuration, now: int) -> None:
+        """C_e goes to disk before anything is sent in e, and with it the votes on what came before are forgotten."""
+        self.installing = True
+        record = self._store.record
+        history = record.configuration.cluster_id if record.configuration is not None else ""
+        paxos = record.paxos
+        if paxos is not None and (paxos.cluster_id, paxos.epoch) != (
+            configuration.cluster_id,
+            configuration.epoch,
+        ):
+            paxos = None
+        index = record.topics_index if history == configuration.cluster_id else 0
+        self._store.change(configuration=configuration, paxos=paxos, topics_index=index)
+        self._store.when_durable(lambda when: self._install(configuration, when), now)
 
     def _install(self, configuration: Configuration, now: int) -> None:
-        self.configuration = configuration
-        self._topic_disk = TopicDisk(configuration, self._token, _topics_of(self._record)[0])
-        self._plane = DataPlane(
-            configuration, self.settings, self._outbox, self._peers, self._topic_disk,
-            now, now + self._wall_offset,
+        before, self.configuration = self.configuration, configuration
+        self.installing = False
+        own = self.settings
+        member = configuration.member(own.node_id, own.incarnation) is not None
+        wall = self.wall_clock
+        if before is not None and before.cluster_id != configuration.cluster_id and self.plane is not None:
+            if self.plane.is_member:
+                self.outbox.effects.append(HistoryLost(configuration.cluster_id, before.cluster_id))
+            self.plane = None
+        if self.plane is not None:
+            self.plane.install(configuration, now, wall)
+        elif member:
+            record = self._store.record
+            topics = TopicTable.of(record.topics, record.next_topic_id)
+            if configuration.topics_digest and topics.digest != configuration.topics_digest:
+                self._evict("the topics that the new history begins with did not come in time")
+                return
+            state = ReplicatedState(configuration, topics)
+            self.plane = DataPlane(
+                configuration,
+                own,
+                self.outbox,
+                self.peers,
+                self._store,
+                state,
+                OrderLog(0),
+                [],
+                0,
+                0,
+                self._joined,
+            )
+            self.plane.install(configuration, now, wall)
+        self._detector.installed_at = now
+        self._silence(configuration.table)
+        if before is not None and before.cluster_id == configuration.cluster_id:
+            for one in before.members:
+                gone = configuration.member(one.node_id, one.incarnation) is None
+                peer = self.peers.get(one.node_id, one.incarnation)
+                left = peer is not None and peer.beat is not None and peer.beat.flags & MessageFlags.LEAVING
+                if gone and not left:
+                    self.recovery.readmission.left(one.node_id, now)
+        self.recovery.installed(now)
+        self._attach()
+        self._detector.update(now)
+        self.suspects = False
+        self._reconsider = True
+        self.beat_soon()
+        self._tell_view(before, configuration)
+
+    def learn(self, restored: Restored, now: int) -> None:
+        """Go on with what a snapshot brought, as a learner."""
+        configuration = self.configuration
+        if configuration is None:
+            return
+        self.plane = DataPlane(
+            configuration, self.settings, self.outbox, self.peers, self._store, restored.state, restored.log,
+            restored.streams, restored.delivered, restored.stable, self._joined,
         )  # fmt: skip
-        self._outbox.silent = len(configuration.members) == 1
-        for peer in self._peers.heard(now):
-            self._plane.attach(peer)
-        if self._plane.is_sequencer:
-            self._outbox.multicast(wire.encode_install(configuration.epoch, configuration))
-        self._beat_now = True
+        self.plane.learn(configuration, now, self.wall_clock)
+        self._attach()
+        self._to(State.LEARNING, f"has the state of epoch {configuration.epoch}, and catches up")
+        self.beat_soon()
+
+    def drop_plane(self) -> None:
+        """A learner's state is of no use any more: it begins anew."""
+        self.plane = None
+        for peer in self.peers.all():
+            peer.origin = None
+        self._to(State.FORMING, "the state it had fetched is out of date")
+
+    def _attach(self) -> None:
+        if self.plane is not None:
+            for peer in self.peers.all():
+                self.plane.attach(peer)
+
+    def _joined(self) -> None:
+        """The view that admits this node is delivered: from here on it is a member for its programs, too."""
+        configuration, plane = self.configuration, self.plane
+        if configuration is None or plane is None:
+            return
+        self._primacy.installed(plane, self.now)
         self._to(State.ACTIVE, f"epoch {configuration.epoch} with {len(configuration.members)} members")
         for run in self._waiting_controls:
-            self._plane.control(run)
+            plane.control(run)
         self._waiting_controls = []
-        for _, name, local in _topics_of(self._record)[0]:
-            if not reserved(name):
-                self._command(control.TopicCreate(name, local), behind=False)
 
-    def _on_install(self, datagram: bytes) -> None:
-        epoch, encoded = wire.decode_install(datagram)
-        try:
-            configuration = msgspec.msgpack.decode(encoded, type=Configuration)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise MalformedDatagram("INSTALL without a configuration") from None
-        if self.configuration is not None or self._installing is not None or self._leaving:
-            return
-        if not self._acceptable(configuration) or configuration.epoch != epoch:
-            raise MalformedDatagram("INSTALL of a configuration that this node is not a member of")
-        self._persist_configuration(configuration)
+    def _silence(self, table: dict[int, int]) -> None:
+        """Where there is no other node, nobody listens."""
+        self.outbox.silent = not (set(table) | set(self.settings.table)) - {self.settings.node_id}
 
-    def _acceptable(self, configuration: Configuration) -> bool:
-        """Whether this start of this node is a member, and the configuration can be what it says."""
-        own = (self.settings.node_id, self.settings.incarnation)
-        table = self.settings.table or configuration.table
-        ids = [member.node_id for member in configuration.members]
-        return (
-            any((member.node_id, member.incarnation) == own for member in configuration.members)
-            and configuration.table == table
-            and configuration.sequencer in ids
-            and configuration.tie_breaker in ids
-            and len(set(ids)) == len(ids) <= limits.NODES
-            and all(
-                member.votes == table.get(member.node_id)
-                and 0 <= member.incarnation < 2**64
-                and 0 <= member.store_id < 2**64
-                for member in configuration.members
+    def _tell_view(self, before: Configuration | None, configuration: Configuration) -> None:
+        known = [] if before is None else [(one.node_id, one.incarnation) for one in before.members]
+        for one in configuration.members:
+            if (one.node_id, one.incarnation) not in known and known:
+                self.say_news("member_joined", f"node {one.node_id} is a member")
+        for node_id, incarnation in known:
+            if configuration.member(node_id, incarnation) is None:
+                self.say_news("member_left", f"node {node_id} is no member any more")
+        self.say_news(
+            "epoch", f"epoch {configuration.epoch} with {len(configuration.members)} members; "
+            f"sequencer: node {configuration.sequencer}"
+        )  # fmt: skip
+
+    def _hear_foreign(self, configuration: Configuration) -> None:
+        """Another history of this cluster's name, that neither supersedes this one nor is superseded by it."""
+        if self._foreign != configuration.cluster_id:
+            self._foreign = configuration.cluster_id
+            self.say_fault(
+                "foreign_history",
+                f"another history of this cluster is heard ({configuration.cluster_id}, epoch {configuration.epoch}, "
+                f"nodes {sorted(configuration.table)}); `ocfcluster rejoin` gives up this node's and joins it",
             )
-            and configuration.epoch > 0
-            and len(configuration.cluster_id) == 32
-            and all(digit in "0123456789abcdef" for digit in configuration.cluster_id)
-            and all(  # they are counted on from there, and stay within the 64 bits that messages have for them
-                0 <= number < 2**62
-                for number in (configuration.base, configuration.order_time, configuration.m_sequence - 1)
-            )
-            and limits.MTU_MINIMUM <= configuration.mtu <= self.settings.mtu
-            and configuration.delivery == self.settings.delivery
-            and configuration.limits == self.settings.limits
-            and configuration.version == wire.VERSION
-        )
 
     def _on_config_request(self, peer: Peer, epoch: int) -> None:
-        if self.configuration is not None and epoch < self.configuration.epoch:
-            self._outbox.send(peer.address, wire.encode_install(self.configuration.epoch, self.configuration))
+        if self.configuration is not None:
+            self.tell_configuration(peer.node_id)
+
+    def tell_configuration(self, node_id: int) -> None:
+        """Send the configuration in force to a node that is behind."""
+        peer = self._detector.present(node_id)
+        if peer is not None and self.configuration is not None:
+            self.outbox.send(peer.address, messages.encode_install(self.configuration))
+
+    # --- leaving ----------------------------------------------------------------------------------------------------
+
+    @property
+    def leaving(self) -> bool:
+        return self.recovery.leaving
+
+    def _consider_leaving(self, now: int) -> None:
+        """Stop once a quorum of the next view reports it, or nobody is there to let this node go, or time is up."""
+        configuration, plane = self.configuration, self.plane
+        if configuration is None or plane is None or not plane.is_member or now >= self._leave_by:
+            self._stop("asked to stop")
+            return
+        later = [
+            peer.node_id
+            for peer in self._detector.heard
+            if peer.beat is not None
+            and peer.beat.epoch > configuration.epoch
+            and not peer.beat.flags & (MessageFlags.FORMING | MessageFlags.LEARNING)
+        ]
+        rest = [one for one in configuration.members if one.node_id != self.settings.node_id]
+        if not rest:
+            self._stop("asked to stop; it was the last member")
+        elif 2 * len(later) > len(rest):
+            self._stop("asked to stop; the others go on")
+        elif not self.recovery.rest_would_be_primary(configuration):
+            self._stop("asked to stop; the others will wait for it: they are too few without it")
+
+    def _stop(self, reason: str) -> None:
+        self._beat(self.now)
+        self._to(State.STOPPED, reason)
+
+    def _shut_down(self) -> None:
+        self._to(State.STOPPED, "the cluster was told to stop")
+        self.outbox.effects.append(Stop("the cluster was told to stop"))
+
+    def _evict(self, reason: str) -> None:
+        if self.state not in (State.STOPPED, State.EVICTED):
+            self.last_eviction = reason
+            self._to(State.EVICTED, reason)
 
     def _to(self, state: State, reason: str) -> None:
         """The one setter of the state: says why."""
         self.state = state
-        self._outbox.effects.append(StateChange(state, reason))
+        self.outbox.effects.append(StateChange(state, reason))
 
-    def _payload_bytes(self, mtu: int) -> int:
-        """Room for a message in a datagram on links of ``mtu``."""
-        return mtu - self.settings.ip_overhead_bytes - limits.SEAL_BYTES - BODY
+    def say_news(self, code: str, text: str) -> None:
+        self.outbox.effects.append(News(code, text))
+
+    def say_fault(self, code: str, text: str) -> None:
+        self.outbox.effects.append(Fault(code, text))
 
     # --- heartbeats -------------------------------------------------------------------------------------------------
+
+    def beat_soon(self) -> None:
+        """A heartbeat goes out at the end of this burst."""
+        self._heartbeats.wanted = True
 
     def _on_heartbeat(self, peer: Peer, beat: Heartbeat, counter: int, source: Address, now: int) -> None:
         if counter <= peer.beat_counter:
             return  # overtaken by a newer one
         peer.beat_counter = counter
-        peer.beat = beat
+        before, peer.beat = peer.beat, beat
         peer.address = source
-        if self._plane is not None:
-            self._plane.on_heartbeat(peer, beat, counter)
-        elif (
-            beat.epoch > 0
-            and self._installing is None
-            and now - peer.asked_configuration_at >= self.settings.heartbeat_ns // 2
-        ):
-            peer.asked_configuration_at = now
-            self._outbox.send(source, wire.encode_config_request(0))
+        if beat.flags & MessageFlags.PADDED:
+            peer.last_large = now
+        if before is None or _news(before) != _news(beat):
+            self._reconsider = True
+        configuration = self.configuration
+        if configuration is not None and in_epoch(beat, configuration):
+            if self.plane is not None:
+                self.plane.on_heartbeat(peer, beat, counter)
+            return
+        if not beat.epoch or now - self._asked_configuration_at < self.settings.heartbeat_ns // 4:
+            return
+        same = configuration is not None and (beat.history_time, beat.history_random) == history_numbers(
+            configuration.cluster_id
+        )
+        if configuration is None or not same or beat.epoch > configuration.epoch:
+            self._asked_configuration_at = now
+            self.outbox.send(source, wire.encode_config_request(0))
 
-    def _watch_members(self, configuration: Configuration, heard: list[tuple[int, int]]) -> None:
-        """Tell who fell silent and who is back. Nothing follows from it: membership is fixed."""
-        for member in configuration.members:
-            node_id, incarnation = member.node_id, member.incarnation
-            if node_id == self.settings.node_id:
-                continue
-            here = (node_id, incarnation) in heard
-            if here == (node_id not in self._silent):
-                continue
-            role = (
-                ", the sequencer: nothing is ordered without it" if node_id == configuration.sequencer else ""
-            )
-            if here:
-                del self._silent[node_id]
-                self._outbox.effects.append(News("member_heard", f"node {node_id} is heard again"))
-            else:
-                peer = self._peers.get(node_id, incarnation)
-                left = peer is not None and peer.beat is not None and peer.beat.flags & MessageFlags.LEAVING
-                why = "has stopped in order" if left else "is not heard any more"
-                self._silent[node_id] = f"node {node_id}{role}"
-                self._outbox.effects.append(News("member_silent", f"node {node_id} {why}{role}"))
+    def _said(self) -> tuple[object, ...]:
+        """What others want to know at once when it changes."""
+        heard = tuple((peer.node_id, peer.incarnation) for peer in self._detector.heard)
+        return (heard, self._flags(), self.recovery.promised)
+
+    def _flags(self) -> int:
+        plane, configuration = self.plane, self.configuration
+        flags = MessageFlags.NONE
+        if plane is not None and plane.full:
+            flags |= MessageFlags.FULL
+        if plane is None or not plane.is_member:
+            flags |= MessageFlags.FORMING if plane is None else MessageFlags.LEARNING
+            if plane is not None and plane.caught_up:
+                flags |= MessageFlags.READY
+        if configuration is not None and self.suspects:
+            flags |= MessageFlags.SUSPECTS
+        if self.leaving:
+            flags |= MessageFlags.LEAVING
+        return int(flags)
 
     def _beat(self, now: int) -> None:
-        self._beat_now = False
-        self._next_beat = now + self.settings.heartbeat_ns
-        heard = [(peer.node_id, peer.incarnation) for peer in self._peers.heard(now)]
-        if self.configuration is not None:
-            self._watch_members(self.configuration, heard)
-        settings, plane, configuration = self.settings, self._plane, self.configuration
-        mtu = settings.mtu if configuration is None else configuration.mtu
-        payload = self._payload_bytes(mtu)
-        flags = MessageFlags.NONE
-        if plane is None:
-            flags |= MessageFlags.FORMING
-        elif plane.full:
-            flags |= MessageFlags.FULL
-        if self._leaving:
-            flags |= MessageFlags.LEAVING
-        self._beat_number += 1
-        padded = self._beat_number % limits.HEARTBEAT_PADDED_EVERY == 0
-        if padded:
-            flags |= MessageFlags.PADDED
-        history = history_numbers(configuration.cluster_id if configuration else "")
-        beat = Heartbeat(
-            flags=int(flags),
-            epoch=configuration.epoch if configuration else 0,
-            window=plane.window if plane else 0,
-            granted=min(settings.receive_buffer_bytes, 0xFFFF_FFFF),
-            mtu=settings.mtu,
-            history_time=history[0],
-            history_random=history[1],
-            table_hash=self._formation.hash,
-            promised_round=0,
-            promised_node=0,
-            promised_incarnation=0,
-            last_packet=plane.last_packet if plane else 0,
-            last_index=plane.log.next_index - 1 if plane else 0,
-            held=plane.acknowledged if plane else 0,
-            commit=plane.commit if plane else 0,
-            stable=plane.stable if plane else 0,
-            auditor_index=0,
-            auditor_chain=0,
-            store_id=settings.store_id,
-            heard=heard[: (payload - wire.HEARTBEAT.size) // wire.HEARD.size],
+        heard = [(peer.node_id, peer.incarnation) for peer in self._detector.heard]
+        self._heartbeats.said = self._said()
+        body = self._heartbeats.make(
+            self.configuration,
+            self.plane,
+            self._flags(),
+            self.recovery.promised,
+            heard,
+            self.recovery.formation.hash,
+            now,
         )
-        self._outbox.multicast(wire.encode_heartbeat(beat, payload if padded else 0))
+        self.outbox.multicast(body)
 
     # --- what others ask --------------------------------------------------------------------------------------------
 
     @property
+    def primary(self) -> bool:
+        """Whether this node's programs were told nothing else."""
+        return self._primacy.primary
+
+    @property
+    def wall_clock(self) -> int:
+        return self.now + self._wall_offset
+
+    @property
     def topics(self) -> dict[str, Topic]:
         """Topics by name, as delivered here."""
-        return (self._plane.state.topics if self._plane else _NO_TOPICS).by_name
+        return (self.plane.state.topics if self.plane else _NO_TOPICS).by_name
 
     def topic_by_id(self, topic_id: int) -> Topic | None:
-        return (self._plane.state.topics if self._plane else _NO_TOPICS).by_id.get(topic_id)
+        return (self.plane.state.topics if self.plane else _NO_TOPICS).by_id.get(topic_id)
 
     def last_seq(self, topic_id: int) -> int:
         """The seq of the topic's last delivered event, 0 where there is none."""
-        return self._plane.state.last_seq.get(topic_id, 0) if self._plane else 0
+        return self.plane.state.last_seq.get(topic_id, 0) if self.plane else 0
 
     @property
     def waiting_for(self) -> str:
-        """What a node that forms waits for, or which members an active one does not hear, in words; else empty."""
-        if self.configuration is None:
-            return self._formation.waiting_for
-        return "; ".join(self._silent[node_id] for node_id in sorted(self._silent))
+        """What this node waits for, in words; empty: nothing."""
+        configuration, plane = self.configuration, self.plane
+        if self.recovery.proposer.active and self.recovery.proposer.waiting_for:
+            return self.recovery.proposer.waiting_for
+        if configuration is None:
+            return self.recovery.formation.waiting_for
+        if self._foreign and (plane is None or not plane.is_member):
+            return f"an operator: the other nodes are in another history, {self._foreign}"
+        if plane is None or not plane.is_member:
+            if self.settings.node_id not in configuration.table:
+                return f"this node to be added to the node table ({sorted(configuration.table)})"
+            if not self.suspects:
+                return "the others to let it join" if plane else "the state of the running cluster"
+            return self._missing(configuration) or "the others"
+        silent = [
+            one.node_id
+            for one in configuration.members
+            if one.node_id != self.settings.node_id and not self._detector.hears(one.node_id, one.incarnation)
+        ]
+        return "; ".join(f"node {node_id}" for node_id in silent)
+
+    def _missing(self, configuration: Configuration) -> str:
+        voices = self._detector.voices(configuration)
+        missing = [
+            one.node_id
+            for one in configuration.members
+            if one.node_id not in voices and one.node_id != self.settings.node_id
+        ]
+        return f"nodes {', '.join(map(str, missing))}" if missing else ""
 
     def status(self, now: int) -> dict[str, Any]:
         """Plain values for people and programs; docs/operating.md lists the keys."""
-        configuration = self.configuration
-        heard = {(peer.node_id, peer.incarnation): peer for peer in self._peers.heard(now)}
+        configuration, plane = self.configuration, self.plane
         members = []
         for member in configuration.members if configuration else ():
-            own = member.node_id == self.settings.node_id
-            peer = heard.get((member.node_id, member.incarnation))
-            age_ms = 0 if own else (now - peer.last_heard) // limits.MILLISECOND_NS if peer else None
+            own = (member.node_id, member.incarnation) == (self.settings.node_id, self.settings.incarnation)
+            hears = own or self._detector.hears(member.node_id, member.incarnation)
+            peer = self.peers.get(member.node_id, member.incarnation)
+            age_ms = (
+                0 if own else (now - peer.last_heard) // limits.MILLISECOND_NS if peer and hears else None
+            )
             leaving = (
                 peer is not None and peer.beat is not None and bool(peer.beat.flags & MessageFlags.LEAVING)
             )
             members.append(
                 {
                     "node_id": member.node_id, "incarnation": member.incarnation, "born_on": member.born_on,
-                    "votes": member.votes, "heard_ms_ago": age_ms, "leaving": leaving,
+                    "votes": member.votes, "heard_ms_ago": age_ms, "leaving": leaving or (own and self.leaving),
                     "sequencer": member.node_id == configuration.sequencer if configuration else False,
                 }
             )  # fmt: skip
         return {
             "state": self.state.value,
             "waiting_for": self.waiting_for,
+            "primary": self.state is State.ACTIVE and self.primary,
+            "frozen": plane is not None and plane.frozen,
+            "synced": plane is not None and plane.is_member and plane.synced,
+            "learning": plane is not None and not plane.is_member,
+            "proposing": self.recovery.proposer.phase.value,
+            "last_eviction": self.last_eviction,
             "cluster": self.settings.cluster_name,
             "cluster_id": configuration.cluster_id if configuration else "",
             "epoch": configuration.epoch if configuration else 0,
@@ -524,22 +838,26 @@ class Node:
             "node_id": self.settings.node_id,
             "incarnation": self.settings.incarnation,
             "sequencer": configuration.sequencer if configuration else 0,
+            "table": dict(configuration.table if configuration else self.settings.table),
             "members": members,
             "topics": len(self.topics),
-            "producers": len(self._plane.state.producers) if self._plane else 0,
-            "data_plane": self._plane.status() if self._plane else {},
+            "producers": len(plane.state.producers) if plane else 0,
+            "data_plane": plane.status() if plane else {},
             "datagrams": dict(self.counters),
+            "recovery": {
+                **self.recovery.counters,
+                **self.joiner.counters,
+                "persist_failures": self._store.failures,
+            },
         }
 
 
-def _read_record(encoded: bytes) -> Record | None:
-    if not encoded:
-        return None
-    try:
-        return msgspec.msgpack.decode(encoded, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StateDirectoryError(f"the state directory's record cannot be read: {error}") from None
-
-
-def _topics_of(record: Record | None) -> tuple[list[tuple[int, str, bool]], int, int]:
-    return (record.topics, record.next_topic_id, record.topics_index) if record else ([], 0, 0)
+def _news(beat: Heartbeat) -> tuple[object, ...]:
+    """What of a heartbeat an epoch change may follow from."""
+    return (
+        beat.flags & ~int(MessageFlags.PADDED),
+        beat.epoch,
+        beat.history_random,
+        beat.promised_round,
+        beat.heard,
+    )

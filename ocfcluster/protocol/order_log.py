@@ -1,7 +1,8 @@
-"""The order log of one epoch: entries in index order, what of it is held, and the runs that holding completes.
+"""The order log: entries in index order, what of it is held, and the runs that holding completes.
 
 An entry says: the indexes from here on are these packets of that origin. Since an origin's packets are ordered in
-their own order, an index is held as soon as its origin's stream is contiguous up to its packet.
+their own order, an index is held as soon as its origin's stream is contiguous up to its packet. The log goes on from
+epoch to epoch: the index behind an epoch's base is the next view itself, which is held with the base.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from ocfcluster import limits
+from ocfcluster.protocol.settings import Configuration
 from ocfcluster.protocol.streams import OriginStream
-from ocfcluster.wire.run import TOPIC_KINDS
+from ocfcluster.wire.run import STAGED_KINDS
 
 _TRIM: Final = 256
 
@@ -26,6 +28,7 @@ class Entry(NamedTuple):
     origin: OriginStream
     first_packet: int
     order_time: int
+    epoch: int
 
     @property
     def last_index(self) -> int:
@@ -33,23 +36,24 @@ class Entry(NamedTuple):
 
 
 class HeldRun(NamedTuple):
-    """A run whose last byte lies in the packet of ``index``."""
+    """A run whose last byte lies in the packet of ``index``; or, without an origin, the view that ``index`` is."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     order_time: int
-    origin: OriginStream
+    origin: OriginStream | None
     run: bytes
+    view: Configuration | None = None
 
 
 class OrderLog:
-    """Entries from ``base + 2`` on (the view itself is base + 1, held with the base)."""
+    """Entries behind ``position``: what lies up to there came otherwise."""
 
     __slots__ = (
         "next_index",
         "highest",
         "held",
         "runs",
-        "topic_runs",
+        "staged_runs",
         "own",
         "urgent",
         "refused",
@@ -59,16 +63,21 @@ class OrderLog:
         "_unheld",
         "_held_of_first",
         "_ahead",
+        "_views",
+        "last_order_time",
     )
 
-    def __init__(self, base: int) -> None:
-        self.next_index = base + 2  # the first index without an entry
-        self.highest = base + 1  # highest index known to be ordered, from whatever source
-        self.held = base + 1
+    def __init__(self, position: int) -> None:
+        self.next_index = position + 1  # the first index without an entry
+        self.highest = position  # highest index known to be ordered, from whatever source
+        self.held = position
+        self.last_order_time = 0  # of what is held
         self.runs: deque[HeldRun] = deque()  # held, not delivered yet, in order
-        self.topic_runs: list[HeldRun] = []  # topic commands among them, for whoever takes them
+        self.staged_runs: list[
+            HeldRun
+        ] = []  # commands among them that act when they are held, for whoever does that
         self.own: deque[tuple[int, int]] = deque()  # (last index, last packet) of this node's own entries
-        self.urgent = base + 1  # the last index of an origin whose packets are to be acknowledged at once
+        self.urgent = position  # the last index of an origin whose packets are to be acknowledged at once
         self.refused = 0  # entries that no honest sequencer makes
         self._entries: list[Entry] = []
         self._firsts: list[int] = []
@@ -76,6 +85,49 @@ class OrderLog:
         self._unheld: deque[Entry] = deque()
         self._held_of_first = 0
         self._ahead: dict[int, list[Entry]] = {}
+        self._views: deque[tuple[int, Configuration]] = deque()  # that are not held yet, with their indexes
+
+    def install(self, configuration: Configuration) -> None:
+        """The epoch ends at ``configuration.base``: what was ordered behind it never was. Nothing behind it may be
+        held. The view takes the next index."""
+        base = configuration.base
+        self._cut_off(base)
+        self._ahead = {
+            first: entries for first, entries in self._ahead.items() if entries[-1].last_index <= base
+        }
+        self._views.append((base + 1, configuration))
+        self.highest = base + 1
+        self.urgent = min(self.urgent, base)
+        self._pass_view()
+
+    def _cut_off(self, base: int) -> None:
+        self.next_index = min(self.next_index, base + 1)
+        while self.own and self.own[-1][0] > base:
+            self.own.pop()
+        removed = [entry for entry in self._unheld if entry.last_index > base]
+        for entry in reversed(removed):
+            entry.origin.logged = (
+                max(entry.first_packet, entry.first_packet + base + 1 - entry.first_index) - 1
+            )
+        at = bisect_right(self._firsts, base)
+        del self._entries[at:], self._firsts[at:]
+        self._unheld = deque([entry for entry in self._unheld if entry.first_index <= base])
+        if removed and removed[0].first_index <= base:
+            rest = removed[0]._replace(count=base + 1 - removed[0].first_index)
+            self._entries[-1] = rest
+            self._unheld[-1] = rest
+            if rest.origin.own:
+                self.own.append((base, rest.origin.logged))
+        if len(self._unheld) == 1 and self._unheld[0].count == self._held_of_first:
+            self._unheld.clear()
+        if not self._unheld:
+            self._held_of_first = 0
+
+    def _pass_view(self) -> None:
+        """The view behind a base that is whole has its place."""
+        for index, _ in self._views:
+            if index == self.next_index:
+                self.next_index += 1
 
     def add(self, entries: list[Entry]) -> bool:
         """Take in consecutive entries (of one ORDER); False where nothing of them was new or kept."""
@@ -96,6 +148,8 @@ class OrderLog:
             return True
         self.claimed(last)
         self._append(entries)
+        if self._views:
+            self._pass_view()
         while self._ahead:
             ahead = self._ahead.pop(self.next_index, None)
             if ahead is None:
@@ -104,6 +158,8 @@ class OrderLog:
                 if ahead is None:
                     break
             self._append(ahead)
+            if self._views:
+                self._pass_view()
         return True
 
     def claimed(self, index: int) -> None:
@@ -144,34 +200,43 @@ class OrderLog:
                     [
                         Entry(
                             self.next_index, entry.count - skip, entry.origin,
-                            entry.first_packet + skip, entry.order_time,
+                            entry.first_packet + skip, entry.order_time, entry.epoch,
                         )
                     ]
                 )  # fmt: skip
 
-    def advance(self) -> bool:
-        """Hold what has arrived; completed runs are added to ``runs``. True where ``held`` moved."""
+    def advance(self, limit: int) -> bool:
+        """Hold what has arrived, up to ``limit``; completed runs are added to ``runs``. True where ``held`` moved."""
         before = self.held
         unheld = self._unheld
-        while unheld:
+        while True:
+            if self._views and self._views[0][0] == self.held + 1 <= limit:
+                index, view = self._views.popleft()
+                self.runs.append(HeldRun(index, view.order_time, None, b"", view))
+                self.held = index
+                self.last_order_time = view.order_time
+                continue
+            if not unheld:
+                break
             entry = unheld[0]
-            first_index, count, origin, first_packet, order_time = entry
+            first_index, count, origin, first_packet, order_time, _ = entry
             done = self._held_of_first
             available = origin.contiguous - first_packet - done + 1
-            if available <= 0:
-                break
-            left = count - done
-            take = min(left, available)
             index = first_index + done
+            left = count - done
+            take = min(left, available, limit + 1 - index)
+            if take <= 0:
+                break
             for extent in origin.take(take):
                 size = extent.size
                 for used, run in origin.assembler.feed(extent.data):
                     held = HeldRun(index + (used - 1) // size, order_time, origin, run)
                     self.runs.append(held)
-                    if run[4] in TOPIC_KINDS:
-                        self.topic_runs.append(held)
+                    if run[4] in STAGED_KINDS:
+                        self.staged_runs.append(held)
                 index += extent.count
             self.held += take
+            self.last_order_time = order_time
             if take == left:
                 unheld.popleft()
                 self._held_of_first = 0
@@ -218,6 +283,28 @@ class OrderLog:
             del entries[:at]
             del self._firsts[:at]
             self._freed = 0
+
+    def positions(self) -> dict[OriginStream, int]:
+        """The last packet of each origin with entries that are not held which is held."""
+        first: dict[OriginStream, int] = {}
+        done = self._held_of_first
+        for entry in self._unheld:
+            first.setdefault(entry.origin, entry.first_packet + done - 1)
+            done = 0
+        return first
+
+    def kept(self, upto: int) -> Iterator[Entry]:
+        """The entries kept that lie up to ``upto``, the last one cut there."""
+        for at in range(self._freed, len(self._entries)):
+            entry = self._entries[at]
+            if entry.first_index > upto:
+                return
+            yield entry if entry.last_index <= upto else entry._replace(count=upto + 1 - entry.first_index)
+
+    def adopt(self, entries: list[Entry]) -> None:
+        """Entries of what this log begins behind, kept to serve others."""
+        self._entries = entries
+        self._firsts = [entry.first_index for entry in entries]
 
     @property
     def entries_kept(self) -> int:

@@ -69,7 +69,9 @@ class Peer:
         "node_id",
         "incarnation",
         "address",
+        "first_heard",
         "last_heard",
+        "last_large",
         "replay",
         "beat",
         "origin",
@@ -81,7 +83,9 @@ class Peer:
         self.node_id = node_id
         self.incarnation = incarnation
         self.address = address
+        self.first_heard = now
         self.last_heard = now
+        self.last_large = now  # a padded heartbeat, or packets: the link takes full datagrams
         self.replay = ReplayWindow()
         self.beat: Heartbeat | None = None  # the newest
         self.beat_counter = 0
@@ -92,11 +96,13 @@ class Peer:
 class PeerTable:
     """Incarnations heard, by (node_id, incarnation); bounded, the longest silent go first."""
 
-    __slots__ = ("_peers", "_suspicion_ns")
+    __slots__ = ("_large_ns", "_peers", "_suspicion_ns")
 
-    def __init__(self, suspicion_ns: int) -> None:
+    def __init__(self, suspicion_ns: int, heartbeat_ns: int) -> None:
         self._peers: dict[tuple[int, int], Peer] = {}
         self._suspicion_ns = suspicion_ns
+        # Three padded heartbeats, and the time to notice that the last one is missing.
+        self._large_ns = 3 * limits.HEARTBEAT_PADDED_EVERY * heartbeat_ns + suspicion_ns // 2
 
     def get(self, node_id: int, incarnation: int) -> Peer | None:
         return self._peers.get((node_id, incarnation))
@@ -112,8 +118,34 @@ class PeerTable:
         return peer
 
     def heard(self, now: int) -> list[Peer]:
-        """Incarnations heard within the suspicion time, by node_id."""
+        """Incarnations heard within the suspicion time over links that take full datagrams, by node_id; not those of
+        which a newer incarnation is there and that are silent since."""
         oldest = now - self._suspicion_ns
-        live = [peer for peer in self._peers.values() if peer.last_heard > oldest]
-        live.sort(key=lambda peer: (peer.node_id, peer.incarnation))
-        return live
+        oldest_large = now - self._large_ns
+        live = [
+            peer
+            for peer in self._peers.values()
+            if peer.last_heard > oldest and peer.last_large > oldest_large
+        ]
+        live.sort(key=lambda peer: (peer.node_id, peer.first_heard, peer.incarnation))
+        return [
+            peer
+            for place, peer in enumerate(live)
+            if place + 1 == len(live)
+            or live[place + 1].node_id != peer.node_id
+            or not self._succeeded(peer, live[place + 1], now)
+        ]
+
+    def _succeeded(self, old: Peer, new: Peer, now: int) -> bool:
+        grace = self._suspicion_ns // 4
+        return now >= new.first_heard + grace and old.last_heard < new.first_heard + grace // 2
+
+    def all(self) -> Iterator[Peer]:
+        yield from self._peers.values()
+
+    def count_as_heard(self, now: int) -> None:
+        """This node slept: what it has not heard meanwhile says nothing about the others."""
+        for peer in self._peers.values():
+            if peer.last_heard > now - limits.SLEEP_MEMORY_NS:
+                peer.last_heard = now
+                peer.last_large = now

@@ -49,16 +49,23 @@ class Sequencer:
         "_own_id",
         "full_members",
         "_changed",
+        "_epoch",
+        "learners",
     )
 
-    def __init__(self, configuration: Configuration, own_id: int, flow: Flow) -> None:
+    def __init__(self, configuration: Configuration, own_id: int, flow: Flow, stable: int) -> None:
+        """``stable``: what was stable before this epoch; it counts for each member until that one reports."""
+        self._epoch = configuration.epoch
         self._votes = {member.node_id: member.votes for member in configuration.members}
-        self._held = {member.node_id: configuration.base for member in configuration.members}
+        self._held = {member.node_id: stable for member in configuration.members}
+        self.learners: dict[
+            tuple[int, int], int
+        ] = {}  # (node_id, incarnation) → held; they count for stable alone
         self._quorum_votes = sum(self._votes.values()) // 2 + 1
         self._own_id = own_id
         self.flow = flow
         self.commit = configuration.base
-        self.stable = configuration.base
+        self.stable = stable
         self._changed = True  # somebody holds more than was counted
         self.full_members: dict[int, bool] = {}
 
@@ -69,7 +76,7 @@ class Sequencer:
         for origin in origins.values():
             count = origin.contiguous - origin.ordered
             if count > 0:
-                entries.append(Entry(index, count, origin, origin.ordered + 1, order_time))
+                entries.append(Entry(index, count, origin, origin.ordered + 1, order_time, self._epoch))
                 origin.ordered = origin.contiguous
                 index += count
         return entries
@@ -81,6 +88,22 @@ class Sequencer:
         self._held[node_id] = held
         self._changed = True
         return True
+
+    def learner_holds(self, node_id: int, incarnation: int, held: int) -> None:
+        """One that is no member yet has fetched up to ``held``: what it still needs is kept from now on."""
+        learners = self.learners
+        key = (node_id, incarnation)
+        if key in learners or len(learners) < limits.NODES:
+            learners[key] = max(held, learners.get(key, 0))
+            self._changed = True
+
+    def learner_gone(self, node_id: int, incarnation: int) -> None:
+        if self.learners.pop((node_id, incarnation), None) is not None:
+            self._changed = True
+
+    def held(self, node_id: int) -> int:
+        """What the member has acknowledged."""
+        return self._held.get(node_id, 0)
 
     def count(self) -> bool:
         """Work out commit and stable; True where commit moved."""
@@ -94,7 +117,10 @@ class Sequencer:
             if votes >= self._quorum_votes:
                 commit = max(commit, held)
                 break
-        self.stable = max(self.stable, min(self._held.values()))
+        least = min(self._held.values())
+        if self.learners:
+            least = min(least, *self.learners.values())
+        self.stable = max(self.stable, least)
         moved = commit != self.commit
         self.commit = commit
         return moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -47,19 +48,56 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
     m_sequence: int
     epochs: list[tuple[int, int]]  # (epoch, base) of all known epochs of this history
     order_time: int  # of entry base + 1
+    topics_digest: int = 0  # of the topic table that a new history begins with; 0: none
+
+    def member(self, node_id: int, incarnation: int) -> Member | None:
+        """The member that this incarnation is."""
+        for one in self.members:
+            if (one.node_id, one.incarnation) == (node_id, incarnation):
+                return one
+        return None
+
+    def acceptor(self, node_id: int, store_id: int) -> bool:
+        """Whether this node, with this disk, decides what follows this configuration."""
+        return any((one.node_id, one.store_id) == (node_id, store_id) for one in self.members)
+
+    def ends_at(self, epoch: int) -> int:
+        """The last index of an epoch before this one; -1 where this configuration does not say."""
+        for begun, base in self.epochs:
+            if begun == epoch + 1:
+                return base
+        return -1
+
+
+class Ballot(NamedTuple):
+    """A proposer's attempt: higher ones win; no two proposers have an equal one."""
+
+    round: int
+    node_id: int
+    incarnation: int
+
+
+class PaxosRecord(msgspec.Struct, array_like=True, frozen=True):
+    """What an acceptor has promised and accepted in one instance: (cluster_id, epoch), or ("", 0) for the bootstrap."""
+
+    cluster_id: str
+    epoch: int
+    promised: Ballot
+    accepted_ballot: Ballot | None = None
+    accepted: Configuration | None = None
 
 
 TopicRow = tuple[int, str, bool]  # topic_id, name, local
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
-    """What a node keeps on disk. ``paxos`` has its room here for recovery; nothing writes it yet."""
+    """What a node keeps on disk: the configuration in force, its topic table, and its vote on what follows."""
 
     configuration: Configuration | None
     topics: list[TopicRow]
     next_topic_id: int
     topics_index: int  # the log index that the topic table reflects
-    paxos: bytes = b""
+    paxos: PaxosRecord | None = None
 
 
 @dataclass(slots=True, frozen=True)

@@ -10,10 +10,14 @@ import errno
 from collections import deque
 from typing import Final
 
+import msgspec
+from xxhash import xxh3_64_intdigest
+
 from ocfcluster import limits
 from ocfcluster.errors import MalformedRun
-from ocfcluster.protocol.effects import Delivery, Outcome, Topic, TopicChange
-from ocfcluster.protocol.settings import Configuration, Limits
+from ocfcluster.protocol.effects import Delivery, Item, Outcome, Topic, TopicChange, View
+from ocfcluster.protocol.node_table import TABLE_OPERANDS, NodeTable
+from ocfcluster.protocol.settings import Configuration, Limits, TopicRow
 from ocfcluster.wire import control
 from ocfcluster.wire.run import HEADER, RunHeader, RunKind, largest_event
 
@@ -21,8 +25,6 @@ FIRST_TOPIC_ID: Final = 16  # ids below are pre-created topics
 MEMBERSHIP_TOPIC: Final = Topic(1, "oc.membership", False)
 CONNECTIVITY_TOPIC: Final = Topic(2, "oc.connectivity", False)
 PRE_CREATED: Final = (MEMBERSHIP_TOPIC, CONNECTIVITY_TOPIC)
-
-Item = Delivery | TopicChange | Outcome
 
 
 class TopicTable:
@@ -35,12 +37,30 @@ class TopicTable:
         self.by_id: dict[int, Topic] = {topic.topic_id: topic for topic in PRE_CREATED}
         self.next_id = FIRST_TOPIC_ID
 
-    def copy(self) -> TopicTable:
-        other = TopicTable()
-        other.by_name = dict(self.by_name)
-        other.by_id = dict(self.by_id)
-        other.next_id = self.next_id
-        return other
+    @classmethod
+    def of(cls, rows: list[TopicRow], next_id: int) -> TopicTable:
+        """A table with the topics of ``rows`` beside the pre-created ones."""
+        table = cls()
+        for topic_id, name, local in rows:
+            topic = Topic(topic_id, name, local)
+            table.by_name[name] = topic
+            table.by_id[topic_id] = topic
+        table.next_id = max(FIRST_TOPIC_ID, next_id)
+        return table
+
+    @property
+    def rows(self) -> list[TopicRow]:
+        """All but the pre-created topics, by id."""
+        return [
+            (one.topic_id, one.name, one.local)
+            for one in self.by_id.values()
+            if one.topic_id >= FIRST_TOPIC_ID
+        ]
+
+    @property
+    def digest(self) -> int:
+        """Equal where two tables are; never 0."""
+        return topics_digest(self.rows, self.next_id)
 
     def apply(self, operand: control.Operand, bounds: Limits) -> tuple[int, Topic | None, TopicChange | None]:
         """Carry out one ordered command: (errno or 0, the topic it is about, the change it made)."""
@@ -77,6 +97,12 @@ class TopicTable:
         return 0, topic, TopicChange(topic, removed=True)
 
 
+def topics_digest(rows: list[TopicRow], next_id: int) -> int:
+    """A number that is equal where two topic tables are; never 0."""
+    encoded = msgspec.msgpack.encode((sorted(rows), max(FIRST_TOPIC_ID, next_id)))
+    return xxh3_64_intdigest(encoded) or 1
+
+
 def valid_name(name: str) -> bool:
     """Whether a topic may be called so: 1 to TOPIC_NAME_BYTES bytes of UTF-8 without NUL."""
     try:
@@ -106,17 +132,46 @@ class ProducerEntry:
 class ReplicatedState:
     """Applies runs in their order. ``position`` counts them: it is the id of the producer that a run opens."""
 
-    __slots__ = ("_limits", "m_sequence", "topics", "last_seq", "ev_id", "position", "producers", "_per_node")
+    __slots__ = (
+        "_limits", "m_sequence", "topics", "last_seq", "ev_id", "position", "producers", "_per_node",
+        "configuration", "node_table", "shut_down",
+    )  # fmt: skip
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, topics: TopicTable | None = None) -> None:
+        """The state of a history at its beginning: nothing but the topics it begins with."""
         self._limits = configuration.limits
-        self.m_sequence = configuration.m_sequence
-        self.topics = TopicTable()
-        self.last_seq: dict[int, int] = {topic.topic_id: 0 for topic in PRE_CREATED}
+        self.configuration: Configuration | None = None  # of the last view applied
+        self.node_table = NodeTable(configuration)
+        self.shut_down = False  # the whole cluster was told to stop
+        self.m_sequence = 0
+        self.topics = topics or TopicTable()
+        self.last_seq: dict[int, int] = dict.fromkeys(self.topics.by_id, 0)
         self.ev_id = 0
         self.position = 0
         self.producers: dict[int, ProducerEntry] = {}
         self._per_node: dict[int, int] = {}
+
+    def view(self, configuration: Configuration, items: list[Item]) -> None:
+        """A view takes its place in the order: an event where the members are others than before."""
+        before = self.configuration.members if self.configuration is not None else []
+        self.configuration = configuration
+        self._limits = configuration.limits
+        self.node_table = NodeTable(configuration)
+        known = {(member.node_id, member.incarnation) for member in before}
+        present = {(member.node_id, member.incarnation) for member in configuration.members}
+        joined = tuple(one for one in configuration.members if (one.node_id, one.incarnation) not in known)
+        left = tuple(one for one in before if (one.node_id, one.incarnation) not in present)
+        seq = ev_id = 0
+        if configuration.m_sequence != self.m_sequence:
+            self.m_sequence = configuration.m_sequence
+            self.ev_id += 1
+            self.last_seq[MEMBERSHIP_TOPIC.topic_id] += 1
+            seq, ev_id = self.last_seq[MEMBERSHIP_TOPIC.topic_id], self.ev_id
+        for producer_id in [
+            key for key, one in self.producers.items() if one.node_id not in configuration.table
+        ]:
+            self._close(producer_id)
+        items.append(View(configuration, seq, ev_id, joined, left))
 
     def apply(
         self, run: bytes, node_id: int, incarnation: int, order_time: int, own: bool, items: list[Item]
@@ -188,6 +243,11 @@ class ReplicatedState:
                 error = self._close(operand.producer) if known else errno.EBADF
             elif isinstance(operand, control.Barrier):
                 error = 0
+            elif isinstance(operand, TABLE_OPERANDS):
+                error = self.node_table.apply(operand)
+            elif isinstance(operand, control.Shutdown):
+                error = 0
+                self.shut_down = True
             else:
                 error, topic, change = self.topics.apply(operand, self._limits)
                 value = topic.topic_id if topic else 0
@@ -209,6 +269,17 @@ class ReplicatedState:
         self._per_node[node_id] = self._per_node.get(node_id, 0) + 1
         return 0, self.position
 
+    def restore_producer(
+        self, producer_id: int, node_id: int, next_number: int, last_position: int,
+        outcomes: list[tuple[int, int, int, int, int]],
+    ) -> None:  # fmt: skip
+        """A producer as a snapshot has it."""
+        entry = ProducerEntry(node_id, last_position, self._limits.producer_runs)
+        entry.next_number = next_number
+        entry.outcomes.extend(outcomes)
+        self.producers[producer_id] = entry
+        self._per_node[node_id] = self._per_node.get(node_id, 0) + 1
+
     def _close(self, producer_id: int) -> int:
         producer = self.producers.pop(producer_id, None)
         if producer is None:
@@ -226,6 +297,52 @@ class ReplicatedState:
         ]
         for producer_id in idle:
             self._close(producer_id)
+
+
+class StateImage(msgspec.Struct, array_like=True, frozen=True):
+    """A ReplicatedState in a snapshot."""
+
+    configuration: Configuration
+    votes: dict[int, int]
+    wanted_sequencer: int
+    m_sequence: int
+    topics: list[TopicRow]
+    next_topic_id: int
+    last_seq: list[tuple[int, int]]
+    ev_id: int
+    position: int
+    # (id, node_id, next number, last position, outcomes)
+    producers: list[tuple[int, int, int, int, list[tuple[int, int, int, int, int]]]]
+
+
+def state_image(state: ReplicatedState) -> StateImage:
+    """What ``state`` is now. At least one view has been applied."""
+    if state.configuration is None:
+        raise RuntimeError("a state without a view has no image")
+    return StateImage(
+        state.configuration, state.node_table.votes, state.node_table.wanted_sequencer, state.m_sequence,
+        state.topics.rows, state.topics.next_id, list(state.last_seq.items()), state.ev_id, state.position,
+        [
+            (key, one.node_id, one.next_number, one.last_position, list(one.outcomes))
+            for key, one in state.producers.items()
+        ],
+    )  # fmt: skip
+
+
+def restored_state(image: StateImage) -> ReplicatedState:
+    """The state that ``image`` was made of."""
+    configuration = image.configuration
+    state = ReplicatedState(configuration, TopicTable.of(image.topics, image.next_topic_id))
+    state.configuration = configuration
+    state.node_table.votes = dict(image.votes)
+    state.node_table.wanted_sequencer = image.wanted_sequencer
+    state.m_sequence = image.m_sequence
+    state.last_seq = dict(image.last_seq)
+    state.ev_id = image.ev_id
+    state.position = image.position
+    for key, node_id, next_number, last_position, outcomes in image.producers:
+        state.restore_producer(key, node_id, next_number, last_position, outcomes)
+    return state
 
 
 def _answer_repeats(

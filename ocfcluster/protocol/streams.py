@@ -36,6 +36,11 @@ class Assembler:
     def unfinished_bytes(self) -> int:
         return self._gathered
 
+    @property
+    def unfinished(self) -> bytes:
+        """What there is of the run that has begun."""
+        return b"".join(self._parts)
+
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """The runs that ``data`` completes: (bytes of ``data`` used up with the run's last byte, run)."""
         if self.broken:
@@ -93,7 +98,7 @@ class Assembler:
 
 
 class OriginStream:
-    """What a member has of one origin's packets.
+    """What a member has of the packets of one origin, an incarnation of a node.
 
     Packets come in any order; ``contiguous`` says up to where there is no hole. ``take`` hands each out once, in
     order, to be held; ``find`` serves retransmissions until ``free``.
@@ -231,6 +236,52 @@ class OriginStream:
     def has_gap(self) -> bool:
         return self.highest > self.contiguous
 
+    def begin_behind(self, packet: int, partial: bytes, broken: str) -> None:
+        """Nothing up to ``packet`` will come: a snapshot brought what it made. ``partial``: of a run it has begun."""
+        self.ordered = self.logged = self.contiguous = self.highest = packet
+        if partial:
+            self.assembler.feed(partial)
+        self.assembler.broken = broken
+
+    def adopt(self, extents: list[Extent]) -> None:
+        """Packets of what came otherwise, kept to serve others. Before anything was added."""
+        self._kept = extents
+        self._firsts = [extent.first for extent in extents]
+        self.kept_bytes = sum(len(extent.data) for extent in extents)
+
+    def depart(self) -> None:
+        """Its origin is no member any more: packets that were not ordered never will be, and are forgotten."""
+        limit = self.logged
+        self.highest = limit
+        if self._ahead:
+            self._ahead.clear()
+            self._ahead_firsts.clear()
+            self.ahead_bytes = 0
+        if self.contiguous <= limit:
+            return
+        self.contiguous = limit
+        kept, untaken = self._kept, self._untaken
+        while len(kept) > self._freed and kept[-1].last > limit:
+            extent = kept.pop()
+            self._firsts.pop()
+            self.kept_bytes -= len(extent.data)
+            if extent.first <= limit:
+                rest = extent.part(0, limit + 1 - extent.first)
+                kept.append(rest)
+                self._firsts.append(rest.first)
+                self.kept_bytes += len(rest.data)
+        while untaken and untaken[-1].last > limit:
+            extent = untaken.pop()
+            if extent.first + (0 if untaken else self._taken_of_first) <= limit:
+                untaken.append(extent.part(0, limit + 1 - extent.first))
+        if not untaken:
+            self._taken_of_first = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is kept, waited for, or to be handed out."""
+        return self._freed == len(self._kept) and not self._untaken and self.highest <= self.contiguous
+
     def find(self, first: int, count: int) -> Iterator[Extent]:
         """What is kept of packets ``first`` to ``first + count - 1``."""
         end = first + count
@@ -283,6 +334,10 @@ class OutgoingStream:
         self.next_packet = 1
         self._size = size  # stream bytes of a full packet
         self._most = most  # packets of one buffer
+
+    def resize(self, size: int, most: int) -> None:
+        """Packets from now on have ``size`` bytes, and a buffer ``most`` of them."""
+        self._size, self._most = size, most
 
     def push(self, run: bytes) -> None:
         self._runs.append(run)

@@ -7,50 +7,28 @@ is on the disks of a commit quorum.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
 
-import msgspec
-
-from ocfcluster import limits
 from ocfcluster.errors import MalformedRun
-from ocfcluster.protocol.effects import Effect, Persist
-from ocfcluster.protocol.settings import Configuration, Limits, Record, TopicRow
-from ocfcluster.protocol.state import PRE_CREATED, TopicTable
+from ocfcluster.protocol.settings import Limits
+from ocfcluster.protocol.state import TopicTable
+from ocfcluster.protocol.store import NO_LIMIT, Store
 from ocfcluster.wire import control
 from ocfcluster.wire.run import RunHeader, read_header
 
-NO_LIMIT = 2**63 - 1
-
 
 class TopicDisk:
-    """Stages topic changes, has the table written (one write at a time), and says how far may be acknowledged."""
+    """Stages topic changes in the node's record, and says how far may be acknowledged."""
 
-    __slots__ = (
-        "_configuration",
-        "_table",
-        "_inherited",
-        "_changes",
-        "_unwritten",
-        "_writing",
-        "_token",
-        "_retry_at",
-        "failures",
-    )
+    __slots__ = ("_store", "_table", "_changes", "_unwritten")
 
-    def __init__(
-        self, configuration: Configuration, token: Callable[[], int], inherited: Iterable[TopicRow] = ()
-    ) -> None:
-        """``inherited``: topics of the history before, which are being created again in this one. Until each is,
-        the disk keeps it: a power cut in between must not lose what has not had its turn."""
-        self._configuration = configuration
-        self._table = TopicTable()
-        self._inherited = {name: (topic_id, name, local) for topic_id, name, local in inherited}
+    def __init__(self, store: Store, table: TopicTable) -> None:
+        """``table``: what is on disk already, or in ``store`` on its way there."""
+        self._store = store
+        self._table = TopicTable.of(table.rows, table.next_id)
         self._changes: deque[int] = deque()  # indexes of changes that commit does not cover yet
-        self._unwritten: deque[int] = deque()  # indexes of changes that are not on disk
-        self._writing: tuple[int, int] | None = None  # (token, index) of the write under way
-        self._token = token
-        self._retry_at = 0
-        self.failures = 0
+        self._unwritten: deque[tuple[int, int]] = (
+            deque()
+        )  # (index, version of the record) of what is not on disk
 
     def stage(self, index: int, run: bytes, bounds: Limits) -> None:
         """A topic command was held at ``index``."""
@@ -61,14 +39,32 @@ class TopicDisk:
             return
         _, _, change = self._table.apply(operand, bounds)
         if change is not None:
-            self._inherited.pop(change.topic.name, None)
             self._changes.append(index)
-            self._unwritten.append(index)
+            self._unwritten.append((index, NO_LIMIT))
+
+    def require(self, index: int) -> None:
+        """The record as it is staged now came with the order up to ``index``: not to be acknowledged before."""
+        self._unwritten.append((index, self._store.version))
+
+    def flush(self) -> None:
+        """Put what was staged into the record: once for many changes that came together."""
+        unwritten = self._unwritten
+        if unwritten and unwritten[-1][1] == NO_LIMIT:
+            table = self._table
+            version = self._store.change(
+                topics=table.rows, next_topic_id=table.next_id, topics_index=unwritten[-1][0]
+            )
+            self._unwritten = deque((index, min(known, version)) for index, known in unwritten)
 
     @property
     def limit(self) -> int:
         """The highest index that may be acknowledged."""
-        return self._unwritten[0] - 1 if self._unwritten else NO_LIMIT
+        unwritten = self._unwritten
+        if unwritten:
+            durable = self._store.durable
+            while unwritten and unwritten[0][1] <= durable:
+                unwritten.popleft()
+        return unwritten[0][0] - 1 if unwritten else NO_LIMIT
 
     def before_uncommitted(self, commit: int) -> int:
         """The index before the first change that ``commit`` does not cover: where the short cut stops."""
@@ -76,33 +72,3 @@ class TopicDisk:
         while changes and changes[0] <= commit:
             changes.popleft()
         return changes[0] - 1 if changes else NO_LIMIT
-
-    def write(self, effects: list[Effect], now: int) -> None:
-        """Have the table written where it changed."""
-        if self._unwritten and self._writing is None and now >= self._retry_at:
-            index = self._unwritten[-1]
-            token = self._token()
-            self._writing = (token, index)
-            effects.append(Persist(token, msgspec.msgpack.encode(self._record(index))))
-
-    def _record(self, index: int) -> Record:
-        table = self._table
-        rows = [(one.topic_id, one.name, one.local) for one in table.by_id.values() if one not in PRE_CREATED]
-        return Record(self._configuration, [*rows, *self._inherited.values()], table.next_id, index)
-
-    def next_timer(self) -> int:
-        return self._retry_at if self._unwritten and self._writing is None else NO_LIMIT
-
-    def written(self, token: int, ok: bool, now: int) -> bool:
-        """The answer to a Persist; False where it was not this one's."""
-        if self._writing is None or self._writing[0] != token:
-            return False
-        index = self._writing[1]
-        self._writing = None
-        if ok:
-            while self._unwritten and self._unwritten[0] <= index:
-                self._unwritten.popleft()
-        else:
-            self.failures += 1
-            self._retry_at = now + limits.PERSIST_RETRY_NS
-        return True

@@ -131,7 +131,10 @@ def _fault(operand: Operand) -> str:
     """What is wrong with the values of ``operand``; empty: nothing."""
     if isinstance(operand, Close) and operand.producer < 0:
         return f"producer {operand.producer}; only numbers from 0 on are allowed"
-    if isinstance(operand, NodeAdd | NodeRemove | NodeVotes | Sequence) and not 1 <= operand.node_id <= NODE_ID_MOST:
+    if (
+        isinstance(operand, NodeAdd | NodeRemove | NodeVotes | Sequence)
+        and not 1 <= operand.node_id <= NODE_ID_MOST
+    ):
         return f"node {operand.node_id}; 1 to {NODE_ID_MOST} are allowed"
     if isinstance(operand, NodeAdd | NodeVotes) and not 0 <= operand.votes <= VOTES_MOST:
         return f"votes {operand.votes}; 0 to {VOTES_MOST} are allowed"

@@ -50,7 +50,7 @@ NACK: Final = struct.Struct("<BBHI")  # type, flags, ranges, epoch
 NACK_RANGE: Final = struct.Struct("<IIQQ")  # origin node_id (0: order entries), count, incarnation, first
 HEARTBEAT: Final = struct.Struct("<BBHIIIIQQQQQQQQQQQQQQ")
 HEARD: Final = struct.Struct("<IIQ")  # node_id, 0, incarnation
-INSTALL: Final = struct.Struct("<BBHI")  # type, flags, 0, epoch; then the Configuration as MessagePack
+STRUCTURE: Final = struct.Struct("<BBHI")  # type, flags, 0, epoch; then a structure as MessagePack
 CONFIG_REQUEST: Final = struct.Struct("<BBHI")  # type, 0, 0, epoch that the asker has installed
 
 BODY: Final = CLEAR_HEADER_BYTES
@@ -68,12 +68,13 @@ class MessageType(IntEnum):
     HEARTBEAT = 6
     CONFIG_REQUEST = 7
     INSTALL = 8
-    PREPARE = 9  # 9 to 14: recovery, laid out with it
+    PREPARE = 9  # 9 to 15: an epoch change (protocol/messages.py)
     PROMISE = 10
     REJECT = 11
     SYNC = 12
-    ACCEPT = 13
-    ACCEPTED = 14
+    SYNCED = 13
+    ACCEPT = 14
+    ACCEPTED = 15
 
 
 class MessageFlags(IntFlag):
@@ -83,6 +84,9 @@ class MessageFlags(IntFlag):
     FORMING = 4  # HEARTBEAT: the sender has no configuration
     LEAVING = 8  # HEARTBEAT: the sender stops in order
     PADDED = 16  # HEARTBEAT: filled up to the mtu
+    SUSPECTS = 32  # HEARTBEAT: the sender does not count its sequencer as alive; the sequencer's own: it has resigned
+    LEARNING = 64  # HEARTBEAT: the sender is no member, and fetches the state to become one
+    READY = 128  # HEARTBEAT: it has it
 
 
 class Extent(NamedTuple):
@@ -138,7 +142,7 @@ class Heartbeat(NamedTuple):
     history_time: int  # the cluster_id, as two numbers; 0, 0 while forming
     history_random: int
     table_hash: int  # of the node table and all that must agree before a bootstrap
-    promised_round: int  # recovery: the promised ballot; 0 while there is none
+    promised_round: int  # the ballot promised for what follows this epoch; 0 while there is none
     promised_node: int
     promised_incarnation: int
     last_packet: int
@@ -146,7 +150,7 @@ class Heartbeat(NamedTuple):
     held: int
     commit: int
     stable: int
-    auditor_index: int  # recovery: the order auditor's checkpoint; 0 while there is none
+    auditor_index: int  # the order auditor's checkpoint; 0 while there is none
     auditor_chain: int
     store_id: int  # with node_id: the acceptor that the sender is
     heard: list[tuple[int, int]]  # node_id, incarnation
@@ -364,14 +368,15 @@ def decode_heartbeat(datagram: bytes) -> Heartbeat:
     return Heartbeat._make((flags, *fields, heard))
 
 
-def encode_install(epoch: int, configuration: msgspec.Struct) -> bytes:
-    return INSTALL.pack(MessageType.INSTALL, 0, 0, epoch) + msgspec.msgpack.encode(configuration)
+def encode_structure(kind: MessageType, epoch: int, structure: msgspec.Struct) -> bytes:
+    """Body: ``type u8, flags u8, 0 u16, epoch u32``, then the structure as MessagePack."""
+    return STRUCTURE.pack(kind, 0, 0, epoch) + msgspec.msgpack.encode(structure)
 
 
-def decode_install(datagram: bytes) -> tuple[int, bytes]:
-    """Epoch, and the encoded Configuration. Raises MalformedDatagram."""
-    _need(datagram, INSTALL.size + 1, "INSTALL")
-    return INSTALL.unpack_from(datagram, BODY)[3], datagram[BODY + INSTALL.size :]
+def decode_structure(datagram: bytes) -> tuple[int, bytes]:
+    """Epoch, and the encoded structure. Raises MalformedDatagram."""
+    _need(datagram, STRUCTURE.size + 1, "a message with a structure")
+    return STRUCTURE.unpack_from(datagram, BODY)[3], datagram[BODY + STRUCTURE.size :]
 
 
 def encode_config_request(epoch: int) -> bytes:

@@ -69,6 +69,8 @@ class RunKind(IntEnum):
 
 
 TOPIC_KINDS: Final = (RunKind.TOPIC_CREATE, RunKind.TOPIC_REMOVE)
+TABLE_KINDS: Final = (RunKind.NODE_ADD, RunKind.NODE_REMOVE, RunKind.NODE_VOTES, RunKind.SEQUENCE)
+STAGED_KINDS: Final = (*TOPIC_KINDS, *TABLE_KINDS)  # they act when they are held, before they are delivered
 _KINDS: Final = frozenset(int(kind) for kind in RunKind)
 
 

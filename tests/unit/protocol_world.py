@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ocfcluster.protocol import Node
@@ -12,14 +13,19 @@ from ocfcluster.protocol.effects import (
     Deliver,
     Delivery,
     Fault,
+    FetchSnapshot,
+    HistoryLost,
     Multicast,
     News,
+    Notification,
     Outcome,
     Persist,
     Send,
     State,
     StateChange,
+    Stop,
     TopicChange,
+    View,
 )
 from ocfcluster.protocol.settings import Settings
 from ocfcluster.wire import control
@@ -77,10 +83,13 @@ class World:
         self.cut: set[tuple[int, int]] = set()  # directed links that carry nothing
         self.paused: set[int] = set()  # nodes that neither receive nor tick; what is sent to them is lost
         table = votes or dict.fromkeys(range(1, nodes + 1), 1)
-        self.nodes = {
-            node_id: Node(settings_of(node_id, table, **settings), self.now, WALL_NS) for node_id in table
-        }
-        self.log: dict[int, list[Delivery | TopicChange]] = {node_id: [] for node_id in table}
+        self.settings = {node_id: settings_of(node_id, table, **settings) for node_id in table}
+        self.nodes = {node_id: Node(self.settings[node_id], self.now, WALL_NS) for node_id in table}
+        self.dead: set[int] = set()  # stopped, or killed
+        self.disks: dict[int, bytes] = dict.fromkeys(table, b"")
+        self.notices: dict[int, list[Notification | HistoryLost]] = {node_id: [] for node_id in table}
+        self.snapshot_ns = 5_000_000
+        self.log: dict[int, list[Delivery | TopicChange | View]] = {node_id: [] for node_id in table}
         self._counts = dict.fromkeys(table, 0)
         self.outcomes: dict[int, list[Outcome]] = {node_id: [] for node_id in table}
         self.news: dict[int, list[str]] = {node_id: [] for node_id in table}
@@ -122,15 +131,70 @@ class World:
                 self.faults[node_id].append(effect)
             elif isinstance(effect, News):
                 self.news[node_id].append(effect.text)
+            elif isinstance(effect, FetchSnapshot):
+                self._fetch(node_id, effect)
+            elif isinstance(effect, Notification | HistoryLost):
+                self.notices[node_id].append(effect)
+            elif isinstance(effect, StateChange):
+                if effect.state is State.EVICTED:
+                    self.later(200_000_000, lambda: self.restart(node_id))
+                    self.dead.add(node_id)
+                elif effect.state is State.STOPPED:
+                    self.dead.add(node_id)
             else:
-                assert isinstance(effect, StateChange)
+                assert isinstance(effect, Stop)
 
     def _persist(self, node_id: int, effect: Persist) -> None:
+        node = self.nodes[node_id]
+
         def done() -> None:
-            self.nodes[node_id].persisted(effect.token, node_id not in self.persist_fails, self.now)
+            if node_id in self.dead or self.nodes[node_id] is not node:
+                return
+            ok = node_id not in self.persist_fails
+            if ok:
+                self.disks[node_id] = effect.record
+            node.persisted(effect.token, ok, self.now)
             self.settle(node_id)
 
         self.later(self.persist_ns, done)
+
+    def _fetch(self, node_id: int, effect: FetchSnapshot) -> None:
+        giver, taker = int(effect.address[1]), self.nodes[node_id]
+
+        def done() -> None:
+            if node_id in self.dead or self.nodes[node_id] is not taker:
+                return
+            blocked = giver in self.dead or giver in self.paused or (giver, node_id) in self.cut
+            parts = None if blocked else self.nodes[giver].give_snapshot(effect.request, self.now)
+            if not blocked:
+                self.settle(giver)
+            taker.snapshot_fetched(effect.token, None if parts is None else b"".join(parts), self.now)
+            self.settle(node_id)
+
+        self.later(self.snapshot_ns, done)
+
+    def kill(self, *node_ids: int) -> None:
+        self.dead.update(node_ids)
+
+    def restart(self, node_id: int, *, wiped: bool = False) -> None:
+        """A new incarnation on the same disk, or on an empty one."""
+        old = self.settings[node_id]
+        store_id = old.store_id + 10_000 if wiped else old.store_id
+        if wiped:
+            self.disks[node_id] = b""
+        new = replace(
+            old, incarnation=old.incarnation + 1000, store_id=store_id, record=self.disks[node_id], seed=old.seed + 1000
+        )
+        self.settings[node_id] = new
+        self.nodes[node_id] = Node(new, self.now, WALL_NS + self.now - START_NS)
+        self.dead.discard(node_id)
+        self.log[node_id] = []
+        self.settle(node_id)
+
+    def members(self, node_id: int) -> list[int]:
+        """node_ids of the view that this node has installed."""
+        configuration = self.nodes[node_id].configuration
+        return [one.node_id for one in configuration.members] if configuration is not None else []
 
     def _send(self, source: int, target: int, buffer: bytes, segment: int) -> None:
         if target not in self.nodes or (source, target) in self.cut:
@@ -151,7 +215,7 @@ class World:
             self.later(self.random.randint(*self.delay_ns), arrive)
 
     def receive(self, target: int, buffer: bytes, segment: int, source: tuple[str, int]) -> None:
-        if target not in self.paused:
+        if target not in self.paused and target not in self.dead:
             self.nodes[target].datagram(buffer, segment, source, self.now)
             self.settle(target)
 
@@ -162,7 +226,8 @@ class World:
     def step(self) -> None:
         """The next thing that happens: an arrival, a write that ends, or a timer."""
         awake = [
-            (node.next_timer(), node_id) for node_id, node in self.nodes.items() if node_id not in self.paused
+            (node.next_timer(), node_id) for node_id, node in self.nodes.items()
+            if node_id not in self.paused and node_id not in self.dead
         ]
         due, node_id = min(awake, default=(2**63, 0))
         if self._queue and self._queue[0][0] <= due:
@@ -232,7 +297,7 @@ class World:
 
     def plane(self, node_id: int) -> Any:
         """The node's data plane, to look inside."""
-        return self.nodes[node_id]._plane
+        return self.nodes[node_id].plane
 
     def inject(self, targets: Sequence[int], buffer: bytes, segment: int = 0) -> None:
         """Bytes from outside arrive at some nodes now."""
@@ -241,7 +306,7 @@ class World:
 
     def forge(self, node_id: int, body: bytes) -> bytes:
         """A datagram with ``body`` as the member itself would send it, under its next counter."""
-        made: bytes = self.nodes[node_id]._outbox._datagram(body)
+        made: bytes = self.nodes[node_id].outbox._datagram(body)
         return made
 
     def agree(self, nodes: Sequence[int] | None = None) -> None:
@@ -253,6 +318,8 @@ class World:
         seqs: dict[int, int] = {}
         ev_id = 0
         for one in first:
+            if isinstance(one, View):
+                ev_id += one.ev_id > 0
             if isinstance(one, Delivery):
                 fresh = one.count - one.skip
                 assert (one.seq, one.ev_id) == (seqs.get(one.topic_id, 0) + 1, ev_id + 1)

@@ -1,0 +1,151 @@
+"""Joining: a node that is no member fetches the state of the running cluster, and goes on with the order from there.
+
+It takes the snapshot from the sequencer, which from then on keeps what the learner still needs. The node then holds
+what is committed, says that it is ready, and the sequencer admits it by an epoch change: nobody waits for a transfer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ocfcluster import limits
+from ocfcluster.errors import Malformed
+from ocfcluster.protocol.data_plane import DataPlane
+from ocfcluster.protocol.detector import Detector, in_epoch
+from ocfcluster.protocol.effects import FetchSnapshot
+from ocfcluster.protocol.settings import Configuration, Settings
+from ocfcluster.protocol.snapshot import Request, decode_topics, encode_request, restore
+from ocfcluster.protocol.state import topics_digest
+from ocfcluster.protocol.store import Store
+from ocfcluster.wire.datagram import MessageFlags
+
+if TYPE_CHECKING:
+    from ocfcluster.protocol.node import Node
+
+
+class Joiner:
+    """Fetches snapshots, one at a time."""
+
+    __slots__ = (
+        "counters", "_node", "_settings", "_store", "_detector", "_token", "_fetching", "_not_before", "_held",
+        "_held_at", "_cluster",
+    )  # fmt: skip
+
+    def __init__(
+        self, node: Node, settings: Settings, store: Store, detector: Detector, cluster: int
+    ) -> None:
+        self._node = node
+        self._settings = settings
+        self._store = store
+        self._detector = detector
+        self._cluster = cluster
+        self._token = 0
+        self._fetching: Request | None = None
+        self._not_before = 0
+        self._held = 0
+        self._held_at = 0
+        self.counters = {"snapshots_fetched": 0, "snapshots_failed": 0}
+
+    @property
+    def fetching(self) -> bool:
+        return self._fetching is not None
+
+    def consider(self, now: int) -> None:
+        """Where this node is no member of a running cluster: fetch its state from the sequencer."""
+        node = self._node
+        configuration = node.configuration
+        if configuration is None or node.installing:
+            return
+        plane = node.plane
+        if plane is not None:
+            if not plane.is_member and self._stuck(plane, now):
+                node.drop_plane()
+            return
+        if self._settings.node_id not in configuration.table:
+            return
+        giver = self._detector.present(configuration.sequencer)
+        if giver is None or giver.beat is None or not in_epoch(giver.beat, configuration):
+            return
+        if giver.beat.flags & (MessageFlags.SUSPECTS | MessageFlags.FORMING | MessageFlags.LEARNING):
+            return
+        self.fetch_state(configuration.sequencer, now)
+
+    def _stuck(self, plane: DataPlane, now: int) -> bool:
+        """Whether what this learner still needs does not come any more."""
+        if plane.log.held != self._held or plane.caught_up:
+            self._held, self._held_at = plane.log.held, now
+        return now - self._held_at > 2 * self._settings.sync_timeout_ns
+
+    def fetch_state(self, giver: int, now: int) -> None:
+        """The state of the epoch in force, from ``giver`` (a node_id)."""
+        configuration = self._node.configuration
+        if configuration is not None:
+            self._fetch(giver, configuration, topics=False, now=now)
+
+    def fetch_topics(self, giver: int, digest: int, now: int) -> None:
+        """The topics that a new history begins with, which ``giver`` has on disk."""
+        configuration = self._node.configuration
+        if configuration is not None and digest:
+            self._fetch(giver, configuration, topics=True, now=now)
+
+    def _fetch(self, giver: int, configuration: Configuration, *, topics: bool, now: int) -> None:
+        own = self._settings
+        request = Request(
+            self._cluster, own.node_id, own.incarnation, configuration.cluster_id, configuration.epoch, topics
+        )
+        peer = self._detector.present(giver)
+        if peer is None or now < self._not_before or self._fetching == request:
+            return
+        self._token += 1
+        self._fetching = request
+        self._node.outbox.effects.append(FetchSnapshot(self._token, peer.address, encode_request(request)))
+
+    def fetched(self, token: int, snapshot: bytes | None, now: int) -> None:
+        """The answer to FetchSnapshot; None: nothing whole came."""
+        request = self._fetching
+        if token != self._token or request is None:
+            return
+        self._fetching = None
+        self._not_before = now + limits.HEARTBEAT_NS
+        if snapshot is None:
+            self.counters["snapshots_failed"] += 1
+            return
+        try:
+            if request.topics:
+                self._take_topics(snapshot)
+            else:
+                self._take_state(request, snapshot, now)
+        except Malformed as error:
+            self.counters["snapshots_failed"] += 1
+            self._node.say_fault("snapshot", f"a snapshot of the cluster's state cannot be read: {error}")
+
+    def _take_topics(self, snapshot: bytes) -> None:
+        topics = decode_topics(snapshot)
+        record = self._store.record
+        if topics.topics_index >= record.topics_index:
+            self._store.change(
+                topics=topics.rows, next_topic_id=topics.next_topic_id, topics_index=topics.topics_index
+            )
+        self.counters["snapshots_fetched"] += 1
+
+    def _take_state(self, request: Request, snapshot: bytes, now: int) -> None:
+        node = self._node
+        configuration = node.configuration
+        if configuration is None or node.plane is not None or node.installing:
+            return
+        if (configuration.cluster_id, configuration.epoch) != (request.cluster_id, request.epoch):
+            return  # the cluster went on meanwhile
+        most = configuration.limits.event_bytes + limits.RUN_HEADER_BYTES + limits.PROPERTIES_BYTES
+        restored = restore(snapshot, max(most, limits.RUN_BYTES))
+        if restored.configuration != configuration:
+            return
+        table = restored.state.topics
+        if topics_digest(table.rows, table.next_id) != topics_digest(
+            self._store.record.topics, self._store.record.next_topic_id
+        ):
+            self._store.change(
+                topics=table.rows, next_topic_id=table.next_id, topics_index=restored.delivered
+            )
+        self.counters["snapshots_fetched"] += 1
+        self._held, self._held_at = restored.log.held, now
+        node.learn(restored, now)

@@ -1,0 +1,81 @@
+"""Whether a configuration that came from elsewhere can be one: what is built on its numbers must not fail."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ocfcluster import limits
+from ocfcluster.protocol.settings import Ballot, Configuration
+from ocfcluster.wire import datagram as wire
+
+_U64: Final = 2**64
+_COUNTED: Final = 2**62  # counted on from there, and still within the 64 bits that messages have
+_EPOCHS: Final = 2**32
+
+
+def configuration_fault(configuration: Configuration) -> str:
+    """What is wrong with it; empty: nothing."""
+    ids = [member.node_id for member in configuration.members]
+    table = configuration.table
+    checks = (
+        (configuration.version == wire.VERSION, "version"),
+        (_is_history(configuration.cluster_id), "cluster_id"),
+        (all(_is_history(one) for one in configuration.supersedes), "supersedes"),
+        (len(configuration.supersedes) <= limits.HISTORIES_REMEMBERED, "supersedes"),
+        (1 <= configuration.epoch < _EPOCHS, "epoch"),
+        (0 <= configuration.base < _COUNTED and 0 <= configuration.order_time < _COUNTED, "base, order_time"),
+        (1 <= configuration.m_sequence < _EPOCHS, "m_sequence"),
+        (0 <= configuration.topics_digest < _U64, "topics_digest"),
+        (limits.MTU_MINIMUM <= configuration.mtu <= limits.MTU_MAXIMUM, "mtu"),
+        (configuration.delivery in ("safe", "agreed"), "delivery"),
+        (0 < len(ids) == len(set(ids)) <= limits.NODES and len(table) <= limits.NODES, "members"),
+        (configuration.sequencer in ids and configuration.tie_breaker in ids, "sequencer, tie_breaker"),
+        (configuration.members == sorted(configuration.members), "order of members"),
+        (sum(member.votes for member in configuration.members) > 0, "votes"),
+        (
+            all(
+                0 < member.node_id <= limits.NODE_ID_MOST
+                and 0 <= member.incarnation < _U64
+                and 0 <= member.store_id < _U64
+                and member.votes == table.get(member.node_id)
+                and 1 <= member.born_on <= configuration.m_sequence
+                for member in configuration.members
+            ),
+            "members",
+        ),
+        (
+            all(
+                0 < node <= limits.NODE_ID_MOST and 0 <= votes <= limits.VOTES_MOST
+                for node, votes in table.items()
+            ),
+            "table",
+        ),
+        (
+            len(configuration.epochs) <= limits.EPOCHS_REMEMBERED
+            and bool(configuration.epochs)
+            and configuration.epochs[-1] == (configuration.epoch, configuration.base)
+            and all(0 <= epoch < _EPOCHS and 0 <= base < _COUNTED for epoch, base in configuration.epochs),
+            "epochs",
+        ),
+        (
+            1 <= configuration.limits.event_bytes <= limits.EVENT_BYTES_CEILING
+            and 0 <= configuration.limits.topics <= limits.TOPICS
+            and 0 <= configuration.limits.producers_per_node <= limits.PRODUCERS_PER_NODE
+            and 1 <= configuration.limits.producer_runs <= limits.PRODUCER_RUNS_UNANSWERED,
+            "limits",
+        ),
+    )
+    return next((what for holds, what in checks if not holds), "")
+
+
+def ballot_fault(ballot: Ballot) -> bool:
+    """Whether a ballot's numbers do not fit what carries them."""
+    return not (
+        0 < ballot.round < _EPOCHS - 1
+        and 0 < ballot.node_id <= limits.NODE_ID_MOST
+        and 0 <= ballot.incarnation < _U64
+    )
+
+
+def _is_history(cluster_id: str) -> bool:
+    return len(cluster_id) == 32 and all(digit in "0123456789abcdef" for digit in cluster_id)
