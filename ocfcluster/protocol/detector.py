@@ -45,7 +45,7 @@ class Detector:
 
     def update(self, now: int) -> None:
         self.heard = self._peers.heard(now)
-        self._present = {peer.node_id: peer for peer in self.heard}  # the newest incarnation of each
+        self._present = {peer.node_id: peer for peer in self.heard}  # of each the incarnation heard last
 
     @property
     def next_suspicion(self) -> int:

@@ -118,8 +118,8 @@ class PeerTable:
         return peer
 
     def heard(self, now: int) -> list[Peer]:
-        """Incarnations heard within the suspicion time over links that take full datagrams, by node_id; not those of
-        which a newer incarnation is there and that are silent since."""
+        """Incarnations heard within the suspicion time over links that take full datagrams, by node_id, of each the
+        one heard last last; not those that have fallen silent while another incarnation of their node speaks."""
         oldest = now - self._suspicion_ns
         oldest_large = now - self._large_ns
         live = [
@@ -127,18 +127,10 @@ class PeerTable:
             for peer in self._peers.values()
             if peer.last_heard > oldest and peer.last_large > oldest_large
         ]
-        live.sort(key=lambda peer: (peer.node_id, peer.first_heard, peer.incarnation))
-        return [
-            peer
-            for place, peer in enumerate(live)
-            if place + 1 == len(live)
-            or live[place + 1].node_id != peer.node_id
-            or not self._succeeded(peer, live[place + 1], now)
-        ]
-
-    def _succeeded(self, old: Peer, new: Peer, now: int) -> bool:
-        grace = self._suspicion_ns // 4
-        return now >= new.first_heard + grace and old.last_heard < new.first_heard + grace // 2
+        live.sort(key=lambda peer: (peer.node_id, peer.last_heard, peer.incarnation))
+        newest = {peer.node_id: peer for peer in live}
+        silent = self._suspicion_ns // 4  # while another incarnation of the same node speaks
+        return [peer for peer in live if newest[peer.node_id].last_heard - peer.last_heard < silent]
 
     def all(self) -> Iterator[Peer]:
         yield from self._peers.values()

@@ -35,7 +35,7 @@ from ocfcluster.protocol.quorum import Quorums, is_primary
 from ocfcluster.protocol.readmission import Readmission
 from ocfcluster.protocol.settings import Ballot, Configuration, Member, PaxosRecord, Settings
 from ocfcluster.protocol.state import topics_digest
-from ocfcluster.protocol.store import Store
+from ocfcluster.protocol.store import NO_LIMIT, Store
 from ocfcluster.protocol.validity import ballot_fault, configuration_fault
 from ocfcluster.wire.datagram import VERSION, MessageFlags
 
@@ -57,7 +57,7 @@ class Recovery:
     __slots__ = (
         "acceptor", "proposer", "formation", "readmission", "counters", "leaving", "forced", "without",
         "_node", "_settings", "_store", "_detector", "_pending_sync", "_promised_at", "_may_since", "_ready_since",
-        "_lagging_since", "_digest", "_attempt_after",
+        "_lagging_since", "_digest", "_attempt_after", "_propose_at",
     )  # fmt: skip
 
     def __init__(self, node: Node, settings: Settings, store: Store, detector: Detector, now: int) -> None:
@@ -80,6 +80,7 @@ class Recovery:
         self._lagging_since: dict[int, int] = {}
         self._digest: tuple[int, int] = (-1, 0)
         self._attempt_after = 0
+        self._propose_at = NO_LIMIT  # when it is this node's turn, if nobody else has begun
 
     @property
     def instance(self) -> Instance:
@@ -301,6 +302,7 @@ class Recovery:
         """Start an epoch change, or a bootstrap, where it is this node's turn."""
         node = self._node
         configuration = node.configuration
+        self._propose_at = NO_LIMIT
         if node.installing:
             return
         if configuration is None:
@@ -368,7 +370,10 @@ class Recovery:
             self._may_since = 0
             return False
         self._may_since = self._may_since or now
-        return now >= self._may_since + self._rank(configuration) * limits.PROPOSE_RANK_NS
+        turn = self._may_since + self._rank(configuration) * limits.PROPOSE_RANK_NS
+        if now < turn:
+            self._propose_at = turn
+        return now >= turn
 
     def _rank(self, configuration: Configuration) -> int:
         """How many older acceptors may go first."""
@@ -546,12 +551,7 @@ class Recovery:
             self._node.beat_soon()
 
     def next_timer(self) -> int:
-        due = self.proposer.next_timer()
-        configuration = self._node.configuration
-        if self._may_since and not self.proposer.active and configuration is not None:
-            rank = self._rank(configuration)
-            due = min(due, max(self._may_since + rank * limits.PROPOSE_RANK_NS, self._attempt_after))
-        return due
+        return min(self.proposer.next_timer(), self._propose_at)
 
     # --- what the proposer asks -------------------------------------------------------------------------------------
 
