@@ -47,11 +47,31 @@ class Agent(Protocol):
         """Starts it again with the same configuration, once it has ended; returns when it serves clients."""
 
 
+class Cluster(Protocol):
+    """A cluster whose agents a check controls; its nodes are numbered from 1."""
+
+    def socket(self, i: int) -> str: ...
+    def kill(self, i: int) -> None:
+        """Ends node ``i``'s agent at once (SIGKILL)."""
+
+    def start(self, i: int) -> None:
+        """Starts it again, with what it has on its disk."""
+
+    def pause(self, i: int) -> None:
+        """Stops it where it is (SIGSTOP)."""
+
+    def go_on(self, i: int) -> None:
+        """Lets it go on (SIGCONT)."""
+
+
 class Harness(Protocol):
     """What can start agents for the checks that end them. Absent outside of the project's own tests."""
 
     def new_agent(self) -> contextlib.AbstractContextManager[Agent]:
         """A fresh agent of a single-node cluster, serving clients; ended when the context is left."""
+
+    def new_cluster(self, nodes: int, suspicion_ms: int) -> contextlib.AbstractContextManager[Cluster]:
+        """A fresh cluster of so many nodes, all active; ended when the context is left."""
 
 
 class Context:
@@ -113,6 +133,12 @@ class Context:
         if self._harness is None:
             raise NotRun("needs an agent of its own, to end it")
         return self._harness.new_agent()
+
+    def own_cluster(self, nodes: int, suspicion_ms: int) -> contextlib.AbstractContextManager[Cluster]:
+        """A cluster whose agents the check may end; who is silent for ``suspicion_ms`` is suspected. Raises NotRun."""
+        if self._harness is None:
+            raise NotRun("needs a cluster of its own, to end agents of it")
+        return self._harness.new_cluster(nodes, suspicion_ms)
 
 
 def expect(condition: object, statement: str) -> None:

@@ -23,6 +23,7 @@ _MODULES: Final = (
     "messages",
     "order",
     "loss",
+    "membership",
 )
 TIME_LIMIT_S: Final = 30.0
 

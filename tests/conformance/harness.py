@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,11 +27,42 @@ class OwnAgent:
         self._cluster.wait_active()
 
 
+class OwnCluster:
+    """Several agents, to be ended and paused."""
+
+    def __init__(self, cluster: LoopbackCluster) -> None:
+        self._cluster = cluster
+        self.socket = cluster.socket
+
+    def kill(self, i: int) -> None:
+        self._cluster.stop_agent(i, kill=True)
+
+    def start(self, i: int) -> None:
+        self._cluster.start_agent(i)
+
+    def pause(self, i: int) -> None:
+        self._cluster.agent(i).send_signal(signal.SIGSTOP)
+
+    def go_on(self, i: int) -> None:
+        self._cluster.agent(i).send_signal(signal.SIGCONT)
+
+
 class LoopbackHarness:
     """Makes a fresh one for each check that asks; ``cluster`` makes a cluster of so many nodes."""
 
-    def __init__(self, cluster: Callable[[int], LoopbackCluster] = LoopbackCluster) -> None:
+    def __init__(self, cluster: Callable[..., LoopbackCluster] = LoopbackCluster) -> None:
         self._cluster = cluster
+
+    @contextmanager
+    def new_cluster(self, nodes: int, suspicion_ms: int) -> Iterator[OwnCluster]:
+        timing = {"suspicion_ms": suspicion_ms, "heartbeat_ms": min(100, suspicion_ms // 5)}
+        with self._cluster(nodes, timing=timing) as cluster:
+            own = OwnCluster(cluster)
+            try:
+                yield own
+            finally:
+                for i in cluster.nodes:
+                    own.go_on(i)
 
     @contextmanager
     def new_agent(self) -> Iterator[OwnAgent]:

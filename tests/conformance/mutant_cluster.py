@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -19,8 +19,10 @@ class MutantCluster(LoopbackCluster):
     It goes without a word however its agents end: what they do is what the checks are about.
     """
 
-    def __init__(self, n: int, name: str = NO_MISTAKE, wrong: Iterable[int] = ()) -> None:
-        super().__init__(n)
+    def __init__(
+        self, n: int, name: str = NO_MISTAKE, wrong: Iterable[int] = (), **config: Mapping[str, Any]
+    ) -> None:
+        super().__init__(n, **config)
         self._name = name
         self._wrong = frozenset(wrong)
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.conformance import agent_mutations, client_mutations, publisher_mutations
+from tests.conformance import (
+    agent_mutations,
+    client_mutations,
+    membership_mutations,
+    publisher_mutations,
+)
 from tests.conformance.mutation import Mutation, Side
 
 MUTATIONS: Final[dict[str, Mutation]] = {
     one.name: one
-    for module in (client_mutations, publisher_mutations, agent_mutations)
+    for module in (client_mutations, publisher_mutations, agent_mutations, membership_mutations)
     for one in module.MUTATIONS
 }
 

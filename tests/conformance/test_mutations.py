@@ -13,17 +13,27 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ocfcluster.conformance import Check, Result, Verdict, checks, context, known_obligations, run_check
+from ocfcluster.conformance import (
+    Check,
+    Result,
+    Verdict,
+    checks,
+    context,
+    known_obligations,
+    registry,
+    run_check,
+)
 from tests.cluster import ROOT, LoopbackCluster
 from tests.conformance.harness import LoopbackHarness
 from tests.conformance.mutant_cluster import MutantCluster
 from tests.conformance.mutations import MUTATIONS, Mutation, Side
 
 PATIENCE_S = 2.0
-TIME_LIMIT_S = 5.0  # of a check under a mistake
+HASTE = 5.0 / registry.TIME_LIMIT_S  # of its usual time, what a check has under a mistake
 # What a mutation raises that is itself wrong:
 MISTAKEN = re.compile(
     r"(AttributeError|NameError|TypeError|ValueError|IndexError|KeyError|AssertionError|ClusterError)\b"
@@ -57,7 +67,7 @@ def be_impatient() -> None:
 
 def run(
     check: Check, cluster: LoopbackCluster, scratch: Path, apply: Callable[[], None] | None,
-    own: Callable[[int], LoopbackCluster] = MutantCluster,
+    own: Callable[..., LoopbackCluster] = MutantCluster,
 ) -> Result:  # fmt: skip
     """One check with ``apply`` called in its process first."""
 
@@ -68,7 +78,7 @@ def run(
             apply()
 
     others = tuple(cluster.socket(i) for i in cluster.nodes if i != 1)
-    limit = check._replace(time_limit_s=TIME_LIMIT_S)
+    limit = check._replace(time_limit_s=HASTE * check.time_limit_s)
     return run_check(limit, cluster.socket(1), others=others, harness=LoopbackHarness(own), prepare=prepare)
 
 
@@ -114,11 +124,11 @@ def test_a_mistake_of_the_library_is_found(
 
 @pytest.mark.parametrize("mutation", those(Side.AGENT), ids=name_of)
 def test_a_mistake_of_the_agent_is_found(mutation: Mutation, healthy: LoopbackCluster, scratch: Path) -> None:
+    def mutant(n: int, **config: Any) -> MutantCluster:
+        return MutantCluster(n, mutation.name, mutation.wrong, **config)
+
     if not mutation.agents:
-        results = [
-            run(check, healthy, scratch, None, lambda n: MutantCluster(n, mutation.name, mutation.wrong))
-            for check in of(mutation)
-        ]
+        results = [run(check, healthy, scratch, None, mutant) for check in of(mutation)]
     else:
         with MutantCluster(mutation.agents, mutation.name, mutation.wrong) as cluster:
             results = [run(check, cluster, scratch, None) for check in of(mutation)]
