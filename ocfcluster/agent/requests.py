@@ -20,7 +20,7 @@ from ocfcluster.ipc.delivery import Subscription
 from ocfcluster.ipc.peer import accept_lent
 from ocfcluster.ipc.session import Incoming, Stage
 from ocfcluster.limits import CLIENT_NAME_BYTES, TOPICS_PER_SUBSCRIPTION
-from ocfcluster.protocol.effects import Outcome, State
+from ocfcluster.protocol.effects import Outcome
 from ocfcluster.protocol.effects import Topic as NodeTopic
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import (
@@ -309,11 +309,9 @@ class Requests:
             self.deferred.append(lambda: _ignore(subscribe(last_try=True)))
 
         # Before the first view nobody knows where a subscription would begin.
-        if not self._begun() or not subscribe(last_try=not self._agent.router.views.primary):
+        views = self._agent.router.views
+        if not views.begun or not subscribe(last_try=not views.primary):
             self.command(control.Barrier(), caught_up)
-
-    def _begun(self) -> bool:
-        return self._agent.router.views.begun or self._agent.node.state is State.ACTIVE
 
     def _subscribe_fault(self, client: Client, body: Subscribe) -> tuple[int, str]:
         subscriptions = client.line.subscriptions
@@ -412,7 +410,7 @@ class Requests:
 
         # It may have been created and answered elsewhere: catch up with the order first, where there is one.
         if not resolve():
-            if self._begun() and not self._agent.router.views.primary:
+            if not self._agent.router.views.primary:
                 self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
             else:
                 self.command(control.Barrier(), then)

@@ -76,6 +76,8 @@ class Views:
 
     def notify(self, notification: Notification, node_id: int, incarnation: int) -> None:
         """NOT_PRIMARY or PRIMARY_RESTORED, to the subscribers here alone; it uses up no seq."""
+        if self._current is None:
+            return  # there is nobody yet who was told anything
         self.primary = notification.code is not NotificationCode.NOT_PRIMARY
         code = MembershipCode[notification.code.name]
         event = MembershipEvent(code, notification.m_sequence, self._event.members)
