@@ -34,6 +34,9 @@ class Ground(Protocol):
     def expected(self) -> set[int]:
         """Acceptors that are heard, this node included: their answer is worth a short wait."""
 
+    def yields(self, rival: Ballot, now: int) -> bool:
+        """Whether this node gives way for a while to the one that has the higher ballot."""
+
     def first_value(self, now: int) -> Configuration:
         """The configuration to propose in a bootstrap."""
 
@@ -143,7 +146,10 @@ class Proposer:
 
     def on_reject(self, reject: Reject, now: int) -> None:
         if self.active and self._mine(reject) and reject.promised > self.ballot:
-            self._next_round(reject.promised.round, now)
+            if self._ground.yields(reject.promised, now):
+                self.abandon()
+            else:
+                self._next_round(reject.promised.round, now)
 
     def on_synced(self, node_id: int, incarnation: int, message: Message, now: int) -> None:
         value = self._value

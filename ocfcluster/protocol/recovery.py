@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from xxhash import xxh3_64_intdigest
+
 from ocfcluster import limits
 from ocfcluster.errors import MalformedDatagram
 from ocfcluster.protocol import messages
@@ -57,7 +59,7 @@ class Recovery:
     __slots__ = (
         "acceptor", "proposer", "formation", "readmission", "counters", "leaving", "forced", "without",
         "_node", "_settings", "_store", "_detector", "_pending_sync", "_promised_at", "_may_since", "_ready_since",
-        "_lagging_since", "_digest", "_attempt_after", "_propose_at",
+        "_lagging_since", "_digest", "_attempt_after", "_propose_at", "_draws",
     )  # fmt: skip
 
     def __init__(self, node: Node, settings: Settings, store: Store, detector: Detector, now: int) -> None:
@@ -81,6 +83,7 @@ class Recovery:
         self._digest: tuple[int, int] = (-1, 0)
         self._attempt_after = 0
         self._propose_at = NO_LIMIT  # when it is this node's turn, if nobody else has begun
+        self._draws = 0  # of chance
 
     @property
     def instance(self) -> Instance:
@@ -562,6 +565,22 @@ class Recovery:
         own = self._settings.node_id
         nodes = {one for one in self._detector.voices(configuration) if self._detector.linked(own, one)}
         return nodes | ({own} if self._detector.is_acceptor(configuration) else set())
+
+    def yields(self, rival: Ballot, now: int) -> bool:
+        """The sequencer that is alive gives way to nobody; others do for a time that is longer the younger they are,
+        and never twice the same, so that two of them do not go on outbidding each other."""
+        node = self._node
+        configuration = node.configuration
+        if rival.node_id == self._settings.node_id:
+            return False
+        plane = node.plane
+        if configuration is None or (plane is not None and plane.is_sequencer and not plane.resigned):
+            return False
+        self._draws += 1
+        chance = xxh3_64_intdigest(f"{self._settings.seed} {self._draws}".encode()) % limits.PROPOSE_RANK_NS
+        rank = self._rank(configuration) + 1
+        self._attempt_after = now + rank * limits.PROPOSE_RANK_NS + chance
+        return True
 
     def evidence(self, promises: dict[int, Promise], incarnations: dict[int, int], now: int) -> Evidence:
         configuration = self._node.configuration
