@@ -75,7 +75,8 @@ class Administrator:
     def _order(self, client: Client, request: Incoming, asked: Administer, operand: control.Operand) -> None:
         def then(outcome: Outcome) -> None:
             if outcome.error:
-                self._refuse(client, request.request_id, outcome.error, _reason(asked, outcome.error))
+                code = errno.EINVAL if outcome.error == errno.EEXIST else outcome.error
+                self._refuse(client, request.request_id, code, _reason(asked, outcome.error))
             else:
                 self._reply(client, request.request_id, Answer.DONE)
 
@@ -105,11 +106,12 @@ def _reason(asked: Administer, code: int) -> str:
         return "the nodes that are there would have no majority in the table that results: start more of them first"
     if code == errno.EINVAL:
         return {
-            int(Administration.NODE_ADD): f"{node} is in the node table already",
             int(Administration.SEQUENCE): f"{node} is no member of the view",
         }.get(asked.command, f"{node} is not in the node table")
+    if code == errno.EEXIST:
+        return f"{node} is in the node table with other votes; `ocfcluster node votes` changes them"
     if code == errno.ENOMEM:
-        return f"the node table has its {NODES} nodes"
+        return f"a node table has at most {NODES} nodes, and must fit one datagram on the cluster's network"
     return os.strerror(code)
 
 
