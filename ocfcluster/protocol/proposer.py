@@ -174,7 +174,7 @@ class Proposer:
 
     def _consider(self, now: int) -> None:
         """Judge the promises as soon as they are enough, and those expected are in or were waited for."""
-        promised = {node for node, one in self._promises.items() if one.store_id == self._acceptors[node]}
+        promised = self._promised
         if self._configuration is None:
             if promised == set(self._acceptors):
                 self._propose_first(now)
@@ -204,6 +204,11 @@ class Proposer:
         else:
             self.waiting_for = judgement.reason
             self._not_again = set()
+
+    @property
+    def _promised(self) -> set[int]:
+        """Who promised: the answers of strangers are no promises."""
+        return {node for node, one in self._promises.items() if one.store_id == self._acceptors[node]}
 
     def _propose_first(self, now: int) -> None:
         """A bootstrap: what was accepted before is finished; there is nothing to fetch."""
@@ -248,10 +253,12 @@ class Proposer:
         value = self._value
         if value is None:
             return
-        if self._configuration is None or self._forced:
-            enough = self._accepted >= (set(self._acceptors) if not self._forced else set(self._promises))
+        if self._configuration is None:
+            enough = self._accepted >= set(self._acceptors)
         else:
             enough = Quorums(self._configuration).decision(self._accepted)
+            if self._forced:
+                enough = enough or self._accepted >= self._promised
         if enough:
             self.phase = Phase.IDLE
             self._ground.decided(value, now)
