@@ -16,6 +16,7 @@ from typing import Final
 from ocfcluster import limits
 from ocfcluster.errors import MalformedDatagram, MalformedRun
 from ocfcluster.protocol.asking import Asker
+from ocfcluster.protocol.auditor import Auditor
 from ocfcluster.protocol.effects import Deliver, Item
 from ocfcluster.protocol.flow import Flow
 from ocfcluster.protocol.gaps import Source
@@ -89,6 +90,7 @@ class DataPlane:
         self._topic_disk = TopicDisk(store, state.topics)
         self.log = log
         self.state = state
+        self.auditor = Auditor(delivered)
         self.staged_table = NodeTable(configuration)  # as commands that are held, not delivered yet, make it
         self.position = log.held  # where this node began: nothing before it is its own
         self.commit = delivered
@@ -170,6 +172,7 @@ class DataPlane:
             del self._by_epoch[min(self._by_epoch)]
         self._forget_departed()
         self._touched.clear()
+        self.auditor.forget_others()
 
         self._window = min(settings.window_bytes, limits.FLOW_FLOOR_BYTES) // len(configuration.members)
         self._window_counter = 0  # of the datagram that the window came in: an older one does not undo it
@@ -549,8 +552,11 @@ class DataPlane:
             runs = self.log.runs
             items: list[Item] = []
             apply = self.state.apply
+            auditor = self.auditor
             while runs and runs[0].index <= upto:
-                _, order_time, origin, run, view = runs.popleft()
+                index, order_time, origin, run, view = runs.popleft()
+                if index > auditor.next_index:
+                    auditor.passed(index, self.state.chain)
                 if origin is not None:
                     apply(run, origin.node_id, origin.incarnation, order_time, origin.own, items)
                     self.counters["delivered_runs"] += 1
@@ -575,6 +581,7 @@ class DataPlane:
             self._joined()
             items = []
         self.state.view(view, items)
+        self.auditor.take(view.base + 1, self.state.chain)
         return items
 
     def _release(self, committed: int, now: int) -> None:

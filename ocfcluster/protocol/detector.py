@@ -142,9 +142,9 @@ class Detector:
         """Whether a decision quorum hears ``proposer`` and is heard by it."""
         voices = self.voices(configuration)
         nodes = {node for node in voices if node != proposer and self.linked(proposer, node)}
-        if self.is_acceptor(configuration):
-            if proposer == self._own[0] or self.linked(proposer, self._own[0]):
-                nodes.add(self._own[0])
+        reached = proposer == self._own[0] or self.linked(proposer, self._own[0])
+        if reached and self.is_acceptor(configuration):
+            nodes.add(self._own[0])
         if proposer in voices:
             nodes.add(proposer)
         return Quorums(configuration).decision(nodes)

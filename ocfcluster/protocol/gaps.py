@@ -9,7 +9,6 @@ from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.streams import OriginStream
 from ocfcluster.wire.datagram import Range
 
-
 Source = tuple[int, int]  # (node_id, incarnation) of an origin; ORDER
 ORDER: Final[Source] = (0, 0)
 

@@ -42,6 +42,7 @@ class Heartbeats:
         payload = payload_bytes(mtu, settings.ip_overhead_bytes)
         padded = self._number % limits.HEARTBEAT_PADDED_EVERY == 0
         self._number += 1
+        audited = plane.auditor.announced(plane.commit) if plane and plane.is_member else (0, 0)
         history = history_numbers(configuration.cluster_id if configuration else "")
         beat = Heartbeat(
             flags=flags | (int(MessageFlags.PADDED) if padded else 0),
@@ -60,8 +61,8 @@ class Heartbeats:
             held=plane.acknowledged if plane else 0,
             commit=plane.commit if plane else 0,
             stable=plane.stable if plane else 0,
-            auditor_index=0,
-            auditor_chain=0,
+            auditor_index=audited[0],
+            auditor_chain=audited[1],
             store_id=settings.store_id,
             heard=heard[: (payload - wire.HEARTBEAT.size) // wire.HEARD.size],
         )

@@ -30,8 +30,11 @@ class Candidate:
 
 @dataclass(slots=True)
 class Evidence:
-    """What a proposer knows when it has promises enough. ``promises`` are of acceptors of C_e, by node_id;
-    ``strangers`` answered for a node of C_e with another disk: they promise nothing, and what that node held is lost."""
+    """What a proposer knows when it has promises enough.
+
+    ``promises`` are of acceptors of C_e, by node_id; ``strangers`` answered for a node of C_e with another disk: they
+    promise nothing, and what that node held is lost.
+    """
 
     configuration: Configuration
     promises: dict[int, Promise]

@@ -6,7 +6,7 @@ are typed structures and not fields packed by hand; a wrong one raises Malformed
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -103,7 +103,6 @@ _TYPES: Final[dict[type[Message], MessageType]] = {
 }
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(message) for message, kind in _TYPES.items()}
 _CONFIGURATION: Final = msgspec.msgpack.Decoder(Configuration)
-_Decoded = TypeVar("_Decoded")
 
 
 def encode(message: Message) -> bytes:
@@ -125,7 +124,8 @@ def decode(datagram: bytes, kind: int) -> Message:
 
 def decode_install(datagram: bytes) -> Configuration:
     """Raises MalformedDatagram."""
-    epoch, configuration = _decode(datagram, _CONFIGURATION)
+    epoch, decoded = _decode(datagram, _CONFIGURATION)
+    configuration: Configuration = decoded
     if configuration.epoch != epoch:
         raise MalformedDatagram("INSTALL of two epochs")
     return configuration

@@ -33,7 +33,6 @@ from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.peers import Peer, PeerTable
 from ocfcluster.protocol.primacy import Primacy
-from ocfcluster.protocol.quorum import Quorums
 from ocfcluster.protocol.recovery import Recovery
 from ocfcluster.protocol.settings import Configuration, Settings
 from ocfcluster.protocol.snapshot import Restored, decode_request, encode_topics, take_snapshot
@@ -46,7 +45,6 @@ from ocfcluster.wire.control import Operand
 from ocfcluster.wire.datagram import BODY, Heartbeat, MessageFlags, MessageType
 
 _NO_TOPICS = TopicTable()
-_FIRST_EPOCH_CHANGE, _LAST_EPOCH_CHANGE = int(MessageType.PREPARE), int(MessageType.ACCEPTED)
 
 
 class Node:
@@ -183,37 +181,46 @@ class Node:
 
     def _take(self, peer: Peer, datagram: bytes, counter: int, source: Address, now: int) -> None:
         kind = datagram[BODY]
-        plane = self.plane
-        if kind == MessageType.DATA:
-            if plane is not None and peer.origin is not None:
-                plane.on_packets(peer.origin, wire.decode_data(datagram))
-        elif kind == MessageType.ORDER:
-            if plane is not None and peer.origin is not None:
-                plane.on_order(peer, datagram, counter)
-        elif kind == MessageType.ACK:
-            if plane is not None and peer.origin is not None:
-                plane.on_ack(peer, datagram)
-        elif kind == MessageType.NACK:
-            if plane is not None:
-                plane.on_nack(peer, datagram, now)
-        elif kind == MessageType.RETRANSMIT:
-            if plane is not None and peer.origin is not None:
-                plane.on_retransmit(datagram)
-        elif kind == MessageType.HEARTBEAT:
+        if kind == MessageType.HEARTBEAT:
             self._on_heartbeat(peer, wire.decode_heartbeat(datagram), counter, source, now)
+        elif kind <= MessageType.RETRANSMIT:
+            if self.plane is not None:
+                self._take_traffic(self.plane, peer, datagram, counter, now)
         elif kind == MessageType.INSTALL:
-            configuration = messages.decode_install(datagram)
-            fault = configuration_fault(configuration)
-            if fault:
-                raise MalformedDatagram(f"INSTALL of a configuration that cannot be: {fault}")
-            self.now = now
-            self.on_configuration(configuration, now)
+            self._on_install(datagram, now)
         elif kind == MessageType.CONFIG_REQUEST:
-            self._on_config_request(peer, wire.decode_config_request(datagram))
-        elif _FIRST_EPOCH_CHANGE <= kind <= _LAST_EPOCH_CHANGE:
+            wire.decode_config_request(datagram)
+            self.tell_configuration(peer.node_id)
+        elif kind <= MessageType.ACCEPTED:
             self._on_epoch_change(peer, datagram, kind, now)
         else:
             raise MalformedDatagram(f"message of unknown type {kind}")
+
+    def _take_traffic(self, plane: DataPlane, peer: Peer, datagram: bytes, counter: int, now: int) -> None:
+        """What belongs to the data plane. Who is no member may only ask."""
+        kind = datagram[BODY]
+        if kind == MessageType.NACK:
+            plane.on_nack(peer, datagram, now)
+        elif peer.origin is None:
+            return
+        elif kind == MessageType.DATA:
+            plane.on_packets(peer.origin, wire.decode_data(datagram))
+        elif kind == MessageType.ORDER:
+            plane.on_order(peer, datagram, counter)
+        elif kind == MessageType.ACK:
+            plane.on_ack(peer, datagram)
+        elif kind == MessageType.RETRANSMIT:
+            plane.on_retransmit(datagram)
+        else:
+            raise MalformedDatagram(f"message of unknown type {kind}")
+
+    def _on_install(self, datagram: bytes, now: int) -> None:
+        configuration = messages.decode_install(datagram)
+        fault = configuration_fault(configuration)
+        if fault:
+            raise MalformedDatagram(f"INSTALL of a configuration that cannot be: {fault}")
+        self.now = now
+        self.on_configuration(configuration, now)
 
     def _on_epoch_change(self, peer: Peer, datagram: bytes, kind: int, now: int) -> None:
         if self.state in (State.STOPPED, State.EVICTED):
@@ -619,10 +626,6 @@ class Node:
                 f"nodes {sorted(configuration.table)}); `ocfcluster rejoin` gives up this node's and joins it",
             )
 
-    def _on_config_request(self, peer: Peer, epoch: int) -> None:
-        if self.configuration is not None:
-            self.tell_configuration(peer.node_id)
-
     def tell_configuration(self, node_id: int) -> None:
         """Send the configuration in force to a node that is behind."""
         peer = self._detector.present(node_id)
@@ -700,6 +703,7 @@ class Node:
         if configuration is not None and in_epoch(beat, configuration):
             if self.plane is not None:
                 self.plane.on_heartbeat(peer, beat, counter)
+                self._audit(self.plane, peer.node_id, beat)
             return
         if not beat.epoch or now - self._asked_configuration_at < self.settings.heartbeat_ns // 4:
             return
@@ -709,6 +713,19 @@ class Node:
         if configuration is None or not same or beat.epoch > configuration.epoch:
             self._asked_configuration_at = now
             self.outbox.send(source, wire.encode_config_request(0))
+
+    def _audit(self, plane: DataPlane, node_id: int, beat: Heartbeat) -> None:
+        """Compare what was delivered here with what another member has delivered."""
+        index, auditor = beat.auditor_index, plane.auditor
+        if not plane.is_member or auditor.compare(node_id, index, beat.auditor_chain, plane.commit):
+            return
+        self.say_fault(
+            "order_differs",
+            f"node {node_id} has delivered something else than this node up to index {index} of epoch {beat.epoch}: "
+            "this must never happen; keep the logs of both",
+        )
+        if auditor.outvoted(index, plane.configuration, self.settings.node_id):
+            self._evict(f"what it has delivered differs from what most others have, at index {index}")
 
     def _said(self) -> tuple[object, ...]:
         """What others want to know at once when it changes."""

@@ -281,10 +281,10 @@ class Proposer:
             self._consider(now)
         elif self.phase is Phase.SYNCING:
             self._consider_synced(now)
-        if self.phase in (Phase.SYNCING, Phase.ACCEPTING):
-            if now - self._progress_at >= self._settings.sync_timeout_ns:
-                self._give_up_phase(now)
-                return
+        stands_still = now - self._progress_at >= self._settings.sync_timeout_ns
+        if stands_still and self.phase in (Phase.SYNCING, Phase.ACCEPTING):
+            self._give_up_phase(now)
+            return
         if self.active and now >= self._resend_at:
             self._speak(now)
 

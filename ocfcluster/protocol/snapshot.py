@@ -156,7 +156,9 @@ def restore(snapshot: bytes, run_limit_bytes: int) -> Restored:
         for image in header.streams:
             stream = streams[image.node_id, image.incarnation]
             stream.begin_behind(image.last_packet, take(image.partial), image.broken)
-            stream.adopt([Extent(*extent[:3], take(extent[3])) for extent in image.extents])
+            stream.adopt(
+                [Extent(first, count, size, take(length)) for first, count, size, length in image.extents]
+            )
         log.adopt(
             [
                 Entry(first, count, streams[node_id, incarnation], packet, order_time, epoch)

@@ -7,6 +7,7 @@ depend on anything else: no clock, no node's own settings, no iteration over set
 from __future__ import annotations
 
 import errno
+import struct
 from collections import deque
 from typing import Final
 
@@ -15,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from ocfcluster import limits
 from ocfcluster.errors import MalformedRun
+from ocfcluster.limits import RUN_HEADER_BYTES
 from ocfcluster.protocol.effects import Delivery, Item, Outcome, Topic, TopicChange, View
 from ocfcluster.protocol.node_table import TABLE_OPERANDS, NodeTable
 from ocfcluster.protocol.settings import Configuration, Limits, TopicRow
@@ -25,6 +27,9 @@ FIRST_TOPIC_ID: Final = 16  # ids below are pre-created topics
 MEMBERSHIP_TOPIC: Final = Topic(1, "oc.membership", False)
 CONNECTIVITY_TOPIC: Final = Topic(2, "oc.connectivity", False)
 PRE_CREATED: Final = (MEMBERSHIP_TOPIC, CONNECTIVITY_TOPIC)
+_LINK: Final = struct.Struct(
+    "<QIQIQQ"
+)  # of the auditor's chain: position, origin, incarnation, skip, seq, ev_id
 
 
 class TopicTable:
@@ -134,7 +139,7 @@ class ReplicatedState:
 
     __slots__ = (
         "_limits", "m_sequence", "topics", "last_seq", "ev_id", "position", "producers", "_per_node",
-        "configuration", "node_table", "shut_down",
+        "configuration", "node_table", "shut_down", "chain",
     )  # fmt: skip
 
     def __init__(self, configuration: Configuration, topics: TopicTable | None = None) -> None:
@@ -143,6 +148,7 @@ class ReplicatedState:
         self.configuration: Configuration | None = None  # of the last view applied
         self.node_table = NodeTable(configuration)
         self.shut_down = False  # the whole cluster was told to stop
+        self.chain = 0  # of the order auditor: over all that was delivered
         self.m_sequence = 0
         self.topics = topics or TopicTable()
         self.last_seq: dict[int, int] = dict.fromkeys(self.topics.by_id, 0)
@@ -171,6 +177,8 @@ class ReplicatedState:
             key for key, one in self.producers.items() if one.node_id not in configuration.table
         ]:
             self._close(producer_id)
+        link = _LINK.pack(self.position, configuration.epoch, configuration.base, len(joined), seq, ev_id)
+        self.chain = xxh3_64_intdigest(link + configuration.cluster_id.encode(), self.chain)
         items.append(View(configuration, seq, ev_id, joined, left))
 
     def apply(
@@ -183,6 +191,9 @@ class ReplicatedState:
         ) = HEADER.unpack_from(run)  # fmt: skip
         if kind > RunKind.VOID:
             self._control(run, node_id, own, items)
+            self.chain = xxh3_64_intdigest(
+                _LINK.pack(self.position, node_id, incarnation, kind, 0, 0), self.chain
+            )
             return
         producer = self.producers.get(producer_id)
         if producer is None or producer.node_id != node_id or first_number > producer.next_number:
@@ -212,6 +223,8 @@ class ReplicatedState:
                 self.ev_id += fresh
                 self.last_seq[topic_id] = seq + fresh
                 producer.outcomes.append((number, fresh, 0, seq + 1, ev_id))
+                link = _LINK.pack(self.position, node_id, incarnation, skip, seq + 1, ev_id)
+                self.chain = xxh3_64_intdigest(link + run[:RUN_HEADER_BYTES], self.chain)
                 items.append(
                     Delivery(
                         run, topic_id, count, skip, seq + 1, ev_id,
@@ -311,6 +324,7 @@ class StateImage(msgspec.Struct, array_like=True, frozen=True):
     last_seq: list[tuple[int, int]]
     ev_id: int
     position: int
+    chain: int
     # (id, node_id, next number, last position, outcomes)
     producers: list[tuple[int, int, int, int, list[tuple[int, int, int, int, int]]]]
 
@@ -321,7 +335,7 @@ def state_image(state: ReplicatedState) -> StateImage:
         raise RuntimeError("a state without a view has no image")
     return StateImage(
         state.configuration, state.node_table.votes, state.node_table.wanted_sequencer, state.m_sequence,
-        state.topics.rows, state.topics.next_id, list(state.last_seq.items()), state.ev_id, state.position,
+        state.topics.rows, state.topics.next_id, list(state.last_seq.items()), state.ev_id, state.position, state.chain,
         [
             (key, one.node_id, one.next_number, one.last_position, list(one.outcomes))
             for key, one in state.producers.items()
@@ -340,6 +354,7 @@ def restored_state(image: StateImage) -> ReplicatedState:
     state.last_seq = dict(image.last_seq)
     state.ev_id = image.ev_id
     state.position = image.position
+    state.chain = image.chain
     for key, node_id, next_number, last_position, outcomes in image.producers:
         state.restore_producer(key, node_id, next_number, last_position, outcomes)
     return state
