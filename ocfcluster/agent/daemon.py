@@ -58,7 +58,6 @@ from ocfcluster.wire.run import RunHeader
 
 _ACCEPTS: Final = 16  # connections taken at once, so that a storm of them does not hold up the order
 _ACCEPT_PAUSE_S: Final = 0.2  # after the system has run out of descriptors
-_GOOD_NEWS: Final = ("member_joined", "epoch")
 _FAREWELL_S: Final = 0.5  # for clients to take the news of a shutdown
 
 NodeFactory = Callable[[int, int], NodeApi]
@@ -286,7 +285,7 @@ class Agent:
                 self.counters.faults += 1
                 log.error("fault", code=effect.code, text=effect.text)
             elif isinstance(effect, News):
-                self._news(effect)
+                log.warning("member", code=effect.code, text=effect.text)
         if self.requests.deferred:
             self.requests.run_deferred()
 
@@ -382,16 +381,12 @@ class Agent:
         self.hub.shut_down(reason, now, NoticeCode.HISTORY_LOST)
         self.router.views.forget()
         self.intake.forget_history()
+        self.requests.forget_history()
         self.local.forget_history()
         self._topics_asked = False
         for client in list(self.clients.values()):
             client.session.fail(errno.ENOTCONN, reason)
             self.touch(client)
-
-    def _news(self, news: News) -> None:
-        (log.info if news.code in _GOOD_NEWS else log.warning)("cluster", code=news.code, text=news.text)
-        if news.code == "node_table":  # stays true until an operator corrects the file
-            self.warnings.append(news.text)
 
     def _create_topic(self, name: str, local: bool) -> None:
         def then(outcome: Outcome) -> None:
@@ -524,11 +519,9 @@ class Agent:
         self.requests.handle(client, request)
 
     def deliver_local(self, run: bytes, header: RunHeader, skip: int, seq: int, ev_id: int) -> None:
-        configuration = self.node.configuration
         self.router.deliver_local(
-            run, header, skip, seq, ev_id, self.config.node.id, self.incarnation,
-            0 if configuration is None else configuration.m_sequence,
-        )  # fmt: skip
+            run, header, skip, seq, ev_id, self.config.node.id, self.incarnation, self.router.views.m_sequence
+        )
 
     def touch(self, client: Client) -> None:
         """The client's session has output: write it when the burst is over."""

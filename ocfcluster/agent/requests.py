@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -64,7 +65,7 @@ OnOutcome = Callable[[Outcome], None]
 class Requests:
     """Answers requests; ``outcome`` is told what became of the commands it put into the order."""
 
-    __slots__ = ("deferred", "_agent", "_early", "_pending", "_handlers")
+    __slots__ = ("deferred", "_agent", "_early", "_pending", "_lent", "_handlers")
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -72,6 +73,7 @@ class Requests:
         self.deferred: list[Callable[[], None]] = []
         self._early: list[Client] = []  # welcomed before there was a history to name
         self._pending: dict[int, OnOutcome] = {}  # token of a command → what to do at its place in the order
+        self._lent: dict[int, socket.socket] = {}  # token → of a subscription that waits for that place
         self._handlers: dict[int, Callable[[Client, Incoming, Body | None], None]] = {
             Request.HELLO: self.on_hello,
             Request.OPEN_PRODUCER: self.on_open_producer,
@@ -125,6 +127,13 @@ class Requests:
         """Put ``operand`` into the order, ``behind`` what waits to be published here; ``then`` is called at its
         place there."""
         self._pending[self._agent.control(operand, behind)] = then
+
+    def forget_history(self) -> None:
+        """The order has ended that was asked, and all clients with it."""
+        self._pending.clear()
+        for event_socket in self._lent.values():
+            event_socket.close()
+        self._lent.clear()
 
     def outcome(self, outcome: Outcome) -> None:
         """The outcome of a command of this agent."""
@@ -305,13 +314,31 @@ class Requests:
                 self._agent.router.views.begin(subscription, None if known is None else known.seq)
             return True
 
-        def caught_up(_: Outcome) -> None:
-            self.deferred.append(lambda: _ignore(subscribe(last_try=True)))
-
         # Before the first view nobody knows where a subscription would begin.
         views = self._agent.router.views
-        if not views.begun or not subscribe(last_try=not views.primary):
-            self.command(control.Barrier(), caught_up)
+        if not views.begun or not subscribe(not views.primary):
+            self._subscribe_later(client, request, event_socket, subscribe)
+
+    def _subscribe_later(
+        self,
+        client: Client,
+        request: Incoming,
+        event_socket: socket.socket,
+        subscribe: Callable[[bool], bool],
+    ) -> None:
+        """Try again, for the last time, when this agent has caught up with the order."""
+
+        def caught_up(outcome: Outcome) -> None:
+            del self._lent[token]
+            if outcome.error:
+                event_socket.close()
+                self._refuse(client, request.request_id, outcome.error, _reason(outcome.error))
+            else:
+                self.deferred.append(lambda: _ignore(subscribe(True)))
+
+        token = self._agent.control(control.Barrier(), behind=False)
+        self._pending[token] = caught_up
+        self._lent[token] = event_socket
 
     def _subscribe_fault(self, client: Client, body: Subscribe) -> tuple[int, str]:
         subscriptions = client.line.subscriptions

@@ -59,6 +59,11 @@ class Views:
     def begun(self) -> bool:
         return self._current is not None
 
+    @property
+    def m_sequence(self) -> int:
+        """Of the current view; 0 where there was none."""
+        return self._event.m_sequence
+
     def deliver(self, view: View) -> None:
         """A view, at its place in the order. Where its members stayed the same it is no event."""
         if not view.seq:

@@ -307,7 +307,6 @@ class EventSocket:
         run = self._open_run(message, base, size, meta)
         self._told = True
         if not self.resume:
-            self.final = True
             self._last = run
         return run
 

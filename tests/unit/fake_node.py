@@ -28,6 +28,7 @@ from ocfcluster.protocol.effects import (
     HistoryLost,
     Notification,
     NotificationCode,
+    Outcome,
     State,
     StateChange,
     Topic,
@@ -74,6 +75,9 @@ class FakeNode:
         self.full_told: list[bool] = []
         self.left = False
         self.commands = 0
+        self.refusal = 0  # errno of every command
+        self.published = 0
+        self.cluster_id = CONFIGURATION.cluster_id
         self.leaves_at_once = True  # else when the test lets it: ``change``
         self.told: list[OperatorCommand] = []  # by an operator
         self.operator_refusal = ""
@@ -102,7 +106,7 @@ class FakeNode:
         old = set() if before is None else set(before.members)
         changed = set(members) != old
         self.configuration = configuration = msgspec.structs.replace(
-            CONFIGURATION if before is None else before,
+            CONFIGURATION if before is None else before, cluster_id=self.cluster_id,
             members=sorted(members), m_sequence=(0 if before is None else before.m_sequence) + changed,
             epoch=1 if before is None else before.epoch + 1, order_time=1234,
         )  # fmt: skip
@@ -130,15 +134,14 @@ class FakeNode:
         self._effects.append(StateChange(State.EVICTED, "epoch 2 is without this node"))
 
     def lose_history(self) -> None:
-        """Another history begins here at once, with the same member."""
+        """Another history takes the place of this one; it begins with ``activate``."""
         assert self.configuration is not None
-        before, after = self.configuration.cluster_id, "0" * 31 + "2"
+        before, self.cluster_id = self.cluster_id, "0" * 31 + "2"
         self._told()
-        self._effects.append(HistoryLost(after, before))
+        self._effects.append(HistoryLost(self.cluster_id, before))
         self.replicated = ReplicatedState(CONFIGURATION)
         self.configuration = None
-        self.view(CONFIGURATION.members)
-        self.configuration = msgspec.structs.replace(self.configuration, cluster_id=after)
+        self.state = State.FORMING
 
     def _told(self) -> None:
         """What was delivered so far comes before what is told now."""
@@ -156,12 +159,16 @@ class FakeNode:
 
     def publish(self, run: bytes) -> None:
         assert self.state is State.ACTIVE
+        self.published += 1
         self._apply(run)
 
     def control(self, operand: control.Operand, behind: bool = False) -> int:
         self._token += 1
         self.commands += 1
         run = control.control_run(operand, self._token)
+        if self.refusal:
+            self._items.append(Outcome(control.kind_of(operand), 0, self._token, 1, self.refusal, 0, 0, 0))
+            return self._token
         if self.state is State.ACTIVE:
             self._apply(run)
         else:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
+from ocfcluster.agent.config import AgentConfig, TopicSetting
 from ocfcluster.components.membership import MembershipCode, MembershipEvent, Node
 from ocfcluster.limits import SUBSCRIPTION_QUEUE_HARD_BYTES
-from ocfcluster.protocol.effects import NotificationCode
+from ocfcluster.protocol.effects import NotificationCode, State
 from ocfcluster.protocol.settings import Member
 from ocfcluster.wire.frames import (
     LOCAL_ID,
@@ -228,40 +231,84 @@ def test_evicted_is_the_last_event(agent: Bench) -> None:
     assert not agent.agent.hub.by_topic
 
 
-def test_the_end_of_a_history_ends_everything_that_belongs_to_it(agent: Bench) -> None:
-    client, other = agent.client(), agent.client()
-    topic_id = client.create_topic("t")
-    producer = client.open_producer()
-    local = client.open_producer(local=True)
-    events = client.subscribe(1, "oc.membership")
-    agent.node.space = 0
-    other_producer = other.open_producer()
-    other.publish(topic_id, other_producer, 1, b"waits")
-    agent.step()
-    other.socket.close()  # what it published would go on
-    seen(events, agent)
+def test_the_end_of_a_history_ends_everything_that_belongs_to_it(tmp_path: Path) -> None:
+    with bench(tmp_path, AgentConfig(topics=[TopicSetting("t"), TopicSetting("here", "local")])) as agent:
+        client, other = agent.client(), agent.client()
+        topic_id, here = (client.create_topic(name, local=name == "here") for name in ("t", "here"))
+        gone = agent.client()
+        gone.open_producer()
+        gone.socket.close()
+        local = client.open_producer(local=True)
+        client.publish(here, local, 1, b"local")
+        client.answers()
+        events = client.subscribe(1, "oc.membership")
+        seen(events, agent)
+        agent.node.space = 0
+        other_producer = other.open_producer()
+        other.publish(topic_id, other_producer, 1, b"waits")
+        agent.step()
+        other.socket.close()  # what it published would go on
+        agent.step()
+        agent.node.lose_history()
+        agent.agent.settle(0)
+        (notice,) = seen(events, agent)
+        assert (notice.what.code, notice.what.final) == (NoticeCode.HISTORY_LOST, True)
+        client.answers()
+        assert client.eof
+        assert CONFIGURATION.cluster_id in client.told[-1].message
+        assert not agent.agent.clients
+        assert not agent.agent.intake.owners
+        assert not agent.agent.intake._orphans
+        assert agent.agent.intake.inbox_bytes == 0
+
+        late = agent.client()
+        assert late.lend(Subscribe(2, ["oc.membership"], False))[0] is None  # not before the first view
+        agent.node.space = 1 << 20
+        agent.node.activate()
+        agent.agent.settle(0)
+        ((kind, _, answer),) = late.answers()
+        assert (kind, answer.starts[0].next_seq, answer.cluster_id) == (Answer.SUBSCRIBED, 1, "0" * 31 + "2")
+        assert agent.node.published == 0
+        assert again(late, 1, 1)[1].history_lost
+        assert {"t", "here"} <= set(agent.node.topics)  # made again, as the configuration asks
+        late.publish(agent.node.topics["here"].topic_id, local, 2, b"of another history")
+        late.answers()
+        assert late.receipts == [(local, 2, 1, errno.EBADF, 0, 0)]
+
+
+def test_who_waits_for_an_order_that_has_ended_is_let_go(agent: Bench) -> None:
+    client = agent.client()
+    agent.node.state = State.FORMING  # commands are kept and not ordered
+    before = len(os.listdir("/proc/self/fd"))
+    kind, _, events = client.lend(Subscribe(1, ["nowhere"], False))
+    assert kind is None
     agent.node.lose_history()
     agent.agent.settle(0)
-    agent.node.space = 1 << 20
-    (notice,) = seen(events, agent)
-    assert (notice.what.code, notice.what.final) == (NoticeCode.HISTORY_LOST, True)
-    client.answers()
-    assert client.eof
-    assert CONFIGURATION.cluster_id in client.told[-1].message
-    assert not agent.agent.clients
-    assert not agent.agent.intake.owners
-    assert agent.agent.intake.inbox_bytes == 0
+    client.close()
+    del events
+    assert len(os.listdir("/proc/self/fd")) <= before
+    agent.node.activate()
     agent.agent.settle(0)
-    assert agent.node.last_seq(topic_id) == 0
+    assert not agent.agent.hub.subscriptions()
 
-    late = agent.client()
-    assert again(late, 1, 1)[1].history_lost
-    assert seen(late.subscribe(2, "oc.membership"), agent) == [Seen(RecordFlags.RETAINED, 1, 1, 1, FIRST)]
-    topic_id = late.create_topic("t")
-    for old in (producer, local):
-        late.publish(topic_id, old, 1, b"of another history")
-    late.answers()
-    assert {receipt[3] for receipt in late.receipts} <= {errno.EPERM, errno.EBADF, errno.EINVAL}
+
+def test_a_barrier_that_finds_no_room_refuses_the_subscription(agent: Bench) -> None:
+    client = agent.client()
+    agent.node.refusal = errno.ENOMEM
+    assert client.lend(Subscribe(1, ["nowhere"], False))[1].errno == errno.ENOMEM
+
+
+def test_local_events_belong_to_the_view_that_was_delivered(agent: Bench) -> None:
+    client = agent.client()
+    here = client.create_topic("here", local=True)
+    events = client.subscribe(1, "here")
+    producer = client.open_producer(local=True)
+    agent.node.configuration = msgspec.structs.replace(
+        agent.node.configuration, m_sequence=7
+    )  # not delivered yet
+    client.publish(here, producer, 1, b"x")
+    client.answers()
+    assert [one.m_sequence for one in seen(events, agent)] == [1]
 
 
 def test_a_slow_subscriber_hears_of_itself_all_the_same(agent: Bench) -> None:

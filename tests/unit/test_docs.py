@@ -124,7 +124,9 @@ def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
 
 def test_the_codes_of_membership_events_are_those_of_the_code() -> None:
     rows = re.findall(r"\| `(0x[0-9a-f]{8})` \| (\w+) \|", FORMATS.read_text())
-    assert [(int(code, 16), name) for code, name in rows] == [(one.value, one.name) for one in MembershipCode][1:]
+    assert [(int(code, 16), name) for code, name in rows] == [
+        (one.value, one.name) for one in MembershipCode
+    ][1:]
 
 
 def test_the_c_struct_is_the_event_message() -> None:
