@@ -74,20 +74,14 @@ class Formation:
         return acceptors
 
     def first_configuration(
-        self, heard: list[Peer], acceptors: dict[int, int], wall_ns: int
+        self, incarnations: dict[int, int], acceptors: dict[int, int], mtu: int, wall_ns: int
     ) -> Configuration:
-        """The first configuration, of the acceptors that are heard."""
+        """The first configuration, of the acceptors (node_id → store_id) in the incarnations that promised."""
         settings, table = self._settings, self._table
-        members = [
-            Member(1, settings.node_id, settings.incarnation, settings.store_id, table[settings.node_id])
-        ]
-        mtus = [settings.mtu]
-        for peer in heard:
-            if peer.beat is not None and acceptors.get(peer.node_id) == peer.beat.store_id:
-                store_id, votes = peer.beat.store_id, table[peer.node_id]
-                members.append(Member(1, peer.node_id, peer.incarnation, store_id, votes))
-                mtus.append(peer.beat.mtu)
-        members.sort()
+        members = sorted(
+            Member(1, node, incarnation, acceptors[node], table[node])
+            for node, incarnation in incarnations.items()
+        )
         return Configuration(
             cluster_id=new_cluster_id(settings, wall_ns),
             supersedes=[],
@@ -100,7 +94,7 @@ class Formation:
             delivery=settings.delivery,
             last_man_standing=settings.last_man_standing,
             version=VERSION,
-            mtu=min(mtus),
+            mtu=mtu,
             limits=settings.limits,
             m_sequence=1,
             epochs=[(1, 0)],

@@ -37,8 +37,8 @@ class Ground(Protocol):
     def yields(self, rival: Ballot, now: int) -> bool:
         """Whether this node gives way for a while to the one that has the higher ballot."""
 
-    def first_value(self, now: int) -> Configuration:
-        """The configuration to propose in a bootstrap."""
+    def first_value(self, incarnations: dict[int, int], now: int) -> Configuration:
+        """The configuration to propose in a bootstrap, of those who have promised."""
 
     def new_history(self, promises: dict[int, Promise], source: int, now: int) -> Configuration: ...
     def decided(self, value: Configuration, now: int) -> None: ...
@@ -218,7 +218,7 @@ class Proposer:
             if one.accepted_ballot is not None and one.accepted is not None
         ]
         found.sort(key=lambda report: report[0], reverse=True)
-        self._value = found[0][1] if found else self._ground.first_value(now)
+        self._value = found[0][1] if found else self._ground.first_value(self._incarnations, now)
         self._accept(now)
 
     def _sync(self, value: Configuration, source: int, now: int, *, finishing: bool) -> None:

@@ -601,9 +601,14 @@ class Recovery:
             order_time=max(configuration.order_time, last),
         )
 
-    def first_value(self, now: int) -> Configuration:
+    def first_value(self, incarnations: dict[int, int], now: int) -> Configuration:
+        mtus = [self._settings.mtu]
+        for node_id, incarnation in incarnations.items():
+            peer = self._node.peers.get(node_id, incarnation)
+            if peer is not None and peer.beat is not None:
+                mtus.append(max(peer.beat.mtu, limits.MTU_MINIMUM))
         return self.formation.first_configuration(
-            self._detector.heard, self.proposer.acceptors, self._node.wall_clock
+            incarnations, self.proposer.acceptors, min(mtus), self._node.wall_clock
         )
 
     def new_history(self, promises: dict[int, Promise], source: int, now: int) -> Configuration:
