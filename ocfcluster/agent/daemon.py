@@ -58,6 +58,7 @@ from ocfcluster.wire.run import RunHeader
 
 _ACCEPTS: Final = 16  # connections taken at once, so that a storm of them does not hold up the order
 _ACCEPT_PAUSE_S: Final = 0.2  # after the system has run out of descriptors
+_GOOD_NEWS: Final = ("member_joined", "epoch")
 _FAREWELL_S: Final = 0.5  # for clients to take the news of a shutdown
 
 NodeFactory = Callable[[int, int], NodeApi]
@@ -285,7 +286,7 @@ class Agent:
                 self.counters.faults += 1
                 log.error("fault", code=effect.code, text=effect.text)
             elif isinstance(effect, News):
-                log.warning("member", code=effect.code, text=effect.text)
+                self._news(effect)
         if self.requests.deferred:
             self.requests.run_deferred()
 
@@ -387,6 +388,11 @@ class Agent:
         for client in list(self.clients.values()):
             client.session.fail(errno.ENOTCONN, reason)
             self.touch(client)
+
+    def _news(self, news: News) -> None:
+        (log.info if news.code in _GOOD_NEWS else log.warning)("cluster", code=news.code, text=news.text)
+        if news.code == "node_table":  # stays true until an operator corrects the file
+            self.warnings.append(news.text)
 
     def _create_topic(self, name: str, local: bool) -> None:
         def then(outcome: Outcome) -> None:
