@@ -11,7 +11,17 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from ocfcluster import limits
-from ocfcluster.protocol.effects import Address, Delivery, Fault, State, TopicChange, View
+from ocfcluster.protocol.effects import (
+    Address,
+    Delivery,
+    Fault,
+    HistoryLost,
+    Notification,
+    State,
+    StateChange,
+    TopicChange,
+    View,
+)
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.settings import Settings
 from ocfcluster.simulator.disk import Disk, DiskProfile
@@ -59,6 +69,7 @@ class Host:
         "faults",
         "former_stores",
         "node_id",
+        "notices",
         "overruns",
         "profile",
         "retired",
@@ -81,6 +92,7 @@ class Host:
         self.evictions = 0
         self.cursor = 0  # runs and topic changes delivered here, by all incarnations
         self.faults: list[Fault] = []
+        self.notices: list[Notification | HistoryLost | StateChange] = []  # told to programs; ends in order
         self.delivered: list[Delivery | TopicChange | View] = []  # by all its incarnations
         self._world = world
         self._random = random

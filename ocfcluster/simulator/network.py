@@ -144,6 +144,10 @@ class Network:
             link.cut = 0
             link.profile = link.profile.calm()
 
+    def late(self, source: int, destination: int, datagram: bytes, delay_ns: int) -> None:
+        """A datagram that took so much longer arrives."""
+        self._world.after(delay_ns, self._arrive, source, destination, datagram, len(datagram))
+
     def _dropped(self, source: int, destination: int, datagram: bytes) -> bool:
         return any(rule(source, destination, datagram) for rule in self.drops)
 

@@ -26,7 +26,12 @@ What can go wrong, each a line of the transcript:
     scenario.drop_once(MessageType.INSTALL, to=3)  # only the next one; times=2: the next two
     scenario.hang_disk(2); scenario.release_disk(2); scenario.fill_disk(2); scenario.empty_disk(2)
     scenario.break_streams(); scenario.mend_streams()  # snapshots do not arrive
+    scenario.slow_streams(bytes_per_second=20_000); scenario.lossy(0.01)  # every link; chance comes from the seed
+    scenario.late(MessageType.INSTALL, to=3, ms=300)  # takes so much longer; ended by heal
+    scenario.set_clock(1, seconds=3600)  # its wall clock leaps
+    scenario.configure(3, votes=..., mtu=1400)  # what the file on node 3 says from its next start on
     scenario.operator(2, NewHistory())  # what an operator tells a waiting node; the reason of a refusal
+    scenario.order(2, control.NodeAdd(4, 1))  # a program's ordered command; 0 or an errno
 
 What is waited for, and seen:
 
@@ -56,12 +61,14 @@ from ocfcluster.simulator.faults import Trap
 from ocfcluster.simulator.host import NEVER_NS, Host, HostProfile
 from ocfcluster.simulator.network import LinkProfile
 from ocfcluster.simulator.script import (
+    LateRule,
     Loses,
     Nodes,
     Rule,
     ScriptPublisher,
     listed,
     nodes_of,
+    notice_text,
     numbers_text,
     short,
     wish,
@@ -85,6 +92,7 @@ class Scenario:
         "_publishers",
         "_random",
         "_shown",
+        "_shown_notices",
         "_shown_receipts",
         "receipts",
         "world",
@@ -105,6 +113,7 @@ class Scenario:
         self._lines: list[str] = []
         self._shown: dict[int, int] = {}
         self._shown_receipts: dict[int, int] = {}
+        self._shown_notices: dict[int, int] = {}
         self._publishers: list[ScriptPublisher] = []
         self._late = list(late)
         self._random = self.world.random("scenario")
@@ -125,7 +134,7 @@ class Scenario:
             start = NEVER_NS if node_id in self._late else 0
             self.world.add_host(HostProfile(own, start_ns=start, wake_ns=1, late_timer_ns=1, disk=disk), link)
             self.receipts[node_id] = []
-            self._shown[node_id] = self._shown_receipts[node_id] = 0
+            self._shown[node_id] = self._shown_receipts[node_id] = self._shown_notices[node_id] = 0
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -307,6 +316,18 @@ class Scenario:
         )
         return refused
 
+    def configure(self, node_id: int, **settings: Any) -> None:
+        """The file on this node says something else from its next start on (fields of Settings)."""
+        profile = self.host(node_id).profile
+        profile.settings = replace(profile.settings, **settings)
+        texts = ", ".join(f"{name} = {value}" for name, value in settings.items())
+        self.say(f"the file on node {node_id} says {texts}")
+
+    def set_clock(self, node_id: int, seconds: float) -> None:
+        """The node's wall clock leaps."""
+        self.host(node_id).wall_jump_ns += int(seconds * SECOND_NS)
+        self.say(f"the wall clock of node {node_id} leaps by {seconds} s")
+
     # --- programs -----------------------------------------------------------------------------------------------
 
     def command(self, node_id: int, operand: control.Operand) -> Outcome:
@@ -322,6 +343,12 @@ class Scenario:
         if line is None:
             raise LookupError(f"nobody serves programs on node {node_id}")
         line.control(operand, answers.append)
+
+    def order(self, node_id: int, operand: control.Operand) -> int:
+        """As ``command``, as a line of the transcript; 0 or an errno."""
+        error = self.command(node_id, operand).error
+        self.say(f"a program on node {node_id} orders {operand}" + (f": errno {error}" if error else ""))
+        return error
 
     def create_topic(self, name: str, node: int = 1) -> None:
         """A topic that all nodes know when this returns."""
@@ -371,9 +398,22 @@ class Scenario:
     ) -> Rule:
         rule = Rule(kinds, nodes_of(source), nodes_of(to), loses, most)
         self.world.network.drops.append(rule)
+        rule.what = self._what(kinds, source, to)
+        return rule
+
+    @staticmethod
+    def _what(kinds: tuple[MessageType, ...], source: Nodes, to: Nodes) -> str:
         what = " and ".join(kind.name for kind in kinds) or "everything"
         ends = (f" from {listed(source)}" if source != () else "") + (f" to {listed(to)}" if to != () else "")
-        rule.what = f"{what}{ends}"
+        return f"{what}{ends}"
+
+    def late(self, *kinds: MessageType, ms: float, source: Nodes = (), to: Nodes = ()) -> Rule:
+        """From now on datagrams of these kinds take so much longer."""
+        delay_ns = int(ms * MILLISECOND_NS)
+        rule = LateRule(self.world.network, kinds, nodes_of(source), nodes_of(to), delay_ns)
+        self.world.network.drops.append(rule)
+        rule.what = self._what(kinds, source, to)
+        self.say(f"from now on {rule.what} takes {ms} ms")
         return rule
 
     def heal(self, rule: Rule) -> None:
@@ -429,6 +469,16 @@ class Scenario:
         self.world.streams.breaking = 0.0
         self.say("snapshots arrive again")
 
+    def slow_streams(self, bytes_per_second: int) -> None:
+        self.world.streams.bytes_per_second = bytes_per_second
+        self.say(f"snapshots take their time: {bytes_per_second} B/s")
+
+    def lossy(self, loss: float) -> None:
+        """Every link loses so much of what it carries; ended by ``heal_all``."""
+        for link in self.world.network.links.values():
+            link.profile = replace(link.profile, loss=loss)
+        self.say(f"every link loses {loss:.0%}")
+
     # --- what is seen -------------------------------------------------------------------------------------------
 
     def delivered(self, node_id: int) -> list[str]:
@@ -438,7 +488,8 @@ class Scenario:
         return [text for item in host.delivered[self._shown[node_id] :] for text in self._texts(item)]
 
     def show(self, *nodes: int) -> None:
-        """For each node: what it delivered, and the receipts it gave, since this was asked last."""
+        """For each node: what it delivered, what it told its programs of itself, and the receipts it gave, since this
+        was asked last."""
         for node_id in nodes or tuple(self.world.hosts):
             host = self.host(node_id)
             delivered = self.delivered(node_id)
@@ -448,6 +499,9 @@ class Scenario:
             state = "" if host.alive else " (dead)" if host.boots else " (off)"
             text = ", ".join(delivered) or "nothing"
             self._lines.append(f"  node {node_id}{state} delivered {text}")
+            notices = host.notices[self._shown_notices[node_id] :]
+            self._shown_notices[node_id] = len(host.notices)
+            self._lines += [f"  node {node_id} {notice_text(notice)}" for notice in notices]
             for outcome in receipts:
                 numbers = numbers_text(outcome.first_number, outcome.count)
                 what = (

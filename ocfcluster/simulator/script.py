@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ocfcluster.protocol.effects import Outcome, State
+from ocfcluster.protocol.effects import HistoryLost, Notification, Outcome, State, StateChange
 from ocfcluster.simulator.describe import message_type
 from ocfcluster.simulator.history import History
 from ocfcluster.simulator.host import Host
+from ocfcluster.simulator.network import Network
 from ocfcluster.simulator.shell import Connection
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
@@ -57,6 +58,30 @@ class Rule:
         if self._loses is not None and not self._loses(datagram):
             return False
         self.lost += 1
+        return True
+
+
+class LateRule(Rule):
+    """Datagrams of these kinds take so much longer."""
+
+    __slots__ = ("_delay_ns", "_network")
+
+    def __init__(
+        self,
+        network: Network,
+        kinds: tuple[MessageType, ...],
+        sources: list[int],
+        destinations: list[int],
+        delay_ns: int,
+    ) -> None:
+        super().__init__(kinds, sources, destinations, None)
+        self._network = network
+        self._delay_ns = delay_ns
+
+    def __call__(self, source: int, destination: int, datagram: bytes) -> bool:
+        if not super().__call__(source, destination, datagram):
+            return False
+        self._network.late(source, destination, datagram, self._delay_ns)
         return True
 
 
@@ -191,6 +216,15 @@ def wish(value: object) -> str:
 
 def numbers_text(first: int, count: int) -> str:
     return f"{first}" if count == 1 else f"{first}-{first + count - 1}"
+
+
+def notice_text(notice: Notification | HistoryLost | StateChange) -> str:
+    """What a node tells its programs about itself, or how it ended."""
+    if isinstance(notice, Notification):
+        return f"says {notice.code.value} (m_sequence {notice.m_sequence})"
+    if isinstance(notice, HistoryLost):
+        return "says that its history has ended"
+    return f"is {notice.state.value}: {notice.reason}"
 
 
 def short(data: bytes) -> str:

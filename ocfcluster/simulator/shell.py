@@ -323,7 +323,7 @@ class Shell:
 
     def _burst(self) -> None:
         now = self.clock()
-        if self.node.next_timer() <= now and self._random.random() < TIMER_FIRST:
+        if self._random.random() < TIMER_FIRST and self.node.next_timer() <= now:
             self._tick(now)
         for _ in range(self._random.randint(1, self._host.profile.burst)):
             if not self._inbox:
@@ -432,6 +432,8 @@ class Shell:
         if isinstance(effect, StateChange):
             add(now, node_id, "state", f"{effect.state.value}: {effect.reason}")
             self.state = effect.state
+            if effect.state in (State.EVICTED, State.STOPPED):
+                self._host.notices.append(effect)
             world.checker.state_changed(self)
         elif isinstance(effect, FetchSnapshot):
             add(now, node_id, "fetch", f"token {effect.token} from {effect.address[0]}")
@@ -440,12 +442,14 @@ class Shell:
             self._fetch = Transfer(world, self, effect)
         elif isinstance(effect, HistoryLost):
             add(now, node_id, "history", f"{effect.superseded} has ended, goes on in {effect.cluster_id}")
+            self._host.notices.append(effect)
             self.disconnect()
             self.declared = (effect.cluster_id, effect.superseded)
         elif isinstance(effect, Notification):
             add(
                 now, node_id, "notify", f"{effect.code.value} m_sequence {effect.m_sequence} seq {effect.seq}"
             )
+            self._host.notices.append(effect)
             world.checker.notified(self, effect)
         elif isinstance(effect, Stop):
             add(now, node_id, "stop", effect.reason)
