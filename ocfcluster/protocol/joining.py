@@ -54,12 +54,12 @@ class Joiner:
         """Where this node is no member of a running cluster: fetch its state from the sequencer."""
         node = self._node
         configuration = node.configuration
-        if configuration is None or node.installing:
+        if configuration is None or node.installation.under_way:
             return
         plane = node.plane
         if plane is not None:
             if not plane.is_member and self._stuck(plane, now):
-                node.drop_plane()
+                node.installation.drop_plane()
             return
         if self._settings.node_id not in configuration.table:
             return
@@ -131,7 +131,7 @@ class Joiner:
     def _take_state(self, request: Request, snapshot: bytes, now: int) -> None:
         node = self._node
         configuration = node.configuration
-        if configuration is None or node.plane is not None or node.installing:
+        if configuration is None or node.plane is not None or node.installation.under_way:
             return
         if (configuration.cluster_id, configuration.epoch) != (request.cluster_id, request.epoch):
             return  # the cluster went on meanwhile
@@ -148,4 +148,4 @@ class Joiner:
             )
         self.counters["snapshots_fetched"] += 1
         self._held, self._held_at = restored.log.held, now
-        node.learn(restored, now)
+        node.installation.learn(restored, now)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ocfcluster import limits
 from ocfcluster.errors import ConfigurationError, MalformedDatagram, MalformedSnapshot
-from ocfcluster.protocol import messages
+from ocfcluster.protocol import messages, report
 from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.detector import Detector, history_numbers, in_epoch
 from ocfcluster.protocol.effects import (
@@ -17,7 +17,6 @@ from ocfcluster.protocol.effects import (
     Deliver,
     Effect,
     Fault,
-    HistoryLost,
     News,
     Outcome,
     State,
@@ -26,17 +25,17 @@ from ocfcluster.protocol.effects import (
     Topic,
 )
 from ocfcluster.protocol.heartbeats import Heartbeats
+from ocfcluster.protocol.installation import Installation
 from ocfcluster.protocol.joining import Joiner
 from ocfcluster.protocol.node_table import payload_bytes, structure_bytes
 from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, OperatorCommand, Rejoin
-from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.peers import Peer, PeerTable
 from ocfcluster.protocol.primacy import Primacy
 from ocfcluster.protocol.recovery import Recovery
 from ocfcluster.protocol.settings import Configuration, Settings
-from ocfcluster.protocol.snapshot import Restored, decode_request, encode_topics, take_snapshot
-from ocfcluster.protocol.state import ReplicatedState, TopicTable
+from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_snapshot
+from ocfcluster.protocol.state import TopicTable
 from ocfcluster.protocol.store import Store
 from ocfcluster.protocol.validity import configuration_fault
 from ocfcluster.wire import control
@@ -66,15 +65,14 @@ class Node:
         self._detector = Detector(settings, self.peers, now)
         self.plane: DataPlane | None = None
         self.recovery = Recovery(self, settings, self._store, self._detector, now)
+        self.installation = Installation(self, settings, self._store, self._detector)
         self.joiner = Joiner(self, settings, self._store, self._detector, self._cluster)
         self._primacy = Primacy(settings, now)
         self._heartbeats = Heartbeats(settings, now)
-        self.installing = False  # a configuration is on its way to disk
         self.suspects = False  # this node does not count the sequencer as alive
         self._next_control_token = 1
         self._waiting_controls: list[bytes] = []  # control runs that came before the first view
         self._reconsider = True  # something has changed that an epoch change may follow from
-        self._foreign = ""  # another history that is heard, and that this node cannot follow by itself
         self._asked_configuration_at = now - limits.SECOND_NS
         self._duplicate_told_at = now - limits.SECOND_NS
         self._leave_by = 0  # when this node stops, whether the others have let it go or not
@@ -97,7 +95,7 @@ class Node:
                 "node_table",
                 f"the file's cluster.nodes differ from the node table in force, which counts: {table}",
             )
-        self._silence(table)
+        self.silence(table)
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -190,7 +188,7 @@ class Node:
             self._on_install(datagram, now)
         elif kind == MessageType.CONFIG_REQUEST:
             wire.decode_config_request(datagram)
-            self.tell_configuration(peer.node_id)
+            self.installation.tell(peer.node_id)
         elif kind <= MessageType.ACCEPTED:
             self._on_epoch_change(peer, datagram, kind, now)
         else:
@@ -220,7 +218,7 @@ class Node:
         if fault:
             raise MalformedDatagram(f"INSTALL of a configuration that cannot be: {fault}")
         self.now = now
-        self.on_configuration(configuration, now)
+        self.installation.take(configuration, now)
 
     def _on_epoch_change(self, peer: Peer, datagram: bytes, kind: int, now: int) -> None:
         if self.state in (State.STOPPED, State.EVICTED):
@@ -316,13 +314,13 @@ class Node:
             self.recovery.forced = True
             return ""
         if isinstance(command, Rejoin):
-            if not self._foreign:
+            if not self.installation.foreign:
                 return "no other history of this cluster is heard"
             if self.state is State.ACTIVE:
                 return "this node is a member of a running cluster"
             self._store.change(configuration=None, paxos=None, topics=[], next_topic_id=0, topics_index=0)
             self._store.when_durable(
-                lambda _: self._evict("an operator has told it to join another history"), now
+                lambda _: self.evict("an operator has told it to join another history"), now
             )
         return ""
 
@@ -352,7 +350,7 @@ class Node:
             configuration.epoch,
         ):
             return None
-        if not plane.is_member or plane.state.configuration != configuration or self.installing:
+        if not plane.is_member or plane.state.configuration != configuration or self.installation.under_way:
             return None
         if plane.is_sequencer:
             plane.register_learner(asked.node_id, asked.incarnation, plane.log.held)
@@ -459,178 +457,24 @@ class Node:
                 and not plane.synced
                 and self._primacy.cannot_catch_up(plane, self._detector, now)
             ):
-                self._evict("nobody can bring this member up to the base of its epoch any more")
+                self.evict("nobody can bring this member up to the base of its epoch any more")
         if self._heartbeats.differs(self._said()):
             self.beat_soon()
 
-    # --- configurations ---------------------------------------------------------------------------------------------
-
-    def on_configuration(self, configuration: Configuration, now: int) -> None:
-        """A configuration that was decided, from whomever: take it where it is newer than the one in force."""
-        mine, plane, own = self.configuration, self.plane, self.settings
-        if self.installing or self.state in (State.STOPPED, State.EVICTED):
-            return
-        if mine is not None and configuration.cluster_id == mine.cluster_id:
-            if configuration.epoch <= mine.epoch:
-                return
-        elif mine is not None:
-            if configuration.cluster_id in mine.supersedes:
-                return
-            if mine.cluster_id not in configuration.supersedes:
-                self._hear_foreign(configuration)
-                return
-        member = configuration.member(own.node_id, own.incarnation) is not None
-        if plane is not None and mine is not None and plane.is_member and not member:
-            if self.leaving and configuration.cluster_id == mine.cluster_id:
-                return  # it has let this node go
-            self._evict(f"epoch {configuration.epoch} is without this node")
-            return
-        if plane is not None and mine is not None and configuration.cluster_id == mine.cluster_id:
-            follows = configuration.epoch == mine.epoch + 1 and plane.log.held <= configuration.base
-            if not follows and member:
-                self._evict(f"epoch {configuration.epoch} cannot follow what this node holds")
-                return
-            if not follows:
-                self.drop_plane()
-        elif plane is None and member and configuration.base > 0:
-            self._evict(f"epoch {configuration.epoch} began before this node had its state")
-            return
-        self._persist_configuration(configuration, now)
-
-    def _persist_configuration(self, configuration: Configuration, now: int) -> None:
-        """C_e goes to disk before anything is sent in e, and with it the votes on what came before are forgotten."""
-        self.installing = True
-        record = self._store.record
-        history = record.configuration.cluster_id if record.configuration is not None else ""
-        paxos = record.paxos
-        if paxos is not None and (paxos.cluster_id, paxos.epoch) != (
-            configuration.cluster_id,
-            configuration.epoch,
-        ):
-            paxos = None
-        index = record.topics_index if history == configuration.cluster_id else 0
-        self._store.change(configuration=configuration, paxos=paxos, topics_index=index)
-        self._store.when_durable(lambda when: self._install(configuration, when), now)
-
-    def _install(self, configuration: Configuration, now: int) -> None:
-        before, self.configuration = self.configuration, configuration
-        self.installing = False
-        own = self.settings
-        member = configuration.member(own.node_id, own.incarnation) is not None
-        wall = self.wall_clock
-        if before is not None and before.cluster_id != configuration.cluster_id and self.plane is not None:
-            if self.plane.is_member:
-                self.outbox.effects.append(HistoryLost(configuration.cluster_id, before.cluster_id))
-            self.plane = None
-        if self.plane is not None:
-            self.plane.install(configuration, now, wall)
-        elif member:
-            record = self._store.record
-            topics = TopicTable.of(record.topics, record.next_topic_id)
-            if configuration.topics_digest and topics.digest != configuration.topics_digest:
-                self._evict("the topics that the new history begins with did not come in time")
-                return
-            state = ReplicatedState(configuration, topics)
-            self.plane = DataPlane(
-                configuration,
-                own,
-                self.outbox,
-                self.peers,
-                self._store,
-                state,
-                OrderLog(0),
-                [],
-                0,
-                0,
-                self._joined,
-            )
-            self.plane.install(configuration, now, wall)
-        self._detector.installed_at = now
-        self._silence(configuration.table)
-        if before is not None and before.cluster_id == configuration.cluster_id:
-            for one in before.members:
-                gone = configuration.member(one.node_id, one.incarnation) is None
-                peer = self.peers.get(one.node_id, one.incarnation)
-                left = peer is not None and peer.beat is not None and peer.beat.flags & MessageFlags.LEAVING
-                if gone and not left:
-                    self.recovery.readmission.left(one.node_id, now)
-        self.recovery.installed(now)
-        self._attach()
-        self._detector.update(now)
-        self.suspects = False
-        self._reconsider = True
-        self.beat_soon()
-        self._tell_view(before, configuration)
-
-    def learn(self, restored: Restored, now: int) -> None:
-        """Go on with what a snapshot brought, as a learner."""
-        configuration = self.configuration
-        if configuration is None:
-            return
-        self.plane = DataPlane(
-            configuration, self.settings, self.outbox, self.peers, self._store, restored.state, restored.log,
-            restored.streams, restored.delivered, restored.stable, self._joined,
-        )  # fmt: skip
-        self.plane.learn(configuration, now, self.wall_clock)
-        self._attach()
-        self._to(State.LEARNING, f"has the state of epoch {configuration.epoch}, and catches up")
-        self.beat_soon()
-
-    def drop_plane(self) -> None:
-        """A learner's state is of no use any more: it begins anew."""
-        self.plane = None
-        for peer in self.peers.all():
-            peer.origin = None
-        self._to(State.FORMING, "the state it had fetched is out of date")
-
-    def _attach(self) -> None:
-        if self.plane is not None:
-            for peer in self.peers.all():
-                self.plane.attach(peer)
-
-    def _joined(self) -> None:
+    def joined(self) -> None:
         """The view that admits this node is delivered: from here on it is a member for its programs, too."""
         configuration, plane = self.configuration, self.plane
         if configuration is None or plane is None:
             return
         self._primacy.installed(plane, self.now)
-        self._to(State.ACTIVE, f"epoch {configuration.epoch} with {len(configuration.members)} members")
+        self.to(State.ACTIVE, f"epoch {configuration.epoch} with {len(configuration.members)} members")
         for run in self._waiting_controls:
             plane.control(run)
         self._waiting_controls = []
 
-    def _silence(self, table: dict[int, int]) -> None:
+    def silence(self, table: dict[int, int]) -> None:
         """Where there is no other node, nobody listens."""
         self.outbox.silent = not (set(table) | set(self.settings.table)) - {self.settings.node_id}
-
-    def _tell_view(self, before: Configuration | None, configuration: Configuration) -> None:
-        known = [] if before is None else [(one.node_id, one.incarnation) for one in before.members]
-        for one in configuration.members:
-            if (one.node_id, one.incarnation) not in known and known:
-                self.say_news("member_joined", f"node {one.node_id} is a member")
-        for node_id, incarnation in known:
-            if configuration.member(node_id, incarnation) is None:
-                self.say_news("member_left", f"node {node_id} is no member any more")
-        self.say_news(
-            "epoch", f"epoch {configuration.epoch} with {len(configuration.members)} members; "
-            f"sequencer: node {configuration.sequencer}"
-        )  # fmt: skip
-
-    def _hear_foreign(self, configuration: Configuration) -> None:
-        """Another history of this cluster's name, that neither supersedes this one nor is superseded by it."""
-        if self._foreign != configuration.cluster_id:
-            self._foreign = configuration.cluster_id
-            self.say_fault(
-                "foreign_history",
-                f"another history of this cluster is heard ({configuration.cluster_id}, epoch {configuration.epoch}, "
-                f"nodes {sorted(configuration.table)}); `ocfcluster rejoin` gives up this node's and joins it",
-            )
-
-    def tell_configuration(self, node_id: int) -> None:
-        """Send the configuration in force to a node that is behind."""
-        peer = self._detector.present(node_id)
-        if peer is not None and self.configuration is not None:
-            self.outbox.send(peer.address, messages.encode_install(self.configuration))
 
     # --- leaving ----------------------------------------------------------------------------------------------------
 
@@ -661,18 +505,18 @@ class Node:
 
     def _stop(self, reason: str) -> None:
         self._beat(self.now)
-        self._to(State.STOPPED, reason)
+        self.to(State.STOPPED, reason)
 
     def _shut_down(self) -> None:
-        self._to(State.STOPPED, "the cluster was told to stop")
+        self.to(State.STOPPED, "the cluster was told to stop")
         self.outbox.effects.append(Stop("the cluster was told to stop"))
 
-    def _evict(self, reason: str) -> None:
+    def evict(self, reason: str) -> None:
         if self.state not in (State.STOPPED, State.EVICTED):
             self.last_eviction = reason
-            self._to(State.EVICTED, reason)
+            self.to(State.EVICTED, reason)
 
-    def _to(self, state: State, reason: str) -> None:
+    def to(self, state: State, reason: str) -> None:
         """The one setter of the state: says why."""
         self.state = state
         self.outbox.effects.append(StateChange(state, reason))
@@ -684,6 +528,10 @@ class Node:
         self.outbox.effects.append(Fault(code, text))
 
     # --- heartbeats -------------------------------------------------------------------------------------------------
+
+    def reconsider(self) -> None:
+        """Something has changed that an epoch change may follow from: look at the end of this burst."""
+        self._reconsider = True
 
     def beat_soon(self) -> None:
         """A heartbeat goes out at the end of this burst."""
@@ -725,7 +573,7 @@ class Node:
             "this must never happen; keep the logs of both",
         )
         if auditor.outvoted(index, plane.configuration, self.settings.node_id):
-            self._evict(f"what it has delivered differs from what most others have, at index {index}")
+            self.evict(f"what it has delivered differs from what most others have, at index {index}")
 
     def _said(self) -> tuple[object, ...]:
         """What others want to know at once when it changes."""
@@ -785,88 +633,17 @@ class Node:
         return self.plane.state.last_seq.get(topic_id, 0) if self.plane else 0
 
     @property
+    def persist_failures(self) -> int:
+        return self._store.failures
+
+    @property
     def waiting_for(self) -> str:
         """What this node waits for, in words; empty: nothing."""
-        configuration, plane = self.configuration, self.plane
-        if self.recovery.proposer.active and self.recovery.proposer.waiting_for:
-            return self.recovery.proposer.waiting_for
-        if configuration is None:
-            return self.recovery.formation.waiting_for
-        if self._foreign and (plane is None or not plane.is_member):
-            return f"an operator: the other nodes are in another history, {self._foreign}"
-        if plane is None or not plane.is_member:
-            if self.settings.node_id not in configuration.table:
-                return f"this node to be added to the node table ({sorted(configuration.table)})"
-            if not self.suspects:
-                return "the others to let it join" if plane else "the state of the running cluster"
-            return self._missing(configuration) or "the others"
-        silent = [
-            one.node_id
-            for one in configuration.members
-            if one.node_id != self.settings.node_id and not self._detector.hears(one.node_id, one.incarnation)
-        ]
-        return "; ".join(f"node {node_id}" for node_id in silent)
-
-    def _missing(self, configuration: Configuration) -> str:
-        voices = self._detector.voices(configuration)
-        missing = [
-            one.node_id
-            for one in configuration.members
-            if one.node_id not in voices and one.node_id != self.settings.node_id
-        ]
-        return f"nodes {', '.join(map(str, missing))}" if missing else ""
+        return report.waiting_for(self, self._detector)
 
     def status(self, now: int) -> dict[str, Any]:
         """Plain values for people and programs; docs/operating.md lists the keys."""
-        configuration, plane = self.configuration, self.plane
-        members = []
-        for member in configuration.members if configuration else ():
-            own = (member.node_id, member.incarnation) == (self.settings.node_id, self.settings.incarnation)
-            hears = own or self._detector.hears(member.node_id, member.incarnation)
-            peer = self.peers.get(member.node_id, member.incarnation)
-            age_ms = (
-                0 if own else (now - peer.last_heard) // limits.MILLISECOND_NS if peer and hears else None
-            )
-            leaving = (
-                peer is not None and peer.beat is not None and bool(peer.beat.flags & MessageFlags.LEAVING)
-            )
-            members.append(
-                {
-                    "node_id": member.node_id, "incarnation": member.incarnation, "born_on": member.born_on,
-                    "votes": member.votes, "heard_ms_ago": age_ms, "leaving": leaving or (own and self.leaving),
-                    "sequencer": member.node_id == configuration.sequencer if configuration else False,
-                }
-            )  # fmt: skip
-        return {
-            "state": self.state.value,
-            "waiting_for": self.waiting_for,
-            "primary": self.state is State.ACTIVE and self.primary,
-            "frozen": plane is not None and plane.frozen,
-            "synced": plane is not None and plane.is_member and plane.synced,
-            "learning": plane is not None and not plane.is_member,
-            "proposing": self.recovery.proposer.phase.value,
-            "last_eviction": self.last_eviction,
-            "cluster": self.settings.cluster_name,
-            "cluster_id": configuration.cluster_id if configuration else "",
-            "epoch": configuration.epoch if configuration else 0,
-            "m_sequence": configuration.m_sequence if configuration else 0,
-            "delivery": configuration.delivery if configuration else self.settings.delivery,
-            "mtu": configuration.mtu if configuration else self.settings.mtu,
-            "node_id": self.settings.node_id,
-            "incarnation": self.settings.incarnation,
-            "sequencer": configuration.sequencer if configuration else 0,
-            "table": dict(configuration.table if configuration else self.settings.table),
-            "members": members,
-            "topics": len(self.topics),
-            "producers": len(plane.state.producers) if plane else 0,
-            "data_plane": plane.status() if plane else {},
-            "datagrams": dict(self.counters),
-            "recovery": {
-                **self.recovery.counters,
-                **self.joiner.counters,
-                "persist_failures": self._store.failures,
-            },
-        }
+        return report.status(self, self._detector, now)
 
 
 def _news(beat: Heartbeat) -> tuple[object, ...]:

@@ -143,7 +143,7 @@ class Recovery:
     def _is_about_now(self, message: Message, carried: Configuration | None, node_id: int, now: int) -> bool:
         """Whether it is about what follows the configuration in force. Who is behind is told, or learns here."""
         node = self._node
-        if node.installing:
+        if node.installation.under_way:
             return False
         if message.instance == self.instance:
             return True
@@ -153,9 +153,9 @@ class Recovery:
             or message.cluster_id in mine.supersedes
             or (message.cluster_id == mine.cluster_id and message.epoch < mine.epoch)
         ):
-            node.tell_configuration(node_id)
+            node.installation.tell(node_id)
         elif carried is not None:
-            node.on_configuration(carried, now)
+            node.installation.take(carried, now)
         return False
 
     def _on_prepare(self, prepare: Prepare, node_id: int, incarnation: int, reply: Reply, now: int) -> None:
@@ -306,7 +306,7 @@ class Recovery:
         node = self._node
         configuration = node.configuration
         self._propose_at = NO_LIMIT
-        if node.installing:
+        if node.installation.under_way:
             return
         if configuration is None:
             self._consider_bootstrap(now)
@@ -651,4 +651,4 @@ class Recovery:
 
     def decided(self, value: Configuration, now: int) -> None:
         self._node.outbox.multicast(messages.encode_install(value))
-        self._node.on_configuration(value, now)
+        self._node.installation.take(value, now)

@@ -1,0 +1,194 @@
+"""Configurations coming into force: which one is taken, on disk first, and what then becomes of the data plane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ocfcluster.protocol import messages
+from ocfcluster.protocol.data_plane import DataPlane
+from ocfcluster.protocol.detector import Detector
+from ocfcluster.protocol.effects import HistoryLost, State
+from ocfcluster.protocol.order_log import OrderLog
+from ocfcluster.protocol.settings import Configuration, Settings
+from ocfcluster.protocol.snapshot import Restored
+from ocfcluster.protocol.state import ReplicatedState, TopicTable
+from ocfcluster.protocol.store import Store
+from ocfcluster.wire.datagram import MessageFlags
+
+if TYPE_CHECKING:
+    from ocfcluster.protocol.node import Node
+
+
+class Installation:
+    """Installs configurations in a node; one at a time is on its way to disk."""
+
+    __slots__ = ("_detector", "_node", "_settings", "_store", "foreign", "under_way")
+
+    def __init__(self, node: Node, settings: Settings, store: Store, detector: Detector) -> None:
+        self._node = node
+        self._settings = settings
+        self._store = store
+        self._detector = detector
+        self.under_way = False  # a configuration is on its way to disk
+        self.foreign = ""  # another history that is heard, and that this node cannot follow by itself
+
+    def take(self, configuration: Configuration, now: int) -> None:
+        """A configuration that was decided, from whomever: take it where it is newer than the one in force."""
+        node = self._node
+        mine, plane, own = node.configuration, node.plane, self._settings
+        if self.under_way or node.state in (State.STOPPED, State.EVICTED):
+            return
+        if mine is not None and configuration.cluster_id == mine.cluster_id:
+            if configuration.epoch <= mine.epoch:
+                return
+        elif mine is not None:
+            if configuration.cluster_id in mine.supersedes:
+                return
+            if mine.cluster_id not in configuration.supersedes:
+                self._hear_foreign(configuration)
+                return
+        member = configuration.member(own.node_id, own.incarnation) is not None
+        if plane is not None and mine is not None and plane.is_member and not member:
+            if node.leaving and configuration.cluster_id == mine.cluster_id:
+                return  # it has let this node go
+            node.evict(f"epoch {configuration.epoch} is without this node")
+            return
+        if plane is not None and mine is not None and configuration.cluster_id == mine.cluster_id:
+            follows = configuration.epoch == mine.epoch + 1 and plane.log.held <= configuration.base
+            if not follows and member:
+                node.evict(f"epoch {configuration.epoch} cannot follow what this node holds")
+                return
+            if not follows:
+                self.drop_plane()
+        elif plane is None and member and configuration.base > 0:
+            node.evict(f"epoch {configuration.epoch} began before this node had its state")
+            return
+        self._persist(configuration, now)
+
+    def _persist(self, configuration: Configuration, now: int) -> None:
+        """C_e goes to disk before anything is sent in e, and with it the votes on what came before are forgotten."""
+        self.under_way = True
+        record = self._store.record
+        history = record.configuration.cluster_id if record.configuration is not None else ""
+        paxos = record.paxos
+        if paxos is not None and (paxos.cluster_id, paxos.epoch) != (
+            configuration.cluster_id,
+            configuration.epoch,
+        ):
+            paxos = None
+        index = record.topics_index if history == configuration.cluster_id else 0
+        self._store.change(configuration=configuration, paxos=paxos, topics_index=index)
+        self._store.when_durable(lambda when: self._install(configuration, when), now)
+
+    def _install(self, configuration: Configuration, now: int) -> None:
+        node = self._node
+        before, node.configuration = node.configuration, configuration
+        self.under_way = False
+        own = self._settings
+        member = configuration.member(own.node_id, own.incarnation) is not None
+        wall = node.wall_clock
+        if before is not None and before.cluster_id != configuration.cluster_id and node.plane is not None:
+            if node.plane.is_member:
+                node.outbox.effects.append(HistoryLost(configuration.cluster_id, before.cluster_id))
+            node.plane = None
+        if node.plane is not None:
+            node.plane.install(configuration, now, wall)
+        elif member:
+            record = self._store.record
+            topics = TopicTable.of(record.topics, record.next_topic_id)
+            if configuration.topics_digest and topics.digest != configuration.topics_digest:
+                node.evict("the topics that the new history begins with did not come in time")
+                return
+            state = ReplicatedState(configuration, topics)
+            node.plane = DataPlane(
+                configuration,
+                own,
+                node.outbox,
+                node.peers,
+                self._store,
+                state,
+                OrderLog(0),
+                [],
+                0,
+                0,
+                node.joined,
+            )
+            node.plane.install(configuration, now, wall)
+        self._detector.installed_at = now
+        node.silence(configuration.table)
+        if before is not None and before.cluster_id == configuration.cluster_id:
+            for one in before.members:
+                gone = configuration.member(one.node_id, one.incarnation) is None
+                peer = node.peers.get(one.node_id, one.incarnation)
+                left = peer is not None and peer.beat is not None and peer.beat.flags & MessageFlags.LEAVING
+                if gone and not left:
+                    node.recovery.readmission.left(one.node_id, now)
+        node.recovery.installed(now)
+        if node.plane is not None and node.recovery.promised is not None:
+            node.plane.freeze()  # it has promised what follows this epoch before it was in it
+        self._attach()
+        self._detector.update(now)
+        node.suspects = False
+        node.reconsider()
+        node.beat_soon()
+        self._tell_view(before, configuration)
+
+    def learn(self, restored: Restored, now: int) -> None:
+        """Go on with what a snapshot brought, as a learner."""
+        node = self._node
+        configuration = node.configuration
+        if configuration is None:
+            return
+        node.plane = DataPlane(
+            configuration, self._settings, node.outbox, node.peers, self._store, restored.state,
+            restored.log, restored.streams, restored.delivered, restored.stable, node.joined,
+        )  # fmt: skip
+        node.plane.learn(configuration, now, node.wall_clock)
+        self._attach()
+        node.to(State.LEARNING, f"has the state of epoch {configuration.epoch}, and catches up")
+        node.beat_soon()
+
+    def drop_plane(self) -> None:
+        """A learner's state is of no use any more: it begins anew."""
+        node = self._node
+        node.plane = None
+        for peer in node.peers.all():
+            peer.origin = None
+        node.to(State.FORMING, "the state it had fetched is out of date")
+
+    def _attach(self) -> None:
+        if self._node.plane is not None:
+            for peer in self._node.peers.all():
+                self._node.plane.attach(peer)
+
+    def _tell_view(self, before: Configuration | None, configuration: Configuration) -> None:
+        node = self._node
+        known = [] if before is None else [(one.node_id, one.incarnation) for one in before.members]
+        for one in configuration.members:
+            if (one.node_id, one.incarnation) not in known and known:
+                node.say_news("member_joined", f"node {one.node_id} is a member")
+        for node_id, incarnation in known:
+            if configuration.member(node_id, incarnation) is None:
+                node.say_news("member_left", f"node {node_id} is no member any more")
+        node.say_news(
+            "epoch", f"epoch {configuration.epoch} with {len(configuration.members)} members; "
+            f"sequencer: node {configuration.sequencer}"
+        )  # fmt: skip
+
+    def _hear_foreign(self, configuration: Configuration) -> None:
+        """Another history of this cluster's name, that neither supersedes this one nor is superseded by it."""
+        node = self._node
+        if self.foreign != configuration.cluster_id:
+            self.foreign = configuration.cluster_id
+            node.say_fault(
+                "foreign_history",
+                f"another history of this cluster is heard ({configuration.cluster_id}, epoch {configuration.epoch}, "
+                f"nodes {sorted(configuration.table)}); `ocfcluster rejoin` gives up this node's and joins it",
+            )
+
+    def tell(self, node_id: int) -> None:
+        """Send the configuration in force to a node that is behind."""
+        node = self._node
+        peer = self._detector.present(node_id)
+        if peer is not None and node.configuration is not None:
+            node.outbox.send(peer.address, messages.encode_install(node.configuration))
