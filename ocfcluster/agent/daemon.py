@@ -51,7 +51,7 @@ from ocfcluster.protocol.effects import (
     StateChange,
     Stop,
 )
-from ocfcluster.protocol.operator import OperatorCommand
+from ocfcluster.protocol.operator import OperatorCommand, Rejoin
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import Answer, Error, Full, NoticeCode, Shutdown, control_frame
 from ocfcluster.wire.run import RunHeader
@@ -113,6 +113,7 @@ class Agent:
         self._stop_reason = ""
         self._leaving = ""  # why this node has asked to leave
         self.evicted = ""  # why the cluster went on without this incarnation, which has ended it
+        self.told_to_rejoin = False  # by an operator, whatever the configuration says
         self.evictions = 0  # of this node's incarnations before, in this process
         self.evicted_because = ""  # the last of them
         self.failure: BaseException | None = None  # a mistake in the agent itself, which has ended it
@@ -339,7 +340,9 @@ class Agent:
         return self.node.control(operand, behind)
 
     def operator(self, command: OperatorCommand) -> str:
-        return self.node.operator(command, time.monotonic_ns())
+        why = self.node.operator(command, time.monotonic_ns())
+        self.told_to_rejoin = self.told_to_rejoin or (not why and isinstance(command, Rejoin))
+        return why
 
     def give_snapshot(self, request: bytes) -> list[bytes] | None:
         now = time.monotonic_ns()

@@ -119,8 +119,9 @@ class Incarnations:
                 log.info("stopped")
                 return 0
             evictions, because = evictions + 1, agent.evicted
+            rejoins = self._config.cluster.rejoin or agent.told_to_rejoin
             del agent  # what it held is freed before the next one fetches as much
-            if not self._config.cluster.rejoin:
+            if not rejoins:
                 log.error("evicted", reason=because, rejoins=False)
                 return EXIT_EVICTED
             if not await self._wait(time.monotonic_ns() - began, because):

@@ -20,6 +20,7 @@ from ocfcluster.client.session import Stage
 from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.limits import MILLISECOND_NS
 from ocfcluster.protocol.effects import FetchSnapshot, Persist, State, Stop
+from ocfcluster.protocol.operator import NewHistory, Rejoin
 from ocfcluster.wire.frames import Shutdown
 from tests.unit.fake_node import FakeNode, RawClient
 
@@ -271,6 +272,27 @@ def test_without_rejoin_it_stays_down(life: Callable[..., Life]) -> None:
     one = life(rejoin=False)
 
     async def test() -> None:
+        one.decide(State.EVICTED, "test")
+
+    assert one.run(test) == EXIT_EVICTED
+
+
+def test_an_operator_has_it_rejoin_all_the_same(
+    life: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = life(rejoin=False)
+    one.incarnations._back_off_ns = MILLISECOND_NS
+
+    async def test() -> None:
+        one.nodes[0].operator_refusal = "no"
+        assert one.agent.operator(Rejoin()) == "no"
+        one.nodes[0].operator_refusal = ""
+        assert one.agent.operator(Rejoin()) == ""
+        assert one.agent.operator(NewHistory()) == ""
+        one.decide(State.EVICTED, "test")
+        await one.until(lambda: len(one.nodes) == 2 and one.agent and one.agent._stopping)
+        one.nodes[1].operator_refusal = "no"
+        one.agent.operator(Rejoin())
         one.decide(State.EVICTED, "test")
 
     assert one.run(test) == EXIT_EVICTED
