@@ -158,7 +158,7 @@ class Checker:
         found = observe.read_record(record)
         if found.configuration is not None:
             self._configured(found.configuration, f"the disk of node {host.node_id}")
-        if found.vote is not None:
+        if found.vote is not None and not self.operators:  # whose word counts for votes that are lost
             vote = found.vote
             history = self.histories.get(vote.cluster_id)
             previous = history.configurations.get(vote.epoch) if history is not None else None
@@ -270,6 +270,8 @@ class Checker:
         elif segment.view != view:
             raise Violation("agreement", f"node {shell.node_id} delivers {view}; others had {segment.view}")
         shell.cursor = Cursor(history, segment)
+        if view.seq and shell.not_primary is not None:
+            shell.not_primary = None  # the new membership says it all
         text = view_text(view) + (", first" if first else "")
         world.trace.add(world.now, shell.node_id, "deliver", f"[{configuration.epoch}/0] {text}")
         self._judges[history.cluster_id].advance()

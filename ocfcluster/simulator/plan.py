@@ -17,7 +17,7 @@ from ocfcluster.simulator.network import MICROSECOND_NS, LinkProfile
 from ocfcluster.simulator.programs import PublisherProfile
 from ocfcluster.simulator.subscriber import SubscriberProfile
 
-CLUSTER_SIZES: Final = (1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7, 9)
+CLUSTER_SIZES: Final = (1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 7, 9)
 TOPIC_NAMES: Final = ("orders", "alarms", "audit", "status", "local notes")
 
 
@@ -87,7 +87,7 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
         size = nodes
     node_ids = _node_ids(random, size)
     delivery = random.choice(("safe", "safe", "safe", "agreed"))
-    calm_ns = random.randint(5000, 9000) * MILLISECOND_NS
+    calm_ns = random.randint(4500, 7500) * MILLISECOND_NS
     hosts = _hosts(random, node_ids, delivery, calm_ns)
     faults = _faults(random, size, calm_ns, wipes=hosts[0].settings.bootstrap == "all")
     link = _link(random)
@@ -117,7 +117,7 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
 
 def _faults(random: Random, size: int, calm_ns: int, *, wipes: bool) -> FaultProfile:
     """Some kinds of faults, often enough for several in a run, and seldom enough that something works between."""
-    quiet = random.random() < 0.08  # the data plane by itself
+    quiet = random.random() < 0.06  # the data plane by itself
     kinds = tuple((kind, weight) for kind, weight in FAULT_KINDS if random.random() < 0.75)
     if size == 1:
         alone = ("crash", "trap", "pause node", "disk hangs", "disk fails", "subscriber stops", "power cut")
@@ -125,7 +125,7 @@ def _faults(random: Random, size: int, calm_ns: int, *, wipes: bool) -> FaultPro
     return FaultProfile(
         calm_ns=calm_ns,
         first_ns=random.choice((0, 300, 800)) * MILLISECOND_NS,
-        pause_ns=random.choice((150, 300, 500)) * MILLISECOND_NS,
+        pause_ns=random.choice((150, 250, 400)) * MILLISECOND_NS,
         longest_ns=random.choice((200, 600, 1500)) * MILLISECOND_NS,
         kinds=() if quiet else kinds,
         wipes=wipes and random.random() < 0.4,
@@ -146,7 +146,7 @@ def _hosts(random: Random, node_ids: list[int], delivery: str, calm_ns: int) -> 
     window = random.choice((limits.WINDOW_BYTES, MIB, 128 * KIB, 32 * KIB, 8 * KIB))
     backlog = random.choice((limits.BACKLOG_BYTES, limits.BACKLOG_BYTES, 4 * MIB, 512 * KIB))
     event = min(random.choice((limits.EVENT_BYTES_DEFAULT, 256 * KIB, 64 * KIB)), backlog // 4)
-    heartbeat_ns = random.choice((30, 50, 100)) * MILLISECOND_NS
+    heartbeat_ns = random.choice((40, 60, 100)) * MILLISECOND_NS
     suspicion_ns = heartbeat_ns * random.choice((5, 8, 10))
     base = Settings(
         cluster_name="simulated",
@@ -227,7 +227,7 @@ def _publishers(
     large_run = random.random() < 0.2
     profiles = []
     for number in range(random.choice((2, 3, 3, 4, 5, 7))):
-        events = random.randint(40, 250)
+        events = random.randint(70, 250)
         batch = random.choice((1, 3, 6, 30))
         acts = max(8, 2 * events // (1 + batch))
         profiles.append(

@@ -23,6 +23,7 @@ from ocfcluster.simulator.world import World
 
 LOOK_NS: Final = 50 * MILLISECOND_NS  # between two looks whether all is done
 STALL_NS: Final = 30 * SECOND_NS  # nothing moved for so long after the faults stopped: stuck
+STALL_STEPS: Final = 150_000  # or for so many steps: going round in circles
 LONGEST_NS: Final = 150 * SECOND_NS
 OPERATOR_NS: Final = 8 * SECOND_NS  # an operator looks so often after the faults have stopped
 QUIET_NS: Final = SECOND_NS  # after the end: nothing may come any more, and buffers empty
@@ -138,6 +139,7 @@ class Simulation:
         world = self.world
         begin = last_progress = world.now
         seen = (-1, -1)
+        steps = world.steps + STALL_STEPS
         next_operator = begin + OPERATOR_NS
         while not self.finished:
             world.run_until(world.now + LOOK_NS)
@@ -147,10 +149,12 @@ class Simulation:
             )
             if progress != seen:
                 seen, last_progress = progress, world.now
+                steps = max(steps, world.steps + STALL_STEPS)
             if world.now >= next_operator:
                 next_operator = world.now + OPERATOR_NS
                 self._operate()
-            if world.now - last_progress > STALL_NS or world.now - begin > LONGEST_NS:
+            stuck = world.now - last_progress > STALL_NS or world.steps > steps
+            if stuck or world.now - begin > LONGEST_NS:
                 raise Violation("liveness", self._why_unfinished(world.now - begin))
         self._recovered_at = world.now
         lengths = {history.cluster_id: history.length for history in world.checker.histories.values()}
@@ -171,13 +175,15 @@ class Simulation:
         configuration = history.last_configuration
         if is_decision(configuration, world.checker.memory.disks_left(configuration)):
             return
-        for host in world.hosts.values():
-            shell = host.shell
-            if shell is None or shell.state is not State.FORMING:
+        # Who is told must have a disk that counts; where none is left, anybody will do.
+        left = [node_id for node_id, _ in world.checker.memory.disks_left(configuration)]
+        for node_id in left or list(world.hosts):
+            shell = world.hosts[node_id].shell
+            if shell is None:
                 continue
             world.checker.operator_acts()
             refused = shell.operate(NewHistory())
-            world.trace.add(world.now, host.node_id, "operator", f"new history: {refused or 'taken'}")
+            world.trace.add(world.now, node_id, "operator", f"new history: {refused or 'taken'}")
             if not refused:
                 return
 
@@ -210,11 +216,11 @@ class Simulation:
 
     def _why_unfinished(self, passed_ns: int) -> str:
         reasons = list(islice(self._unfinished(), 12))
-        states = ", ".join(
-            f"{host.node_id}: " + (observe.summary(host.shell.node, host.clock()) if host.shell else "down")
+        states = "; ".join(
+            f"node {host.node_id}: " + (observe.summary(host.shell.node, host.clock()) if host.shell else "down")
             for host in self.world.hosts.values()
         )
-        return f"stuck {passed_ns / SECOND_NS:.0f} s after the faults stopped: {'; '.join(reasons)}. Nodes: {states}"
+        return f"stuck {passed_ns / SECOND_NS:.0f} s after the faults stopped. {states}. Not done: {'; '.join(reasons)}"
 
     def _anything_unknown(self) -> bool:
         return any(

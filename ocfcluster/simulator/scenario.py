@@ -511,6 +511,14 @@ class Scenario:
                 )
                 self._lines.append(f"  node {node_id}{state} answered number {numbers}: {what}")
 
+    def forget(self, *nodes: int) -> None:
+        """What these nodes (none named: all) delivered, told and answered so far is not shown."""
+        for node_id in nodes or tuple(self.world.hosts):
+            host = self.host(node_id)
+            self._shown[node_id] = len(host.delivered)
+            self._shown_notices[node_id] = len(host.notices)
+            self._shown_receipts[node_id] = len(self.receipts[node_id])
+
     def show_states(self, *nodes: int) -> None:
         """For each node: its state, epoch, members and sequencer, and what it waits for."""
         for node_id in nodes or tuple(self.world.hosts):
