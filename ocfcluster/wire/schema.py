@@ -432,7 +432,20 @@ HEARTBEAT: Final = _message(
 
 CONFIG_REQUEST: Final = _message(MessageType.CONFIG_REQUEST, "epoch" / Int32ul)
 
-INSTALL: Final = _message(MessageType.INSTALL, "epoch" / Int32ul, *_PAYLOAD)
+# What carries a structure: its payload is one of protocol/settings.py (INSTALL) or protocol/messages.py as MessagePack.
+STRUCTURES: Final = {
+    kind: _message(kind, "epoch" / Int32ul, *_PAYLOAD)
+    for kind in (
+        MessageType.INSTALL,
+        MessageType.PREPARE,
+        MessageType.PROMISE,
+        MessageType.REJECT,
+        MessageType.SYNC,
+        MessageType.SYNCED,
+        MessageType.ACCEPT,
+        MessageType.ACCEPTED,
+    )
+}
 
 DATAGRAMS: Final = {
     MessageType.DATA: DATA,
@@ -442,5 +455,5 @@ DATAGRAMS: Final = {
     MessageType.RETRANSMIT: RETRANSMIT,
     MessageType.HEARTBEAT: HEARTBEAT,
     MessageType.CONFIG_REQUEST: CONFIG_REQUEST,
-    MessageType.INSTALL: INSTALL,
+    **STRUCTURES,
 }

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ocfcluster import limits
 from ocfcluster.protocol.order_log import Entry, OrderLog
+from ocfcluster.protocol.store import NO_LIMIT
 from ocfcluster.protocol.streams import Assembler, OriginStream, OutgoingStream
 from ocfcluster.wire.datagram import Extent
 from ocfcluster.wire.run import RunKind, build_run
@@ -125,7 +126,7 @@ class Log(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log = OrderLog(0)
+        self.log = OrderLog(1)
         self.origins = [OriginStream(node_id, node_id, limits.RUN_BYTES) for node_id in (1, 2, 3)]
         for origin in self.origins:
             origin.assembler.broken = "packets alone matter here"
@@ -147,7 +148,7 @@ class Log(RuleBasedStateMachine):
             if made and made[-1].origin is self.origins[origin] and not cuts[index % len(cuts)]:
                 made[-1] = made[-1]._replace(count=made[-1].count + 1)
             else:
-                made.append(Entry(index, 1, self.origins[origin], packet, 7))
+                made.append(Entry(index, 1, self.origins[origin], packet, 7, 1))
         return made
 
     @precondition(lambda self: self.truth)
@@ -169,7 +170,7 @@ class Log(RuleBasedStateMachine):
     @rule()
     def advance(self) -> None:
         before = self.log.held
-        assert self.log.advance() == (self.log.held > before)
+        assert self.log.advance(NO_LIMIT) == (self.log.held > before)
         held = 1
         for origin, packet in self.truth[: self.log.next_index - 2]:
             if packet > self.origins[origin].contiguous:
@@ -272,7 +273,7 @@ def test_runs_come_out_of_packets_as_they_went_in(
     runs: list[bytes], size: int, most: int, pushes: list[int], windows: list[bool], order: object
 ) -> None:
     """From OutgoingStream through loss, disorder and other cuts to HeldRuns at the packet of their last byte."""
-    outgoing, origin, log = OutgoingStream(size, most), OriginStream(1, 1, limits.RUN_BYTES), OrderLog(0)
+    outgoing, origin, log = OutgoingStream(size, most), OriginStream(1, 1, limits.RUN_BYTES), OrderLog(1)
     waiting, sent, turn = list(runs), [], 0
     while waiting or outgoing.pending_bytes:
         for _ in range(pushes[turn % len(pushes)] or (0 if outgoing.pending_bytes else 1)):
@@ -297,9 +298,9 @@ def test_runs_come_out_of_packets_as_they_went_in(
         ends.append(packet)
     pieces = [one.part(skip, 1) for one in sent for skip in range(one.count)] + sent
     order.shuffle(pieces)  # type: ignore[attr-defined]
-    log.add([Entry(2, len(lengths), origin, 1, 7)])
+    log.add([Entry(2, len(lengths), origin, 1, 7, 1)])
     for piece in pieces:
         origin.add(piece)
-        log.advance()
+        log.advance(NO_LIMIT)
     assert [held.run for held in log.runs] == runs
     assert [held.index - 1 for held in log.runs] == ends

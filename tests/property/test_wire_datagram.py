@@ -29,20 +29,20 @@ from ocfcluster.wire.datagram import (
     decode_config_request,
     decode_data,
     decode_heartbeat,
-    decode_install,
     decode_nack,
     decode_order,
     decode_retransmit,
+    decode_structure,
     encode_ack,
     encode_config_request,
     encode_heartbeat,
-    encode_install,
     encode_nack,
     encode_order,
     encode_packets,
+    encode_structure,
     retransmit_head,
 )
-from ocfcluster.wire.schema import DATAGRAMS
+from ocfcluster.wire.schema import DATAGRAMS, STRUCTURES
 from tests.property.wire_helpers import U32, U64, damaged, damages, taken
 
 FLAGS = st.integers(0, 255)
@@ -52,7 +52,7 @@ PREFIXES = st.builds(clear_prefix, U32, U32, U64)
 
 
 class Document(msgspec.Struct, array_like=True):
-    """Stands in for the configuration, which wire/ does not know."""
+    """Stands in for the structures of protocol/, which wire/ does not know."""
 
     epoch: int
     text: str
@@ -86,7 +86,10 @@ BODIES: dict[MessageType, st.SearchStrategy[bytes]] = {
     MessageType.RETRANSMIT: st.builds(packet, st.builds(retransmit_head, U32, U64), U64, PAYLOADS),
     MessageType.HEARTBEAT: heartbeat_bodies(),
     MessageType.CONFIG_REQUEST: st.builds(encode_config_request, U32),
-    MessageType.INSTALL: st.builds(encode_install, U32, st.builds(Document, U32, st.text(max_size=8))),
+    **{
+        kind: st.builds(encode_structure, st.just(kind), U32, st.builds(Document, U32, st.text(max_size=8)))
+        for kind in STRUCTURES
+    },
 }
 DECODERS: dict[int, Callable[[bytes], Any]] = {
     MessageType.DATA: decode_data,
@@ -96,7 +99,7 @@ DECODERS: dict[int, Callable[[bytes], Any]] = {
     MessageType.RETRANSMIT: decode_retransmit,
     MessageType.HEARTBEAT: decode_heartbeat,
     MessageType.CONFIG_REQUEST: decode_config_request,
-    MessageType.INSTALL: decode_install,
+    **dict.fromkeys(STRUCTURES, decode_structure),
 }
 KINDS = list(BODIES)
 
@@ -118,7 +121,7 @@ EXAMPLES = {
     MessageType.RETRANSMIT: packet(retransmit_head(3, 33), 7, b"stream"),
     MessageType.HEARTBEAT: encode_heartbeat(Heartbeat._make((0, *range(1, 19), [(1, 11), (2, 22)]))),
     MessageType.CONFIG_REQUEST: encode_config_request(9),
-    MessageType.INSTALL: encode_install(1, Document(1, "x")),
+    **{kind: encode_structure(kind, 1, Document(1, "x")) for kind in STRUCTURES},
 }
 PADDED = encode_heartbeat(Heartbeat._make((MessageFlags.PADDED, *range(1, 19), [(1, 11)])), 160)
 
@@ -178,9 +181,9 @@ def declared(datagram: bytes, compiled: bool) -> Any:
     return values(kind, DATAGRAMS[MessageType(kind)].parse(datagram, compiled=compiled))
 
 
-def test_every_message_of_this_version_is_declared_and_tested() -> None:
+def test_every_message_is_declared_and_tested() -> None:
     assert set(DATAGRAMS) == set(DECODERS) == set(BODIES) == set(EXAMPLES)
-    assert set(DATAGRAMS) == {kind for kind in MessageType if kind < MessageType.PREPARE}
+    assert set(DATAGRAMS) == set(MessageType)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -27,7 +27,7 @@ from ocfcluster.protocol.effects import (
     TopicChange,
     View,
 )
-from ocfcluster.protocol.settings import Settings
+from ocfcluster.protocol.settings import Configuration, Limits, Member, Settings
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.run import RunKind, build_run
@@ -46,6 +46,21 @@ def settings_of(node_id: int, table: dict[int, int], **other: Any) -> Settings:
         "seed": node_id, "table": table, "receive_buffer_bytes": 4 << 20,
     }  # fmt: skip
     return Settings(**{**values, **other})
+
+
+def configuration_of(members: dict[int, int] | list[Member], **other: Any) -> Configuration:
+    """Epoch 1 of ``members`` (node_id → votes): incarnations and stores as ``settings_of`` gives them."""
+    if isinstance(members, dict):
+        members = [
+            Member(1, node_id, 1000 + node_id, 2000 + node_id, votes) for node_id, votes in members.items()
+        ]
+    values: dict[str, Any] = {
+        "cluster_id": "0" * 31 + "1", "supersedes": [], "epoch": 1, "base": 0,
+        "table": {one.node_id: one.votes for one in members}, "members": members, "sequencer": members[0].node_id,
+        "tie_breaker": members[0].node_id, "delivery": "safe", "last_man_standing": False, "version": wire.VERSION,
+        "mtu": 1500, "limits": Limits(), "m_sequence": 1, "epochs": [(1, 0)], "order_time": 1,
+    }  # fmt: skip
+    return Configuration(**{**values, **other})
 
 
 def datagram(body: bytes, counter: int, node_id: int, incarnation: int, cluster: str = CLUSTER) -> bytes:
@@ -183,12 +198,18 @@ class World:
         if wiped:
             self.disks[node_id] = b""
         new = replace(
-            old, incarnation=old.incarnation + 1000, store_id=store_id, record=self.disks[node_id], seed=old.seed + 1000
+            old,
+            incarnation=old.incarnation + 1000,
+            store_id=store_id,
+            record=self.disks[node_id],
+            seed=old.seed + 1000,
         )
         self.settings[node_id] = new
         self.nodes[node_id] = Node(new, self.now, WALL_NS + self.now - START_NS)
         self.dead.discard(node_id)
         self.log[node_id] = []
+        self.outcomes[node_id] = []  # another incarnation counts its tokens anew
+        self._counts[node_id] = 0
         self.settle(node_id)
 
     def members(self, node_id: int) -> list[int]:
@@ -226,7 +247,8 @@ class World:
     def step(self) -> None:
         """The next thing that happens: an arrival, a write that ends, or a timer."""
         awake = [
-            (node.next_timer(), node_id) for node_id, node in self.nodes.items()
+            (node.next_timer(), node_id)
+            for node_id, node in self.nodes.items()
             if node_id not in self.paused and node_id not in self.dead
         ]
         due, node_id = min(awake, default=(2**63, 0))
@@ -343,6 +365,6 @@ def traffic(
         for _ in range(world.random.randrange(4)):
             world.step()
     total = runs * events * len(senders)
-    awake = [node_id for node_id in world.nodes if node_id not in world.paused]
+    awake = [node_id for node_id in world.nodes if node_id not in world.paused | world.dead]
     world.until(lambda: all(world.count(node_id) >= before[node_id] + total for node_id in awake))
     return producers

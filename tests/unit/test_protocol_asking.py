@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Effect, Multicast, Send
-from ocfcluster.protocol.gaps import GapAsker
+from ocfcluster.protocol.gaps import ORDER, GapAsker
 from ocfcluster.protocol.order_log import Entry, OrderLog
 from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.retransmit import Retransmitter
@@ -14,6 +14,7 @@ from ocfcluster.wire.datagram import Extent, MessageFlags, Range
 
 MS = 1_000_000
 ASKER, OTHER = ("host", 2), ("host", 3)
+KEY = (5, 55)  # (node_id, incarnation)
 
 
 def origin_with_hole() -> OriginStream:
@@ -27,17 +28,17 @@ def origin_with_hole() -> OriginStream:
 
 def test_a_hole_is_given_time_to_close_by_itself() -> None:
     asker, origin = GapAsker(), origin_with_hole()
-    asker.note(5, origin, 100 * MS)
+    asker.note(KEY, origin, 100 * MS)
     assert asker.next_due() == 100 * MS + limits.NACK_DELAY_NS
     assert asker.due(100 * MS, 64) == []
     origin.add(Extent(1, 3, 1, b"abc"))
-    asker.note(5, origin, 100 * MS)
+    asker.note(KEY, origin, 100 * MS)
     assert asker.next_due() is None
 
 
 def test_a_hole_that_closed_unnoticed_is_not_asked_for() -> None:
     asker, origin = GapAsker(), origin_with_hole()
-    asker.note(5, origin, 0)
+    asker.note(KEY, origin, 0)
     origin.add(Extent(1, 3, 1, b"abc"))
     assert asker.due(limits.NACK_DELAY_NS, 64) == []
     assert asker.next_due() is None
@@ -45,11 +46,11 @@ def test_a_hole_that_closed_unnoticed_is_not_asked_for() -> None:
 
 def test_rounds_come_more_seldom_without_progress_and_quickly_again_with_it() -> None:
     asker, origin = GapAsker(), origin_with_hole()
-    asker.note(5, origin, 0)
+    asker.note(KEY, origin, 0)
     now, waits, tries = limits.NACK_DELAY_NS, [], []
     for _ in range(8):
-        [(node_id, many, ranges)] = asker.due(now, 64)
-        assert (node_id, ranges) == (5, [Range(5, 3, 55, 1)])
+        [(key, many, ranges)] = asker.due(now, 64)
+        assert (key, ranges) == (KEY, [Range(5, 3, 55, 1)])
         tries.append(many)
         due = asker.next_due()
         assert due is not None
@@ -59,7 +60,7 @@ def test_rounds_come_more_seldom_without_progress_and_quickly_again_with_it() ->
     assert waits[-1] == limits.NACK_RETRY_MAX_NS // MS
     assert waits == sorted(waits)
     origin.add(Extent(1, 1, 1, b"x"))
-    assert asker.due(now, 64) == [(5, 0, [Range(5, 2, 55, 2)])]
+    assert asker.due(now, 64) == [(KEY, 0, [Range(5, 2, 55, 2)])]
     assert asker.next_due() == now + limits.NACK_RETRY_NS
 
 
@@ -67,13 +68,13 @@ def test_ranges_of_one_round_are_bounded_and_fit_their_field() -> None:
     asker, origin = GapAsker(), OriginStream(5, 55, limits.RUN_BYTES)
     for first in range(2, 200, 2):
         origin.add(Extent(first, 1, 1, b"x"))
-    asker.note(5, origin, 0)
+    asker.note(KEY, origin, 0)
     assert len(asker.due(MS, 10)[0][2]) == 10
     log = OrderLog(0)
     log.highest = 2**50
-    asker.note(0, log, 0)
-    ranges = next(ranges for node_id, _, ranges in asker.due(MS, 10) if node_id == 0)
-    assert ranges == [Range(0, 2**32 - 1, 0, 2)]
+    asker.note(ORDER, log, 0)
+    ranges = next(ranges for key, _, ranges in asker.due(MS, 10) if key == ORDER)
+    assert ranges == [Range(0, 2**32 - 1, 0, 1)]
     wire.encode_nack(1, ranges)
 
 
@@ -148,13 +149,15 @@ def test_what_was_sent_a_moment_ago_is_remembered_within_bounds(monkeypatch: obj
     assert len(again._recent) == bound
 
 
-def test_copies_of_order_entries_have_one_order_time_each() -> None:
-    box, origin, log = outbox(), full_origin(), OrderLog(0)
-    log.add([Entry(2, 2, origin, 1, 70), Entry(4, 1, origin, 3, 70)])
-    log.add([Entry(5, 3, origin, 4, 80)])
-    Retransmitter(box, 50).entries_asked(log, 9, Range(0, 100, 0, 1), ASKER, 10_000)
+def test_copies_of_order_entries_have_one_order_time_and_one_epoch_each() -> None:
+    box, origin, log = outbox(), full_origin(), OrderLog(1)
+    log.add([Entry(2, 2, origin, 1, 70, 8), Entry(4, 1, origin, 3, 70, 8)])
+    log.add([Entry(5, 3, origin, 4, 80, 8)])
+    log.add([Entry(8, 1, origin, 7, 80, 9)])
+    Retransmitter(box, 50).entries_asked(log, Range(0, 100, 0, 1), ASKER, 10_000)
     orders = [wire.decode_order(effect.buffer) for effect in box.effects if isinstance(effect, Send)]
     assert [(one.flags, one.epoch, one.first_index, one.order_time, one.entries) for one in orders] == [
-        (MessageFlags.COPY, 9, 2, 70, [(5, 2, 1), (5, 1, 3)]),
-        (MessageFlags.COPY, 9, 5, 80, [(5, 3, 4)]),
+        (MessageFlags.COPY, 8, 2, 70, [(5, 2, 1), (5, 1, 3)]),
+        (MessageFlags.COPY, 8, 5, 80, [(5, 3, 4)]),
+        (MessageFlags.COPY, 9, 8, 80, [(5, 1, 7)]),
     ]

@@ -8,10 +8,11 @@ import pytest
 from ocfcluster import limits
 from ocfcluster.errors import StateDirectoryError
 from ocfcluster.protocol import Node
-from ocfcluster.protocol.effects import State, StateChange
-from ocfcluster.protocol.settings import Limits, Record
+from ocfcluster.protocol.effects import Deliver, Effect, Multicast, Persist, Send, State, StateChange, View
+from ocfcluster.protocol.settings import Configuration, Limits, Record
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
+from ocfcluster.wire.datagram import MessageType
 from tests.unit.protocol_world import SECOND_NS, START_NS, WALL_NS, World, settings_of, traffic
 
 
@@ -34,22 +35,38 @@ def test_all_nodes_get_the_same_configuration() -> None:
 
 def test_it_is_on_disk_before_anything_is_sent_in_the_epoch() -> None:
     world = World(2, persist_ns=SECOND_NS)
-    world.run(SECOND_NS * 3 // 4)
-    assert world.persists[1]
-    assert world.nodes[1].state is State.FORMING
-    record = msgspec.msgpack.decode(world.persists[1][0].record, type=Record)
+    world.record = True
+
+    def of_the_epoch() -> list[int]:
+        """Who has sent heartbeats of epoch 1."""
+        beats = [(source, one) for source, _, one in world.wire if one[wire.BODY] == MessageType.HEARTBEAT]
+        return [source for source, one in beats if wire.decode_heartbeat(one).epoch]
+
+    def written(node_id: int) -> Configuration | None:
+        return (
+            msgspec.msgpack.decode(world.disks[node_id], type=Record).configuration
+            if world.disks[node_id]
+            else None
+        )
+
+    while world.nodes[2].state is not State.ACTIVE:
+        world.step()
+        assert all(written(source) is not None for source in of_the_epoch())
+        for node_id, node in world.nodes.items():
+            assert (node.state is State.ACTIVE) <= (written(node_id) is not None)
     world.form()
-    assert record.configuration == world.nodes[1].configuration == world.nodes[2].configuration
+    assert written(1) == written(2) == world.nodes[1].configuration == world.nodes[2].configuration
+    # A promise, what was accepted, and the configuration: each on disk before the next step.
+    assert world.now - START_NS >= 3 * SECOND_NS
 
 
-def test_a_failed_write_of_the_configuration_is_told_and_tried_again() -> None:
+def test_a_failed_write_is_told_and_tried_again_and_nobody_votes_without_it() -> None:
     world = World(2)
     world.persist_fails = {1, 2}
     forming(world)
     assert {fault.code for fault in world.faults[1]} == {"persist_failed"}
     world.persist_fails = {2}
-    world.run(SECOND_NS)
-    assert [node.state for node in world.nodes.values()] == [State.ACTIVE, State.FORMING]
+    forming(world)  # each of the table must have accepted
     world.persist_fails = set()
     world.form()
     assert world.nodes[1].configuration == world.nodes[2].configuration
@@ -110,26 +127,44 @@ def test_two_agents_of_one_node_id_are_reported_and_keep_the_cluster_from_formin
     assert len(world.faults[2]) <= 3  # not for every datagram
 
 
-def test_a_node_that_comes_back_to_a_running_cluster_waits_and_says_why() -> None:
+def test_a_node_that_comes_back_to_a_running_cluster_joins_it_as_another_incarnation() -> None:
     world = World(3).form()
-    before = world.nodes[1].configuration
-    world.nodes[3] = Node(settings_of(3, {1: 1, 2: 1, 3: 1}, incarnation=88), world.now, WALL_NS)
-    world.run(2 * SECOND_NS)
-    assert world.nodes[3].state is State.FORMING
-    assert "running cluster" in world.nodes[3].waiting_for
-    assert world.nodes[1].configuration is before
-    world.paused = {3}
-    traffic(world, [1, 2], 10)  # two of three votes go on
-    world.agree([1, 2])
+    traffic(world, [1, 2], 10)
+    world.kill(3)
+    world.restart(3)
+    assert world.nodes[3].waiting_for
+    world.until(lambda: world.nodes[3].state is State.ACTIVE)
+    configuration = world.nodes[3].configuration
+    assert configuration is not None
+    assert configuration.cluster_id == world.nodes[1].configuration.cluster_id  # type: ignore[union-attr]
+    assert [(one.node_id, one.incarnation, one.born_on) for one in configuration.members][-1] == (
+        3, 2003, configuration.m_sequence,
+    )  # fmt: skip
+    first = world.log[3][0]
+    assert isinstance(first, View)
+    assert first.configuration == configuration
+    assert [one.node_id for one in first.joined] == [3]
+    traffic(world, [1, 2, 3], 5)
+    after = world.log[1][world.log[1].index(first) :]
+    assert world.log[3] == after  # from its view on it delivers what the others do
 
 
 def test_a_node_without_a_table_runs_alone_at_once() -> None:
     node = Node(settings_of(4, {}), START_NS, WALL_NS)
-    node.timer(START_NS, WALL_NS)
-    node.end_burst(START_NS)
-    token = next(effect.token for effect in node.take_effects() if hasattr(effect, "token"))
-    node.persisted(token, True, START_NS)
+    seen: list[Effect] = []
+    for _ in range(9):  # what it has promised, accepted and installed is written
+        node.timer(START_NS, WALL_NS)
+        node.end_burst(START_NS)
+        effects = node.take_effects()
+        seen += effects
+        for effect in effects:
+            if isinstance(effect, Persist):
+                node.persisted(effect.token, True, START_NS)
     assert node.state is State.ACTIVE
+    assert not any(isinstance(effect, Multicast | Send) for effect in seen)  # nobody is there to listen
+    [view] = [item for effect in seen if isinstance(effect, Deliver) for item in effect.items]
+    assert isinstance(view, View)
+    assert (view.seq, view.ev_id) == (1, 1)
 
 
 def test_the_smallest_mtu_is_in_force() -> None:
@@ -147,25 +182,42 @@ def test_commands_that_came_before_the_first_epoch_are_ordered_in_it() -> None:
     assert "early" in world.nodes[1].topics
 
 
-def test_topics_on_disk_are_made_again_in_the_new_history() -> None:
+def test_the_first_thing_that_is_delivered_is_the_first_view() -> None:
+    world = World(3).form()
+    configuration = world.nodes[1].configuration
+    assert configuration is not None
+    world.until(lambda: all(world.log.values()))
+    for node_id in world.nodes:
+        assert world.log[node_id] == [View(configuration, 1, 1, tuple(configuration.members), ())]
+        assert world.nodes[node_id].last_seq(1) == 1
+
+
+def test_a_cluster_that_lost_its_memory_begins_a_new_history_with_its_topics() -> None:
     world = World(2).form()
     world.topic("kept")
+    world.topic("removed")
+    world.control(1, control.TopicRemove("removed"))
     old = world.nodes[1].configuration
     assert old is not None
-    records = {node_id: world.persists[node_id][-1].record for node_id in world.nodes}
-    again = World(2)
-    for node_id, record in records.items():
-        again.nodes[node_id] = Node(
-            settings_of(node_id, {1: 1, 2: 1}, record=record, incarnation=5000 + node_id),
-            again.now,
-            WALL_NS + 5,
-        )
-    again.form()
-    again.until(lambda: all("kept" in node.topics for node in again.nodes.values()))
-    new = again.nodes[1].configuration
+    world.run(SECOND_NS)
+    world.kill(1, 2)
+    for node_id in world.nodes:
+        world.restart(node_id)
+    world.form()
+    new = world.nodes[1].configuration
     assert new is not None
-    assert new.cluster_id != old.cluster_id
     assert new.supersedes == [old.cluster_id]
+    assert (new.epoch, new.m_sequence) == (1, 1)
+    for node in world.nodes.values():
+        assert set(node.topics) == {
+            "oc.membership",
+            "oc.connectivity",
+            "kept",
+        }  # from the start, not made again
+        assert node.topics["kept"].topic_id == 16
+    assert world.topic("next") == 18  # ids are never used twice, not in the next history either
+    world.run(SECOND_NS)
+    world.agree()
 
 
 def test_what_is_no_record_is_refused() -> None:

@@ -155,7 +155,7 @@ def test_the_loss_of_the_last_message_shows_and_is_made_good(lost: MessageType, 
 
 
 def test_a_paused_member_stalls_nobody_until_the_backlog_is_full() -> None:
-    world = World(3, backlog_bytes=1 << 20).form()
+    world = World(3, backlog_bytes=1 << 20, suspicion_ns=60 * SECOND_NS).form()  # nobody is removed
     topic_id, producer = world.topic(), world.producer(2)
     world.run(300 * MS)
     world.paused = {3}

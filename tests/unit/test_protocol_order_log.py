@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ocfcluster import limits
 from ocfcluster.protocol.order_log import Entry, HeldRun, OrderLog
+from ocfcluster.protocol.store import NO_LIMIT
 from ocfcluster.protocol.streams import OriginStream
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import Extent
@@ -19,7 +20,7 @@ def origin(node_id: int = 1, own: bool = False) -> OriginStream:
 def entry(
     first_index: int, count: int, source: OriginStream, first_packet: int, order_time: int = 7
 ) -> Entry:
-    return Entry(first_index, count, source, first_packet, order_time)
+    return Entry(first_index, count, source, first_packet, order_time, 1)
 
 
 def packets(data: bytes, first: int = 1) -> Extent:
@@ -27,43 +28,43 @@ def packets(data: bytes, first: int = 1) -> Extent:
 
 
 def test_a_run_is_held_at_the_index_of_its_last_byte() -> None:
-    log, a, b = OrderLog(0), origin(1), origin(2)
+    log, a, b = OrderLog(1), origin(1), origin(2)
     long, short = publication(16, 1, 1, [b"l" * 100]), publication(16, 2, 1, [b"s" * 20])
     a.add(packets(long))  # 164 bytes: four packets
     b.add(packets(short))  # two packets
     log.add([entry(2, 1, a, 1), entry(3, 2, b, 1), entry(5, 3, a, 2)])
-    assert log.advance()
+    assert log.advance(NO_LIMIT)
     assert log.held == 7
     assert list(log.runs) == [HeldRun(4, 7, b, short), HeldRun(7, 7, a, long)]
-    assert not log.advance()
+    assert not log.advance(NO_LIMIT)
 
 
 def test_a_run_that_ends_with_its_packet_is_held_there() -> None:
-    log, a = OrderLog(0), origin()
+    log, a = OrderLog(1), origin()
     run = publication(16, 1, 1, [b"x" * (2 * SIZE - limits.RUN_HEADER_BYTES)])
     a.add(packets(run * 2))
     log.add([entry(2, 4, a, 1)])
-    log.advance()
+    log.advance(NO_LIMIT)
     assert [held.index for held in log.runs] == [3, 5]
 
 
 def test_holding_stops_at_a_missing_packet_and_goes_on_when_it_comes() -> None:
-    log, a = OrderLog(10), origin()
+    log, a = OrderLog(11), origin()
     run = publication(16, 1, 1, [b"x" * 100])
     whole = packets(run)
     log.add([entry(12, 4, a, 1)])
     assert a.highest == 4  # the order says that they exist: they can be asked for
-    assert not log.advance()
+    assert not log.advance(NO_LIMIT)
     a.add(whole.part(0, 2))
-    assert log.advance()
+    assert log.advance(NO_LIMIT)
     assert (log.held, len(log.runs)) == (13, 0)
     a.add(whole.part(2, 2))
-    assert log.advance()
+    assert log.advance(NO_LIMIT)
     assert [held.index for held in log.runs] == [15]
 
 
 def test_entries_behind_a_hole_wait_and_the_hole_is_missing() -> None:
-    log, a = OrderLog(0), origin()
+    log, a = OrderLog(1), origin()
     assert log.add([entry(5, 2, a, 4)])
     assert log.add([entry(9, 1, a, 8)])
     assert not log.add([entry(9, 1, a, 8)])
@@ -77,7 +78,7 @@ def test_entries_behind_a_hole_wait_and_the_hole_is_missing() -> None:
 
 
 def test_copies_that_are_cut_otherwise_fit_all_the_same() -> None:
-    log, a, b = OrderLog(0), origin(1), origin(2)
+    log, a, b = OrderLog(1), origin(1), origin(2)
     log.add([entry(6, 2, b, 1), entry(8, 2, a, 5)])
     log.add([entry(2, 4, a, 1), entry(6, 1, b, 1)])  # overlaps the first of those that wait
     assert (log.next_index, a.logged, b.logged) == (10, 6, 2)
@@ -86,7 +87,7 @@ def test_copies_that_are_cut_otherwise_fit_all_the_same() -> None:
 
 
 def test_an_entry_that_skips_packets_of_its_origin_is_refused() -> None:
-    log, a = OrderLog(0), origin()
+    log, a = OrderLog(1), origin()
     log.add([entry(2, 2, a, 3)])
     assert (log.refused, log.next_index, a.logged) == (1, 2, 0)
     log.add([entry(2, 2, a, 1)])
@@ -96,30 +97,30 @@ def test_an_entry_that_skips_packets_of_its_origin_is_refused() -> None:
 
 
 def test_own_entries_are_told_for_the_window() -> None:
-    log, me, other = OrderLog(0), origin(1, own=True), origin(2)
+    log, me, other = OrderLog(1), origin(1, own=True), origin(2)
     log.add([entry(2, 3, me, 1), entry(5, 1, other, 1), entry(6, 1, me, 4)])
     assert list(log.own) == [(4, 3), (6, 4)]
 
 
-def test_topic_commands_are_told_apart() -> None:
-    log, a = OrderLog(0), origin()
+def test_commands_that_act_when_held_are_told_apart() -> None:
+    log, a = OrderLog(1), origin()
     runs = [
         control.control_run(control.TopicCreate("t", False), 1),
         control.control_run(control.Barrier(), 2),
     ]
     a.add(packets(b"".join(runs)))
     log.add([entry(2, a.contiguous, a, 1)])
-    log.advance()
+    log.advance(NO_LIMIT)
     assert [held.run for held in log.runs] == runs
-    assert [held.run for held in log.topic_runs] == runs[:1]
+    assert [held.run for held in log.staged_runs] == runs[:1]
 
 
 def test_freeing_forgets_entries_and_their_packets() -> None:
-    log, a = OrderLog(0), origin()
+    log, a = OrderLog(1), origin()
     a.add(Extent(1, 6, 1, bytes(6)))
     a.assembler.broken = "only packets matter here"
     log.add([entry(2, 2, a, 1), entry(4, 4, a, 3)])
-    log.advance()
+    log.advance(NO_LIMIT)
     assert [one.first_index for one in log.find(3, 2)] == [2, 4]
     log.free(4)  # in the middle of an entry: that one stays
     assert log.entries_kept == 1
@@ -129,19 +130,19 @@ def test_freeing_forgets_entries_and_their_packets() -> None:
 
 
 def test_lists_do_not_grow_with_what_was_freed() -> None:
-    log, a = OrderLog(0), origin()
+    log, a = OrderLog(1), origin()
     a.assembler.broken = "only packets matter here"
     for number in range(1, 3000):
         a.add(Extent(number, 1, 1, b"x"))
         log.add([entry(number + 1, 1, a, number)])
-        log.advance()
+        log.advance(NO_LIMIT)
         log.free(log.held)
     assert len(log._entries) < 1000
     assert len(log._firsts) == len(log._entries)
 
 
 def test_orders_behind_a_hole_are_bounded() -> None:
-    log, a = OrderLog(0), origin()
+    log, a = OrderLog(1), origin()
     for number in range(limits.OUT_OF_ORDER_ORDERS):
         assert log.add([entry(4 + 2 * number, 1, a, 1)])
     assert not log.add([entry(4 + 2 * limits.OUT_OF_ORDER_ORDERS, 1, a, 1)])

@@ -84,7 +84,7 @@ def test_a_stranger_cannot_make_a_window_large() -> None:
 
 
 def test_the_table_is_bounded_and_the_longest_silent_go_first() -> None:
-    table = PeerTable(limits.SUSPICION_NS)
+    table = PeerTable(limits.SUSPICION_NS, limits.HEARTBEAT_NS)
     for incarnation in range(5 * limits.NODES):
         table.add(1, incarnation, ("h", 1), now=incarnation)
     assert len(table._peers) == 2 * limits.NODES
@@ -93,7 +93,7 @@ def test_the_table_is_bounded_and_the_longest_silent_go_first() -> None:
 
 
 def test_members_stay_whatever_strangers_send() -> None:
-    table = PeerTable(limits.SUSPICION_NS)
+    table = PeerTable(limits.SUSPICION_NS, limits.HEARTBEAT_NS)
     members = [table.add(node_id, 1, ("h", 1), now=0) for node_id in range(1, limits.NODES)]
     for peer in members:
         peer.origin = OriginStream(peer.node_id, 1, 1000)
@@ -103,7 +103,7 @@ def test_members_stay_whatever_strangers_send() -> None:
 
 
 def test_heard_are_those_within_the_suspicion_time_in_order() -> None:
-    table = PeerTable(100)
+    table = PeerTable(100, 10)
     for node_id, at in ((3, 50), (1, 200), (2, 150)):
         table.add(node_id, 9, ("h", node_id), now=at)
     assert [peer.node_id for peer in table.heard(150)] == [1, 2]

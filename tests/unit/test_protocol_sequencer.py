@@ -21,7 +21,7 @@ def configuration(votes: dict[int, int], base: int = 0) -> Configuration:
 
 
 def sequencer(votes: dict[int, int], base: int = 0) -> Sequencer:
-    return Sequencer(configuration(votes, base), 1, Flow(1 << 20, 1 << 26, 1400, 0))
+    return Sequencer(configuration(votes, base), 1, Flow(1 << 20, 1 << 26, 1400, 0), base)
 
 
 def test_commit_is_what_more_than_half_of_the_votes_hold() -> None:
@@ -81,7 +81,7 @@ def test_acknowledgements_of_what_cannot_be_say_nothing() -> None:
 
 
 def test_each_origins_packets_are_ordered_behind_those_before() -> None:
-    one, log = sequencer({1: 1, 2: 1}), OrderLog(0)
+    one, log = sequencer({1: 1, 2: 1}), OrderLog(1)
     origins = {node_id: OriginStream(node_id, node_id, 10_000) for node_id in (1, 2)}
     origins[1].add(Extent(1, 3, 1, b"abc"))
     origins[2].add(Extent(2, 1, 1, b"b"))  # the first is missing

@@ -8,11 +8,11 @@ import pytest
 
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Delivery, Outcome, Topic, TopicChange
-from ocfcluster.protocol.settings import Configuration, Limits, Member
+from ocfcluster.protocol.settings import Limits
 from ocfcluster.protocol.state import FIRST_TOPIC_ID, Item, ReplicatedState
 from ocfcluster.wire import control
 from ocfcluster.wire.run import RunKind, build_run, check_run, void_run
-from tests.unit.protocol_world import publication
+from tests.unit.protocol_world import configuration_of, publication
 
 TIME = 12_345
 
@@ -21,11 +21,8 @@ class Applied:
     """A state, and what each run gave as (deliveries and changes, outcomes)."""
 
     def __init__(self, **bounds: int) -> None:
-        configuration = Configuration(
-            "0" * 32, [], 1, 0, {1: 1}, [Member(1, 1, 1, 1, 1)], 1, 1, "safe", False, 1, 1500, Limits(**bounds),
-            3, [(1, 0)], 0,
-        )  # fmt: skip
-        self.state = ReplicatedState(configuration)
+        self.state = ReplicatedState(configuration_of({1: 1}, limits=Limits(**bounds)))
+        self.state.m_sequence = 3
         self._token = 0
 
     def run(self, run: bytes, node_id: int = 1, own: bool = True) -> list[Item]:

@@ -2,53 +2,43 @@
 
 from __future__ import annotations
 
-import itertools
-
 import msgspec
 
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Effect, Persist
-from ocfcluster.protocol.settings import Configuration, Limits, Member, Record
-from ocfcluster.protocol.topic_disk import NO_LIMIT, TopicDisk
+from ocfcluster.protocol.settings import Limits, Record
+from ocfcluster.protocol.state import TopicTable
+from ocfcluster.protocol.store import NO_LIMIT, Store
+from ocfcluster.protocol.topic_disk import TopicDisk
 from ocfcluster.wire import control
 from ocfcluster.wire.run import RunKind, build_run
 from tests.unit.protocol_world import World, publication
 
-CONFIGURATION = Configuration(
-    "0" * 32,
-    [],
-    1,
-    0,
-    {1: 1},
-    [Member(1, 1, 1, 1, 1)],
-    1,
-    1,
-    "safe",
-    False,
-    1,
-    1500,
-    Limits(),
-    1,
-    [(1, 0)],
-    0,
-)
-
 
 class Disk:
-    def __init__(self) -> None:
-        self.disk = TopicDisk(CONFIGURATION, itertools.count(1).__next__)
+    """A TopicDisk and the store below it; ``write`` begins what is due, ``done`` says that it is durable."""
+
+    def __init__(self, table: TopicTable | None = None) -> None:
+        self.store = Store(b"")
+        self.disk = TopicDisk(self.store, table or TopicTable())
+        self._token = 0
 
     def stage(self, index: int, operand: control.Operand) -> None:
         self.disk.stage(index, control.control_run(operand, 1), Limits())
 
-    def write(self, now: int = 0) -> tuple[int, Record] | None:
+    def write(self, now: int = 0) -> Record | None:
+        self.disk.flush()
         effects: list[Effect] = []
-        self.disk.write(effects, now)
+        self.store.write(effects, now)
         if not effects:
             return None
         [effect] = effects
         assert isinstance(effect, Persist)
-        return effect.token, msgspec.msgpack.decode(effect.record, type=Record)
+        self._token = effect.token
+        return msgspec.msgpack.decode(effect.record, type=Record)
+
+    def done(self, ok: bool = True, now: int = 0) -> None:
+        assert self.store.written(self._token, ok, now) == ok
 
 
 def test_nothing_is_acknowledged_past_a_change_that_is_not_on_disk() -> None:
@@ -57,20 +47,52 @@ def test_nothing_is_acknowledged_past_a_change_that_is_not_on_disk() -> None:
     one.stage(10, control.TopicCreate("a", False))
     one.stage(14, control.TopicCreate("b", True))
     assert one.disk.limit == 9
-    written = one.write()
-    assert written is not None
-    token, record = written
-    assert record == Record(CONFIGURATION, [(16, "a", False), (17, "b", True)], 18, 14)
+    assert one.write() == Record(None, [(16, "a", False), (17, "b", True)], 18, 14)
     assert one.write() is None  # one write at a time
     one.stage(20, control.TopicRemove("a"))
     assert one.disk.limit == 9
-    assert one.disk.written(token, True, 0)
+    one.done()
     assert one.disk.limit == 19
     again = one.write()
     assert again is not None
-    assert again[1].topics == [(17, "b", True)]
-    assert one.disk.written(again[0], True, 0)
+    assert (again.topics, again.topics_index) == ([(17, "b", True)], 20)
+    one.done()
     assert one.disk.limit == NO_LIMIT
+
+
+def test_a_change_that_comes_while_the_one_before_is_written_waits_for_the_next_write() -> None:
+    one = Disk()
+    one.stage(10, control.TopicCreate("a", False))
+    one.write()
+    one.stage(11, control.TopicCreate("b", False))
+    one.disk.flush()
+    one.done()
+    assert one.disk.limit == 10
+    assert one.write() is not None
+    one.done()
+    assert one.disk.limit == NO_LIMIT
+
+
+def test_a_table_that_came_with_a_snapshot_is_required_up_to_its_place() -> None:
+    one = Disk()
+    one.store.change(topics=[(16, "came", False)])
+    one.disk.require(50)
+    assert one.disk.limit == 49
+    one.stage(60, control.TopicCreate("more", False))
+    assert one.write() is not None
+    one.done()
+    assert one.disk.limit == NO_LIMIT
+
+
+def test_the_table_goes_on_from_what_was_on_disk() -> None:
+    one = Disk(TopicTable.of([(16, "old", False), (17, "older", True)], 30))
+    one.stage(10, control.TopicCreate("older", True))  # it is there: no change
+    assert one.write() is None
+    one.stage(11, control.TopicCreate("new", False))
+    one.stage(12, control.TopicRemove("old"))
+    written = one.write()
+    assert written is not None
+    assert (written.topics, written.next_topic_id) == ([(17, "older", True), (30, "new", False)], 31)
 
 
 def test_commands_that_change_nothing_hold_up_nothing() -> None:
@@ -90,22 +112,16 @@ def test_the_short_cut_ends_before_the_first_uncommitted_change() -> None:
     assert one.disk.before_uncommitted(20) == NO_LIMIT
 
 
-def test_a_failed_write_is_tried_again_after_a_while() -> None:
+def test_a_failed_write_holds_up_as_before() -> None:
     one = Disk()
     one.stage(10, control.TopicCreate("a", False))
-    written = one.write()
-    assert written is not None
-    assert one.disk.written(written[0], False, 1000)
-    assert (one.disk.failures, one.disk.limit) == (1, 9)
-    due = 1000 + limits.PERSIST_RETRY_NS
-    assert one.disk.next_timer() == due
-    assert one.write(due - 1) is None
-    again = one.write(due)
-    assert again is not None
-    assert one.disk.next_timer() == NO_LIMIT
-    assert not one.disk.written(written[0], True, due)  # the answer to the first one, late
+    assert one.write() is not None
+    one.done(ok=False, now=1000)
     assert one.disk.limit == 9
-    assert one.disk.written(again[0], True, due)
+    due = 1000 + limits.PERSIST_RETRY_NS
+    assert one.write(due - 1) is None
+    assert one.write(due) is not None
+    one.done()
     assert one.disk.limit == NO_LIMIT
 
 
@@ -137,20 +153,3 @@ def test_indexes_of_committed_changes_are_forgotten_on_every_node() -> None:
         world.run(300_000_000)
         for node_id in world.nodes:
             assert len(world.plane(node_id)._topic_disk._changes) <= 1
-
-
-def test_topics_of_the_history_before_stay_on_disk_until_they_are_made_again() -> None:
-    one = Disk()
-    one.disk = TopicDisk(
-        CONFIGURATION, itertools.count(1).__next__, [(16, "old", False), (17, "older", True)]
-    )
-    one.stage(10, control.TopicCreate("older", True))
-    written = one.write()
-    assert written is not None
-    assert [(name, local) for _, name, local in written[1].topics] == [("older", True), ("old", False)]
-    one.disk.written(written[0], True, 0)
-    one.stage(11, control.TopicCreate("old", False))
-    one.stage(12, control.TopicRemove("old"))
-    written = one.write()
-    assert written is not None
-    assert [name for _, name, _ in written[1].topics] == ["older"]
