@@ -187,6 +187,29 @@ def a_quick_restart_is_out_and_in(context: Context) -> None:
         expect_equal(subscription.get(timeout=QUIET_S), None, "what came besides")
 
 
+@obligation("M2", time_limit_s=CLUSTER_LIMIT_S)
+def a_new_history_ends_the_subscription(context: Context) -> None:
+    """Where most nodes have lost what they held the history ends: so do subscriptions, and m_sequence begins anew."""
+    with context.own_cluster(3, SUSPICION_MS) as cluster:
+        clients = [context.client(cluster.socket(3), resume=resume) for resume in (False, True)]
+        subscriptions = [client.subscribe(TOPIC) for client in clients]
+        before, _ = (_next(one) for one in subscriptions)
+        for other in (1, 2):  # among them the one that orders
+            cluster.kill(other)
+        for other in (1, 2):
+            cluster.start(other)
+        for one in subscriptions:
+            last = must(one.get(timeout=2 * CHANGE_S), "the end of the history")
+            while last.notice is None:  # that it is no primary
+                last = must(one.get(timeout=2 * CHANGE_S), "the end of the history")
+            expect_equal(
+                (last.notice.code, last.notice.final), (NoticeCode.HISTORY_LOST, True), "how it ends"
+            )
+            expect_equal(last.notice.last_seq, before.seq, "how far it had got")
+        again = _current(context.client(cluster.socket(3)))
+        expect_equal((again.m_sequence, again.seq), (1, 1), "m_sequence and seq of the next history")
+
+
 # --- M3: what a node says about itself ----------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ocfcluster.agent import names
+from ocfcluster.agent.daemon import Agent
 from ocfcluster.agent.router import Router
 from ocfcluster.agent.views import Views
 from ocfcluster.components import membership
@@ -64,6 +65,12 @@ def a_change_is_told_twice() -> None:
         original(self, view)
 
     wrap(Views, "deliver", deliver)
+
+
+@mutation("M2", "a_new_history_ends_the_subscription", wrong=(3,))
+def subscriptions_outlive_their_history() -> None:
+    """Where a history ends its subscriptions go on with the next one."""
+    wrap(Agent, "_history_lost", lambda _original, _self, _lost, _now: None)
 
 
 @mutation("M3", "a_minority_is_told")
