@@ -27,9 +27,18 @@ from ocfcluster.client.client import Client, Subscription
 from ocfcluster.client.dispatch import Entry
 from ocfcluster.client.events import Event, Receipt, TopicInfo
 from ocfcluster.client.session import Stage
+from ocfcluster.components.membership import MEMB_CLASS, MembershipCode, event_class, event_number
 from ocfcluster.errors import ClientError, InvalidArgument, NoSubscription, NotConnected
 
 __all__ = [
+    "OC_EV_GET_CLASS",
+    "OC_EV_GET_EVENT",
+    "OC_EV_MEMB_CLASS",
+    "OC_EV_MS_EVICTED",
+    "OC_EV_MS_NEW_MEMBERSHIP",
+    "OC_EV_MS_NOT_PRIMARY",
+    "OC_EV_MS_PRIMARY_RESTORED",
+    "S_OC_EV_MEMB_CLASS",
     "oc_ev_event_done",
     "oc_ev_get_event",
     "oc_ev_get_fd",
@@ -47,6 +56,14 @@ __all__ = [
 ]
 
 API_LEVEL: Final = "0.4"
+S_OC_EV_MEMB_CLASS: Final = "__OC_EV_MEMB_CLASS"  # draft 0.3's name of the topic oc.membership
+OC_EV_MEMB_CLASS: Final = MEMB_CLASS
+OC_EV_MS_NEW_MEMBERSHIP: Final = int(MembershipCode.NEW_MEMBERSHIP)
+OC_EV_MS_NOT_PRIMARY: Final = int(MembershipCode.NOT_PRIMARY)
+OC_EV_MS_PRIMARY_RESTORED: Final = int(MembershipCode.PRIMARY_RESTORED)
+OC_EV_MS_EVICTED: Final = int(MembershipCode.EVICTED)
+OC_EV_GET_CLASS: Final = event_class
+OC_EV_GET_EVENT: Final = event_number
 OnEvent = Callable[[Event], object]
 Answer = TypeVar("Answer")
 

@@ -359,3 +359,12 @@ def test_e3_the_32_bit_numbers(agent: FakeAgent) -> None:
     event = oc_ev_get_event(ed, 1000)
     assert event is not None
     assert (event.ev_id, event.ev_id32, event.re_id32, event.seq32) == (2**31, 1, 1, 1)
+
+
+def test_the_drafts_codes_of_membership_events() -> None:
+    codes = [
+        ocf.OC_EV_MS_NEW_MEMBERSHIP, ocf.OC_EV_MS_NOT_PRIMARY, ocf.OC_EV_MS_PRIMARY_RESTORED, ocf.OC_EV_MS_EVICTED,
+    ]  # fmt: skip
+    assert [ocf.OC_EV_GET_CLASS(code) for code in codes] == [ocf.OC_EV_MEMB_CLASS] * 4 == [2] * 4
+    assert [ocf.OC_EV_GET_EVENT(code) for code in codes] == [1, 2, 3, 4]
+    assert set(ocf.__all__) <= set(dir(ocf))
