@@ -171,7 +171,8 @@ class DataPlane:
         while len(self._by_epoch) > limits.EPOCHS_REMEMBERED:
             del self._by_epoch[min(self._by_epoch)]
         self._forget_departed()
-        self._touched.clear()
+        # Holes of the epochs before, too: nothing more comes from an origin that is gone, so nothing else notes them.
+        self._touched = {key: stream for key, stream in self.streams.items() if stream.has_gap}
         self.auditor.forget_others()
 
         self._window = min(settings.window_bytes, limits.FLOW_FLOOR_BYTES) // len(configuration.members)

@@ -35,14 +35,15 @@ class Primacy:
     ) -> None:
         """Tell what has changed."""
         configuration = plane.configuration
-        if not plane.is_member or not self._epoch:
+        delivered = plane.state.configuration  # of the last view that programs were told
+        if not plane.is_member or not self._epoch or delivered is None:
             return
-        if configuration.epoch != self._epoch:
-            self._epoch = configuration.epoch
+        if delivered.epoch != self._epoch:
+            self._epoch = delivered.epoch
             self._well_at = now
             if not self.primary:
                 self.primary = True
-                if configuration.m_sequence == self._m_sequence:
+                if delivered.m_sequence == self._m_sequence:
                     self._tell(NotificationCode.PRIMARY_RESTORED, plane, outbox)
             return
         if self.primary:
@@ -50,9 +51,14 @@ class Primacy:
                 self._well_at = now
             elif now - self._well_at >= self._settings.quorum_lost_after_ns:
                 self.primary = False
-                self._m_sequence = configuration.m_sequence
+                self._m_sequence = delivered.m_sequence
                 self._tell(NotificationCode.NOT_PRIMARY, plane, outbox)
-        elif not suspects and not plane.backlogged and self._is_back(configuration, plane, detector):
+        elif (
+            delivered is configuration
+            and not suspects
+            and not plane.backlogged
+            and self._is_back(configuration, plane, detector)
+        ):
             self.primary = True
             self._well_at = now
             self._tell(NotificationCode.PRIMARY_RESTORED, plane, outbox)
@@ -78,7 +84,7 @@ class Primacy:
 
     def _tell(self, code: NotificationCode, plane: DataPlane, outbox: Outbox) -> None:
         seq = plane.state.last_seq[MEMBERSHIP_TOPIC.topic_id]
-        outbox.effects.append(Notification(code, plane.configuration.m_sequence, seq))
+        outbox.effects.append(Notification(code, plane.state.m_sequence, seq))
 
     def cannot_catch_up(self, plane: DataPlane, detector: Detector, now: int) -> bool:
         """Whether a member below the base of its epoch gets nowhere although a commit quorum of its members, those of

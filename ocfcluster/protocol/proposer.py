@@ -40,7 +40,11 @@ class Ground(Protocol):
     def first_value(self, incarnations: dict[int, int], now: int) -> Configuration:
         """The configuration to propose in a bootstrap, of those who have promised."""
 
-    def new_history(self, promises: dict[int, Promise], source: int, now: int) -> Configuration: ...
+    def new_history(
+        self, promises: dict[int, Promise], incarnations: dict[int, int], topics_digest: int, now: int
+    ) -> Configuration | None:
+        """A history that begins anew; None where those that are there would be no primary."""
+
     def decided(self, value: Configuration, now: int) -> None: ...
 
 
@@ -199,8 +203,12 @@ class Proposer:
         elif isinstance(judgement, Propose):
             self._sync(judgement.value, judgement.source, now, finishing=False)
         elif isinstance(judgement, NewHistory):
-            value = self._ground.new_history(promises, judgement.source, now)
-            self._sync(value, judgement.source, now, finishing=False)
+            digest = promises[judgement.source].topics_digest
+            value = self._ground.new_history(promises, self._incarnations, digest, now)
+            if value is None:
+                self.waiting_for = "half of the node table's votes, to begin a new history"
+            else:
+                self._sync(value, judgement.source, now, finishing=False)
         else:
             self.waiting_for = judgement.reason
             self._not_again = set()

@@ -314,7 +314,11 @@ class Recovery:
         plane = node.plane
         if plane is not None and plane.is_sequencer:
             self._consider_resigning(configuration, now)
-        if self.proposer.active or not self._detector.is_acceptor(configuration) or now < self._attempt_after:
+        if self.proposer.active or now < self._attempt_after:
+            return
+        if not self._detector.is_acceptor(configuration):
+            if self.forced and not self._detector.voices(configuration):
+                self._declare_new_history(now)
             return
         if plane is not None and plane.is_sequencer and not plane.resigned:
             reason = self._reason_to_change(configuration, now)
@@ -352,6 +356,12 @@ class Recovery:
             acceptors={member.node_id: member.store_id for member in configuration.members},
             forced=self.forced, reason=reason,
         )  # fmt: skip
+
+    def _declare_new_history(self, now: int) -> None:
+        """An operator has said to go on, and no disk is there that may vote on it: there is nobody to ask."""
+        value = self.new_history({}, {}, self._topics_digest(), now)
+        if value is not None:
+            self.decided(value, now)
 
     def _may_propose(self, configuration: Configuration, now: int) -> bool:
         """Whether the sequencer is gone, and this node is the one to say so: the oldest that may goes first."""
@@ -611,22 +621,36 @@ class Recovery:
             incarnations, self.proposer.acceptors, min(mtus), self._node.wall_clock
         )
 
-    def new_history(self, promises: dict[int, Promise], source: int, now: int) -> Configuration:
-        """A history that begins anew, with the topics that the old one had."""
+    def new_history(
+        self, promises: dict[int, Promise], incarnations: dict[int, int], topics_digest: int, now: int
+    ) -> Configuration | None:
+        """A history that begins anew, with the topics that the old one had: of who has promised, and everybody else of
+        the table that is heard. None where they would be no primary."""
         configuration, own = self._node.configuration, self._settings
         if configuration is None:
             raise RuntimeError("a new history supersedes an old one")
         table = configuration.table
-        members = [Member(1, own.node_id, own.incarnation, own.store_id, table.get(own.node_id, 0))]
-        mtus = [own.mtu]
+        members, mtus = [], [own.mtu]
+        for node_id in sorted(promises):
+            if node_id in table:
+                store_id = promises[node_id].store_id
+                members.append(Member(1, node_id, incarnations[node_id], store_id, table[node_id]))
         for peer in self._detector.heard:
             beat = peer.beat
             if beat is None or peer.node_id not in table or self._detector.present(peer.node_id) is not peer:
                 continue
-            if self._detector.linked(own.node_id, peer.node_id) and not beat.flags & _LEAVING:
-                store_id, votes = beat.store_id, table[peer.node_id]
-                members.append(Member(1, peer.node_id, peer.incarnation, store_id, votes))
-                mtus.append(max(beat.mtu, limits.MTU_MINIMUM))
+            mtus.append(max(beat.mtu, limits.MTU_MINIMUM))
+            if peer.node_id in promises or beat.flags & _LEAVING:
+                continue
+            if self._detector.linked(own.node_id, peer.node_id):
+                members.append(Member(1, peer.node_id, peer.incarnation, beat.store_id, table[peer.node_id]))
+        if self.forced and own.node_id not in promises and own.node_id in table:
+            members.append(Member(1, own.node_id, own.incarnation, own.store_id, table[own.node_id]))
+        ids = [one.node_id for one in members]
+        if own.node_id not in ids or not any(one.votes for one in members):
+            return None
+        if not (self.forced or own.last_man_standing or is_primary(table, ids)):
+            return None
         members.sort()
         time_ns = max(1, self._node.wall_clock, configuration.order_time)
         return Configuration(
@@ -646,7 +670,7 @@ class Recovery:
             m_sequence=1,
             epochs=[(1, 0)],
             order_time=time_ns,
-            topics_digest=promises[source].topics_digest,
+            topics_digest=topics_digest,
         )
 
     def decided(self, value: Configuration, now: int) -> None:
