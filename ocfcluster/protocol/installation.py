@@ -122,7 +122,7 @@ class Installation:
                 peer = node.peers.get(one.node_id, one.incarnation)
                 left = peer is not None and peer.beat is not None and peer.beat.flags & MessageFlags.LEAVING
                 if gone and not left:
-                    node.recovery.readmission.left(one.node_id, now)
+                    node.recovery.initiative.readmission.left(one.node_id, now)
         node.recovery.installed(now)
         if node.plane is not None and node.recovery.promised is not None:
             node.plane.freeze()  # it has promised what follows this epoch before it was in it

@@ -26,6 +26,9 @@ class Instance(NamedTuple):
     epoch: int
 
 
+BOOTSTRAP: Final = Instance("", 0)
+
+
 class Message(msgspec.Struct, array_like=True, frozen=True):
     """Base of the messages below: each names its instance and ballot."""
 

@@ -287,7 +287,7 @@ class Node:
         if self.leaving or self.state in (State.STOPPED, State.EVICTED):
             return
         self.now = now
-        self.recovery.leaving = True
+        self.recovery.initiative.leaving = True
         self._leave_by = now + self.settings.leave_timeout_ns
         self._reconsider = True
         self.beat_soon()
@@ -304,14 +304,14 @@ class Node:
                 return f"nodes {unknown} are not in cluster.nodes"
             if self.settings.node_id in command.nodes:
                 return f"this is node {self.settings.node_id} itself"
-            self.recovery.without = set(command.nodes)
+            self.recovery.initiative.without = set(command.nodes)
             return ""
         if isinstance(command, NewHistory):
             if self.configuration is None:
                 return "this node knows no cluster whose history could be given up"
             if self.state is State.ACTIVE and self.primary:
                 return "the cluster runs"
-            self.recovery.forced = True
+            self.recovery.initiative.forced = True
             return ""
         if isinstance(command, Rejoin):
             if not self.installation.foreign:
@@ -386,7 +386,7 @@ class Node:
             self._reconsider = True
         if now >= self._detector.next_suspicion:
             self._reconsider = True
-        if now >= self.recovery.next_timer():
+        if now >= self.recovery.initiative.next_timer():
             self.recovery.proposer.timer(now)
             self._reconsider = True
 
@@ -397,7 +397,7 @@ class Node:
         due = min(
             self._heartbeats.due,
             self._detector.next_suspicion,
-            self.recovery.next_timer(),
+            self.recovery.initiative.next_timer(),
             self._store.next_timer(),
         )
         if self.plane is not None:
@@ -445,7 +445,7 @@ class Node:
             self._consider_leaving(now)
         if self.state in (State.STOPPED, State.EVICTED):
             return
-        self.recovery.consider(now)
+        self.recovery.initiative.consider(now)
         self.joiner.consider(now)
         if plane is not None and plane is self.plane:
             for node_id, incarnation in list(plane.learners):
@@ -480,7 +480,7 @@ class Node:
 
     @property
     def leaving(self) -> bool:
-        return self.recovery.leaving
+        return self.recovery.initiative.leaving
 
     def _consider_leaving(self, now: int) -> None:
         """Stop once a quorum of the next view reports it, or nobody is there to let this node go, or time is up."""
@@ -500,7 +500,7 @@ class Node:
             self._stop("asked to stop; it was the last member")
         elif 2 * len(later) > len(rest):
             self._stop("asked to stop; the others go on")
-        elif not self.recovery.rest_would_be_primary(configuration):
+        elif not self.recovery.initiative.rest_would_be_primary(configuration):
             self._stop("asked to stop; the others will wait for it: they are too few without it")
 
     def _stop(self, reason: str) -> None:
