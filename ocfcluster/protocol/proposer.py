@@ -53,6 +53,7 @@ class Proposer:
         "phase", "instance", "ballot", "waiting_for", "reason", "_settings", "_ground", "_configuration", "_acceptors",
         "_table_hash", "_promises", "_incarnations", "_accepted", "_confirmed", "_value", "_source", "_finishing",
         "_forced", "_not_again", "_resend_at", "_interval", "_began", "_enough_at", "_progress_at", "_judge",
+        "_rang_at",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,7 @@ class Proposer:
         self._finishing = False
         self._began = self._progress_at = now
         self._enough_at = 0
+        self._rang_at = 0
         self._again(now)
 
     def _again(self, now: int) -> None:
@@ -276,15 +278,14 @@ class Proposer:
     def next_timer(self) -> int:
         if self.phase is Phase.IDLE:
             return 2**62
-        due = self._resend_at
-        if self._enough_at and self.phase is not Phase.ACCEPTING:
-            due = min(
-                due, max(self._enough_at + limits.PROMISE_WAIT_NS, self._resend_at - self._interval // 2)
-            )
-        return due
+        waited = self._enough_at + limits.PROMISE_WAIT_NS
+        if self._enough_at and self.phase is not Phase.ACCEPTING and self._rang_at < waited:
+            return min(self._resend_at, waited)
+        return self._resend_at  # nothing new but by what others say, or by saying it again
 
     def timer(self, now: int) -> None:
         """Say again what is not answered; give up a phase that stands still."""
+        self._rang_at = now
         if self.phase is Phase.PREPARING:
             self._consider(now)
         elif self.phase is Phase.SYNCING:
