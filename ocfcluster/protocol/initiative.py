@@ -259,22 +259,24 @@ class Initiative:
 
     def _ready_joiners(self, configuration: Configuration, now: int) -> list[int]:
         """Who may be admitted now: ready, over a good link, and together with others that are about to be ready."""
-        ready, learning = [], False
         table = self._table(configuration)
-        for candidate in self.candidates(configuration, now):
-            if candidate.node_id not in table or not self._detector.linked(
-                self._settings.node_id, candidate.node_id
-            ):
-                continue
-            if candidate.ready:
-                ready.append(candidate.node_id)
-            else:
-                learning = True
+        members = {one.node_id for one in configuration.members}
+        ready = [
+            one.node_id
+            for one in self.candidates(configuration, now)
+            if one.ready
+            and one.node_id in table
+            and self._detector.linked(self._settings.node_id, one.node_id)
+        ]
+        # Who is heard and no member is on its way: a learner, or one that is about to hear that it was left out.
+        others = (
+            {peer.node_id for peer in self._detector.heard if peer.node_id in table} - members - set(ready)
+        )
         if not ready:
             self._ready_since = 0
             return []
         self._ready_since = self._ready_since or now
-        return ready if not learning or now >= self._ready_since + limits.JOIN_WAIT_NS else []
+        return ready if not others or now >= self._ready_since + limits.JOIN_WAIT_NS else []
 
     def candidates(self, configuration: Configuration, now: int) -> list[Candidate]:
         """Nodes that are heard and no members."""
