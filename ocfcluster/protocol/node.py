@@ -11,6 +11,7 @@ from ocfcluster import limits
 from ocfcluster.errors import ConfigurationError, MalformedDatagram, MalformedSnapshot
 from ocfcluster.protocol import messages, report
 from ocfcluster.protocol.data_plane import DataPlane
+from ocfcluster.protocol.departure import may_stop
 from ocfcluster.protocol.detector import Detector, history_numbers, in_epoch
 from ocfcluster.protocol.effects import (
     Address,
@@ -442,9 +443,11 @@ class Node:
             resigned = plane is not None and plane.is_sequencer and plane.resigned
             self.suspects = not self._detector.sequencer_alive(configuration, resigned, now)
         if self.leaving:
-            self._consider_leaving(now)
-        if self.state in (State.STOPPED, State.EVICTED):
-            return
+            reason = may_stop(plane, self._detector, self.recovery.initiative)
+            if reason or now >= self._leave_by:
+                self._beat(now)
+                self.to(State.STOPPED, reason or "asked to stop; the others did not let it go in time")
+                return
         self.recovery.initiative.consider(now)
         self.joiner.consider(now)
         if plane is not None and plane is self.plane:
@@ -481,31 +484,6 @@ class Node:
     @property
     def leaving(self) -> bool:
         return self.recovery.initiative.leaving
-
-    def _consider_leaving(self, now: int) -> None:
-        """Stop once a quorum of the next view reports it, or nobody is there to let this node go, or time is up."""
-        configuration, plane = self.configuration, self.plane
-        if configuration is None or plane is None or not plane.is_member or now >= self._leave_by:
-            self._stop("asked to stop")
-            return
-        later = [
-            peer.node_id
-            for peer in self._detector.heard
-            if peer.beat is not None
-            and peer.beat.epoch > configuration.epoch
-            and not peer.beat.flags & (MessageFlags.FORMING | MessageFlags.LEARNING)
-        ]
-        rest = [one for one in configuration.members if one.node_id != self.settings.node_id]
-        if not rest:
-            self._stop("asked to stop; it was the last member")
-        elif 2 * len(later) > len(rest):
-            self._stop("asked to stop; the others go on")
-        elif not self.recovery.initiative.rest_would_be_primary(configuration):
-            self._stop("asked to stop; the others will wait for it: they are too few without it")
-
-    def _stop(self, reason: str) -> None:
-        self._beat(self.now)
-        self.to(State.STOPPED, reason)
 
     def _shut_down(self) -> None:
         self.to(State.STOPPED, "the cluster was told to stop")
