@@ -14,6 +14,8 @@ DOCUMENT = {
     "data_plane": {"held": 17, "window bytes": 5},
     "counters": {"runs": 4},
     "datagrams": {"malformed": 2},
+    "recovery": {"attempts": 3},
+    "table": {1: 1},
     "formed": True,
     "members": [{"node_id": 1}],
 }
@@ -31,5 +33,7 @@ def test_prometheus_reads_numbers_with_labels_and_kinds() -> None:
         "ocfcluster_data_plane_window_bytes": ("gauge", 5, labels),
         "ocfcluster_counters_runs": ("counter", 4, labels),
         "ocfcluster_datagrams_malformed": ("counter", 2, labels),
+        "ocfcluster_recovery_attempts": ("counter", 3, labels),
+        "ocfcluster_table_1": ("gauge", 1, labels),
         "ocfcluster_formed": ("gauge", 1, labels),
     }
