@@ -58,7 +58,7 @@ def prometheus_text(document: dict[str, Any], prefix: str = "ocfcluster") -> str
     return "".join(f"{line}\n" for line in lines)
 
 
-_COUNTING: Final = ("counters", "network_counters", "datagrams", "recovery")  # tables of a status document that only grow
+_COUNTING: Final = ("counters", "network_counters", "datagrams", "recovery")  # tables that only grow
 
 
 def _collect(value: Any, name: str, labels: str, lines: list[str], *, counting: bool) -> None:

@@ -215,7 +215,9 @@ class Session:
         once = [pending for pending in self._in_flight.values() if pending.kind is Request.ADMINISTER]
         self._in_flight.clear()
         for pending in once:  # a cluster that was just started again must not be stopped again
-            pending.finish(None, OutcomeUnknown(f"the command may or may not have been carried out: {reason}"))
+            pending.finish(
+                None, OutcomeUnknown(f"the command may or may not have been carried out: {reason}")
+            )
         self._queue = deque([*again, *(pending for pending in self._queue if not _is_resume(pending))])
 
     def end(self, reason: str) -> None:
