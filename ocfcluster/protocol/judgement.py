@@ -13,6 +13,7 @@ from ocfcluster import limits
 from ocfcluster.protocol.messages import HELD, LOST, UNSYNCED, Promise
 from ocfcluster.protocol.quorum import Quorums, is_primary
 from ocfcluster.protocol.settings import Configuration, Member
+from ocfcluster.protocol.validity import configuration_fault
 
 Linked = Callable[[int, int], bool]  # (node_id, node_id) → both hear each other
 
@@ -190,12 +191,11 @@ def new_view(evidence: Evidence) -> Judgement:
             refused = "a node with a vote"
             continue
         order_time = max([evidence.order_time, *(promise.order_time for promise in promises.values())])
-        return Propose(
-            next_configuration(
-                configuration, members, joining, table, sequencer.node_id, best.held, order_time
-            ),
-            source,
+        value = next_configuration(
+            configuration, members, joining, table, sequencer.node_id, best.held, order_time
         )
+        fault = configuration_fault(value)
+        return Propose(value, source) if not fault else Wait(f"numbers that can be counted on: {fault}")
     return Wait(refused)
 
 

@@ -34,11 +34,11 @@ from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.peers import Peer, PeerTable
 from ocfcluster.protocol.primacy import Primacy
 from ocfcluster.protocol.recovery import Recovery
-from ocfcluster.protocol.settings import Configuration, Settings
+from ocfcluster.protocol.settings import Ballot, Configuration, Settings
 from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_snapshot
 from ocfcluster.protocol.state import TopicTable
 from ocfcluster.protocol.store import Store
-from ocfcluster.protocol.validity import configuration_fault
+from ocfcluster.protocol.validity import ballot_fault, configuration_fault
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.control import Operand
@@ -516,6 +516,9 @@ class Node:
         self._heartbeats.wanted = True
 
     def _on_heartbeat(self, peer: Peer, beat: Heartbeat, counter: int, source: Address, now: int) -> None:
+        promised = Ballot(beat.promised_round, beat.promised_node, beat.promised_incarnation)
+        if promised.round and ballot_fault(promised):
+            raise MalformedDatagram("HEARTBEAT with a ballot that cannot be")
         if counter <= peer.beat_counter:
             return  # overtaken by a newer one
         peer.beat_counter = counter

@@ -15,6 +15,7 @@ from ocfcluster.protocol.judgement import Evidence, Finish, Judgement, NewHistor
 from ocfcluster.protocol.messages import Accept, Accepted, Instance, Message, Prepare, Promise, Reject, Sync
 from ocfcluster.protocol.quorum import Quorums
 from ocfcluster.protocol.settings import Ballot, Configuration, Settings
+from ocfcluster.protocol.validity import ballot_fault
 
 
 class Phase(Enum):
@@ -126,6 +127,12 @@ class Proposer:
         self.reason = reason
         self.waiting_for = ""
         self._reset(now)
+        self._prepare(now)
+
+    def _prepare(self, now: int) -> None:
+        if ballot_fault(self.ballot):
+            self.abandon()  # no honest node counts so far: somebody has said so
+            return
         self.phase = Phase.PREPARING
         self.timer(now)
 
@@ -138,8 +145,7 @@ class Proposer:
         began = self._began
         self._reset(now)
         self._began = began
-        self.phase = Phase.PREPARING
-        self.timer(now)
+        self._prepare(now)
 
     # --- answers ----------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ from ocfcluster.protocol.quorum import is_primary
 from ocfcluster.protocol.settings import Ballot, Configuration, Member, PaxosRecord, Settings
 from ocfcluster.protocol.state import topics_digest
 from ocfcluster.protocol.store import Store
-from ocfcluster.protocol.validity import ballot_fault, configuration_fault
+from ocfcluster.protocol.validity import ballot_fault, configuration_fault, promise_fault
 from ocfcluster.wire.datagram import VERSION, MessageFlags
 
 if TYPE_CHECKING:
@@ -108,8 +108,9 @@ class Recovery:
         if isinstance(message, Prepare):
             self._on_prepare(message, node_id, incarnation, reply, now)
         elif isinstance(message, Promise):
-            if message.accepted is not None and configuration_fault(message.accepted):
-                raise MalformedDatagram("PROMISE with a configuration that cannot be")
+            fault = promise_fault(message)
+            if fault:
+                raise MalformedDatagram(f"PROMISE that cannot be: {fault}")
             self.proposer.on_promise(node_id, incarnation, message, now)
         elif isinstance(message, Reject):
             if not ballot_fault(message.promised):

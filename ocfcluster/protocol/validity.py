@@ -1,10 +1,11 @@
-"""Whether a configuration that came from elsewhere can be one: what is built on its numbers must not fail."""
+"""Whether what came from elsewhere can be: what is built on its numbers must not fail."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from ocfcluster import limits
+from ocfcluster.protocol.messages import HELD, LOST, UNSYNCED, Promise
 from ocfcluster.protocol.settings import Ballot, Configuration
 from ocfcluster.wire import datagram as wire
 
@@ -43,13 +44,7 @@ def configuration_fault(configuration: Configuration) -> str:
             ),
             "members",
         ),
-        (
-            all(
-                0 < node <= limits.NODE_ID_MOST and 0 <= votes <= limits.VOTES_MOST
-                for node, votes in table.items()
-            ),
-            "table",
-        ),
+        (_is_table(table), "table"),
         (
             len(configuration.epochs) <= limits.EPOCHS_REMEMBERED
             and bool(configuration.epochs)
@@ -74,6 +69,28 @@ def ballot_fault(ballot: Ballot) -> bool:
         0 < ballot.round < _EPOCHS - 1
         and 0 < ballot.node_id <= limits.NODE_ID_MOST
         and 0 <= ballot.incarnation < _U64
+    )
+
+
+def promise_fault(promise: Promise) -> str:
+    """What is wrong with it; empty: nothing. What it was built with goes into the next configuration."""
+    table = promise.table if promise.table is not None else {}
+    accepted, ballot = promise.accepted, promise.accepted_ballot
+    checks = (
+        (promise.standing in (HELD, UNSYNCED, LOST), "standing"),
+        (0 <= promise.held < _COUNTED and 0 <= promise.order_time < _COUNTED, "held, order_time"),
+        (0 <= promise.topics_index < _COUNTED and 0 <= promise.topics_digest < _U64, "topics"),
+        (len(table) <= limits.NODES and _is_table(table), "table"),
+        ((accepted is None) == (ballot is None), "accepted"),
+        (ballot is None or not ballot_fault(ballot), "accepted_ballot"),
+        (accepted is None or not configuration_fault(accepted), "accepted"),
+    )
+    return next((what for holds, what in checks if not holds), "")
+
+
+def _is_table(table: dict[int, int]) -> bool:
+    return all(
+        0 < node <= limits.NODE_ID_MOST and 0 <= votes <= limits.VOTES_MOST for node, votes in table.items()
     )
 
 

@@ -129,17 +129,24 @@ class Hosts:
             "link set lo up",
             f"link set {DEVICE} address {_ethernet_address(i)} mtu {self.mtu} txqueuelen {PORT_QUEUE_FRAMES}",
             f"address add {self.address(i)}/24 dev {DEVICE}",
-            f"address add {self.address(i, 6)}/64 dev {DEVICE} nodad",
+            *self._up(i),
+        ]
+        command("ip", "-n", space, "-batch", "-", text="\n".join(lines))
+
+    def _up(self, i: int) -> list[str]:
+        """The lines that bring host ``i``'s device up, with what the kernel forgets while it is down."""
+        lines = [
+            f"address replace {self.address(i, 6)}/64 dev {DEVICE} nodad",
             f"link set {DEVICE} up",
-            f"route add {GROUP_ROUTE} dev {DEVICE}",
+            f"route replace {GROUP_ROUTE} dev {DEVICE}",
         ]
         for j in self.numbers:
             if j != i:
                 for address in (self.address(j), self.address(j, 6)):
                     lines.append(
-                        f"neighbour add {address} lladdr {_ethernet_address(j)} dev {DEVICE} nud permanent"
+                        f"neighbour replace {address} lladdr {_ethernet_address(j)} dev {DEVICE} nud permanent"
                     )
-        command("ip", "-n", space, "-batch", "-", text="\n".join(lines))
+        return lines
 
     def close(self) -> None:
         """End what was started in the hosts and remove them. May be called again, and on a half-made network."""
@@ -237,6 +244,21 @@ class Hosts:
         for j in self.numbers:
             if j != i:
                 self.cut(i, j)
+
+    def link_down(self, i: int) -> None:
+        """Take host ``i``'s device down, as an administrator would: its programs' sends fail."""
+        command("ip", "-n", self.namespace(i), "link", "set", DEVICE, "down")
+
+    def link_up(self, i: int) -> None:
+        """Bring it up again, with addresses and routes."""
+        command("ip", "-n", self.namespace(i), "-batch", "-", text="\n".join(self._up(i)))
+
+    def unplug(self, i: int) -> None:
+        """Pull host ``i``'s cable: its device has no carrier. On a bridge alone."""
+        command("ip", "-n", self._bridge, "link", "set", f"port{i}", "down")
+
+    def plug(self, i: int) -> None:
+        command("ip", "-n", self._bridge, "link", "set", f"port{i}", "up")
 
     def heal(self) -> None:
         """Undo all cuts; loss stays as it is set."""
