@@ -9,7 +9,8 @@ from ocfcluster.limits import SECOND_NS
 from ocfcluster.protocol.settings import Configuration
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.scenario import Scenario, ScriptPublisher
-from ocfcluster.wire.datagram import MessageType
+from ocfcluster.wire import datagram as wire
+from ocfcluster.wire.datagram import MessageFlags, MessageType
 
 HOLDING = (MessageType.DATA, MessageType.RETRANSMIT)  # what a node needs to hold an event
 TELLING = (MessageType.ACK, MessageType.HEARTBEAT)  # what tells the sequencer that it does
@@ -70,6 +71,11 @@ def status(scenario: Scenario, node: int) -> dict[str, Any]:
 def too_large(datagram: bytes) -> bool:
     """What does not fit a link whose mtu is 1400."""
     return len(datagram) > BIG_DATAGRAM_BYTES
+
+
+def says_ready(datagram: bytes) -> bool:
+    """A heartbeat of a learner that could be admitted."""
+    return bool(wire.decode_heartbeat(datagram).flags & MessageFlags.READY)
 
 
 def seconds(scenario: Scenario) -> float:

@@ -179,7 +179,9 @@ def test_a_bad_link_between_two_members_makes_a_star_elsewhere():
 
 
 @pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="who hears no quorum itself says not_primary, though a star is enough"
+    strict=True,
+    raises=AssertionError,
+    reason="who hears no quorum itself says not_primary, though a star is enough",
 )
 def test_who_reaches_the_sequencer_alone_is_primary_too():
     """A member of a star counts for its commits and is served; its programs may publish."""
