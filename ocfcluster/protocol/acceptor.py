@@ -16,11 +16,12 @@ Reply = Callable[[Message], None]
 
 
 class Acceptor:
-    __slots__ = ("_store", "_store_id")
+    __slots__ = ("_store", "_store_id", "_waiting")
 
     def __init__(self, store: Store, store_id: int) -> None:
         self._store = store
         self._store_id = store_id
+        self._waiting: dict[str, tuple[Instance, Ballot]] = {}  # answers that wait for the disk
 
     def record(self, instance: Instance) -> PaxosRecord | None:
         """What was promised and accepted in this instance."""
@@ -43,12 +44,12 @@ class Acceptor:
         if record is None or ballot > record.promised:
             self._promise(instance, ballot, record)
 
-        def answer(_: int) -> None:
+        def answer() -> None:
             present = self.record(instance)
             if present is not None and present.promised == ballot:
                 reply(promise(present))
 
-        self._store.when_durable(answer, now)
+        self._when_durable("promise", (instance, ballot), answer, now)
         return True
 
     def on_accept(self, accept: Accept, reply: Reply, now: int) -> bool:
@@ -61,13 +62,28 @@ class Acceptor:
         if record is None or record.accepted_ballot != ballot:
             self._store.change(paxos=PaxosRecord(*instance, ballot, ballot, accept.configuration))
 
-        def answer(_: int) -> None:
+        def answer() -> None:
             present = self.record(instance)
             if present is not None and present.accepted_ballot == ballot:
                 reply(Accepted(*instance, ballot, self._store_id))
 
-        self._store.when_durable(answer, now)
+        self._when_durable("accepted", (instance, ballot), answer, now)
         return True
+
+    def _when_durable(
+        self, what: str, to: tuple[Instance, Ballot], answer: Callable[[], None], now: int
+    ) -> None:
+        """Of each kind one answer waits: that to the newest ballot. It is not given twice because it was asked for
+        twice."""
+        if self._waiting.get(what) == to:
+            return
+        self._waiting[what] = to
+
+        def written(_: int) -> None:
+            del self._waiting[what]
+            answer()
+
+        self._store.when_durable(written, now, key=what)
 
     def _promise(self, instance: Instance, ballot: Ballot, record: PaxosRecord | None) -> None:
         accepted = (record.accepted_ballot, record.accepted) if record is not None else (None, None)

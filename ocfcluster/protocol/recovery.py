@@ -269,7 +269,7 @@ class Recovery:
         if value.cluster_id != configuration.cluster_id:
             if self.topics_digest() == value.topics_digest:
                 self._pending_sync = None
-                self._store.when_durable(lambda _: reply(done), now)
+                self._store.when_durable(lambda _: reply(done), now, key="synced")
             else:
                 node.joiner.fetch_topics(sync.source, value.topics_digest, now)
             return

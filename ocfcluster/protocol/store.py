@@ -44,7 +44,7 @@ class Store:
         self.version = self.durable = 0
         self.failures = 0
         self._writing: tuple[int, int] | None = None  # (token, version) of the write under way
-        self._waiting: deque[tuple[int, Then]] = deque()
+        self._waiting: deque[tuple[int, Then, str]] = deque()
         self._retry_at = 0
         self._next_token = 1
 
@@ -54,12 +54,18 @@ class Store:
         self.version += 1
         return self.version
 
-    def when_durable(self, then: Then, now: int) -> None:
-        """Call ``then(now)`` once all that is staged now is on disk; at once where it is."""
+    def when_durable(self, then: Then, now: int, key: str = "") -> None:
+        """Call ``then(now)`` once all that is staged now is on disk; at once where it is.
+
+        Of those with the same ``key`` the last alone is called: what others may ask for again and again does not
+        pile up while a disk is slow.
+        """
         if self.version <= self.durable:
             then(now)
-        else:
-            self._waiting.append((self.version, then))
+            return
+        if key:
+            self._waiting = deque(one for one in self._waiting if one[2] != key)
+        self._waiting.append((self.version, then, key))
 
     def write(self, effects: list[Effect], now: int) -> None:
         """Have the record written where it changed."""
