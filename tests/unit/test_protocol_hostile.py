@@ -225,7 +225,9 @@ def test_nothing_that_a_member_says_makes_a_node_raise(
 
 
 @settings(max_examples=150)
-@given(bodies=st.lists(EVERYTHING, min_size=1, max_size=25), pause_ns=st.sampled_from([0, 3_000_000, 60_000_000]))
+@given(
+    bodies=st.lists(EVERYTHING, min_size=1, max_size=25), pause_ns=st.sampled_from([0, 3_000_000, 60_000_000])
+)
 def test_no_answer_makes_an_honest_proposer_raise(bodies: list[bytes], pause_ns: int) -> None:
     world = four()
     world.kill(3)
@@ -241,7 +243,9 @@ def test_no_answer_makes_an_honest_proposer_raise(bodies: list[bytes], pause_ns:
 
 @settings(max_examples=60)
 @given(bodies=st.lists(EVERYTHING, min_size=1, max_size=15), wiped=st.booleans())
-def test_nothing_that_is_said_to_a_node_that_comes_back_makes_it_raise(bodies: list[bytes], wiped: bool) -> None:
+def test_nothing_that_is_said_to_a_node_that_comes_back_makes_it_raise(
+    bodies: list[bytes], wiped: bool
+) -> None:
     world = four()
     world.kill(3)
     world.restart(3, wiped=wiped)
@@ -428,6 +432,24 @@ def test_requests_for_packets_behind_a_hole_take_no_walk_over_all_of_them() -> N
     quickly(ask, 0.5)
 
 
+@pytest.mark.parametrize("kind", ["prepare", "accept"])
+def test_what_waits_for_a_slow_disk_does_not_pile_up(kind: str) -> None:
+    world = four(persist_ns=2_000_000)
+    world.persist_ns = 3600 * SECOND_NS
+    about = (honest().cluster_id, 1)
+    value = msgspec.structs.replace(honest(), epoch=2, base=50, epochs=[(1, 0), (2, 50)])
+    message: Message
+    for number in range(1, 400):
+        ballot = Ballot(number // 2 + 1, 1, 1001)  # each twice
+        if kind == "prepare":
+            message = Prepare(*about, ballot, honest(), [], 0)
+        else:
+            message = Accept(*about, ballot, value)
+        world.inject([2], world.forge(1, messages.encode(message)))
+    assert len(world.nodes[2]._store._waiting) <= 2
+    assert world.nodes[2].recovery.promised == Ballot(200, 1, 1001)
+
+
 # --- configurations that cannot be ------------------------------------------------------------------------------------
 
 
@@ -447,7 +469,7 @@ def test_configurations_that_cannot_be_are_not_installed() -> None:
     impossible = [
         {"epoch": 0}, {"base": -1}, {"base": 2**64 - 1}, {"order_time": -1}, {"order_time": 2**64 - 1},
         {"m_sequence": -1}, {"m_sequence": 2**64 - 1}, {"m_sequence": 0},
-        {"mtu": 0}, {"mtu": -1}, {"mtu": 9000}, {"sequencer": 9}, {"tie_breaker": 9}, {"version": 2},
+        {"mtu": 0}, {"mtu": -1}, {"mtu": 9001}, {"sequencer": 9}, {"tie_breaker": 9}, {"version": 2},
         {"cluster_id": ""}, {"cluster_id": "g" * 32}, {"delivery": "never"}, {"members": []},
         {"table": {1: 1}}, {"members": members[:2] + members[1:2]}, {"members": members[1:]},
         {"members": member(votes=0)}, {"members": member(votes=-5)}, {"members": member(votes=2**40)},
