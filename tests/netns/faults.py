@@ -37,7 +37,13 @@ class Drill:
         try:
             return self.cluster.status(i)
         except ClientError as error:
-            return {"state": f"no answer: {error}", "epoch": 0, "m_sequence": 0, "cluster_id": "", "primary": False}
+            return {
+                "state": f"no answer: {error}",
+                "epoch": 0,
+                "m_sequence": 0,
+                "cluster_id": "",
+                "primary": False,
+            }
 
     def sequencer(self) -> int:
         return int(self.cluster.status(1)["sequencer"])
@@ -47,8 +53,10 @@ class Drill:
         wanted = len(self.cluster.nodes)
         said = self._until(
             self.cluster.nodes,
-            lambda said: len({(one["cluster_id"], one["epoch"]) for one in said.values()}) == 1
-            and all(_works(one) and len(one["members"]) == wanted for one in said.values()),
+            lambda said: (
+                len({(one["cluster_id"], one["epoch"]) for one in said.values()}) == 1
+                and all(_works(one) and len(one["members"]) == wanted for one in said.values())
+            ),
             BACK_S,
             "all are members of one epoch",
         )
@@ -72,7 +80,9 @@ class Drill:
         before = max(one["data_plane"]["held"] for one in said.values())
         self._until(
             nodes,
-            lambda said: all(_works(one) and one["data_plane"]["delivered"] > before + 10 for one in said.values()),
+            lambda said: all(
+                _works(one) and one["data_plane"]["delivered"] > before + 10 for one in said.values()
+            ),
             timeout_s,
             f"nodes {list(nodes)} deliver beyond {before + 10}",
         )
@@ -90,7 +100,16 @@ class Drill:
             if good(said):
                 return said
             if time.monotonic() > deadline:
-                keys = ("state", "waiting_for", "primary", "epoch", "sequencer", "frozen", "proposing", "recovery")
+                keys = (
+                    "state",
+                    "waiting_for",
+                    "primary",
+                    "epoch",
+                    "sequencer",
+                    "frozen",
+                    "proposing",
+                    "recovery",
+                )
                 words = {i: {key: one.get(key) for key in keys} for i, one in said.items()}
                 planes = {i: one.get("data_plane") for i, one in said.items()}
                 raise Stuck(f"not within {timeout_s:g} s: {what}. {words}\n{planes}")
@@ -106,7 +125,12 @@ class Drill:
 
 
 def _works(said: dict[str, Any]) -> bool:
-    return said["state"] == "active" and bool(said["primary"]) and not said["waiting_for"] and bool(said["data_plane"])
+    return (
+        said["state"] == "active"
+        and bool(said["primary"])
+        and not said["waiting_for"]
+        and bool(said["data_plane"])
+    )
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

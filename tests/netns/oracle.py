@@ -159,9 +159,9 @@ class _Reader:
         if not event.local:
             self._place(_timeless(event), MEMBERSHIP)
             self._m_sequence = event.m_sequence
-            if self._shell.not_primary is not None:
-                if self._shell.not_primary.m_sequence != event.m_sequence:
-                    self._shell.not_primary = None
+            before = self._shell.not_primary
+            if before is not None and before.m_sequence != event.m_sequence:
+                self._shell.not_primary = None
             return
         self.notifications.append(event.code)
         if event.m_sequence != self._m_sequence or event.seq != self._next[MEMBERSHIP] - 1:
@@ -172,9 +172,7 @@ class _Reader:
             code = NotificationCode[event.code]
             self._checker.notified(self._shell, Notification(code, event.m_sequence, event.seq))
         elif event.code == "NOT_PRIMARY":
-            self._shell.not_primary = Notification(
-                NotificationCode.NOT_PRIMARY, event.m_sequence, event.seq
-            )
+            self._shell.not_primary = Notification(NotificationCode.NOT_PRIMARY, event.m_sequence, event.seq)
         else:
             self._shell.not_primary = None
 
@@ -214,7 +212,9 @@ def _check_creation(events: list[Placed], topics: list[str], known: Published) -
         if number < expected:
             raise Violation("exactly once", f"{event}: number {number} of publisher {publisher} came before")
         if number > expected:
-            raise Violation("fifo", f"{event}: number {number} of publisher {publisher} instead of {expected}")
+            raise Violation(
+                "fifo", f"{event}: number {number} of publisher {publisher} instead of {expected}"
+            )
         last[publisher] = number
     for publisher, number in known.keys.values():
         if number > last.get(publisher, -1):
@@ -272,7 +272,9 @@ def _judge(sequence: list[Placed | Membership], topics: list[str], known: Publis
             history.publications[first.producer, first.number + at] = Publication(
                 known.nodes[publisher], ids[first.topic], b"", 0, 0
             )
-        run = build_run(RunKind.PUBLICATION, ids[first.topic], first.producer, first.number, [b""] * len(digests))
+        run = build_run(
+            RunKind.PUBLICATION, ids[first.topic], first.producer, first.number, [b""] * len(digests)
+        )
         segment.items.append(
             Delivery(
                 run, ids[first.topic], len(digests), 0, first.seq, first.ev_id, first.node_id, first.incarnation,
@@ -336,8 +338,8 @@ def _view(
     now = dict(zip(event.members, members, strict=True))
     configuration = Configuration(
         cluster_id=CLUSTER, supersedes=[], epoch=event.m_sequence, base=event.ev_id, table={}, members=members,
-        sequencer=members[0].node_id, tie_breaker=members[0].node_id, delivery="safe", last_man_standing=False, version=1,
-        mtu=1500, limits=Limits(), m_sequence=event.m_sequence, epochs=[], order_time=event.order_time,
+        sequencer=members[0].node_id, tie_breaker=members[0].node_id, delivery="safe", last_man_standing=False,
+        version=1, mtu=1500, limits=Limits(), m_sequence=event.m_sequence, epochs=[], order_time=event.order_time,
     )  # fmt: skip
     joined = tuple(now.get(key) or member(key) for key in event.joined)
     left = tuple(before.get(key) or member(key) for key in event.left)

@@ -94,7 +94,8 @@ class Programs:
         for i, process in processes.items():
             assert process.stdout is not None
             there, _, _ = select.select([process.stdout], [], [], READY_S)
-            assert there and process.stdout.readline() == "ready\n", f"a program of node {i} did not begin"
+            assert there, f"a program of node {i} did not begin"
+            assert process.stdout.readline() == "ready\n"
 
 
 def _summary(process: subprocess.Popen[Any]) -> dict[str, Any]:

@@ -43,11 +43,15 @@ def run(faults: list[Fault], directory: Path, seed: int) -> Verdict:
             before = drill.views
             time.sleep(CALM_S)
             began = time.monotonic()
-            print(f"{number}: {fault.name} of node {victim}, sequencer {drill.sequencer()}", end="", flush=True)
+            print(
+                f"{number}: {fault.name} of node {victim}, sequencer {drill.sequencer()}", end="", flush=True
+            )
             fault.act(drill, victim)
             acted = time.monotonic()
             drill.settled()
-            print(f", {acted - began:.1f} s and {time.monotonic() - acted:.1f} s, views {before} to {drill.views}")
+            print(
+                f", {acted - began:.1f} s and {time.monotonic() - acted:.1f} s, views {before} to {drill.views}"
+            )
             assert drill.views > before or not fault.changes
             changes += drill.views - before
         last = {i: drill.status(i) for i in NODES}

@@ -33,11 +33,13 @@ def membership(m_sequence: int, ev_id: int, members: Any, joined: Any, left: Any
 
 
 def local(code: str, m_sequence: int) -> Membership:
-    return Membership(0, code, m_sequence, 1 << 63, m_sequence, 0, MEMBERS, (), (), local=True, retained=False)
+    return Membership(
+        0, code, m_sequence, 1 << 63, m_sequence, 0, MEMBERS, (), (), local=True, retained=False
+    )
 
 
 def a_run() -> Lines:
-    """What a good run leaves: node 2 is out for the second third of it, and node 1's agent is restarted for the last."""
+    """What a good run leaves: node 2 is out for the second third of it, node 1's agent is restarted for the last."""
     everything: list[Line] = [membership(1, 1, MEMBERS, MEMBERS)]
     answers: dict[int, list[Line]] = {1: [], 3: []}
     seqs = dict.fromkeys(TOPICS, 0)
@@ -73,8 +75,8 @@ def a_run() -> Lines:
         gaps.append(Told(0, "gap", topic, missed[0], missed[-1], "away", final=False))
     second = [
         began, *everything[: out[1]], local("NOT_PRIMARY", 1), Told(0, "agent_lost", "", 0, 0, "", final=False),
-        *gaps, Told(0, "gap", "oc.membership", 2, 2, "away", final=False), Told(0, "resumed", "", 0, 0, "", final=False),
-        *everything[out[2] :],
+        *gaps, Told(0, "gap", "oc.membership", 2, 2, "away", final=False),
+        Told(0, "resumed", "", 0, 0, "", final=False), *everything[out[2] :],
     ]  # fmt: skip
     return {
         "1": [began, *everything], "2": second, "3": [began, *everything], "a1": answers[1], "a3": answers[3],

@@ -162,7 +162,9 @@ def main() -> None:
             command.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
         else:
             command.add_argument("--publisher", type=int, required=True)
-            command.add_argument("--answers", type=Path, required=True, help="where to write what it was told")
+            command.add_argument(
+                "--answers", type=Path, required=True, help="where to write what it was told"
+            )
             command.add_argument("--size", type=int, default=64, help="bytes of an event")
         if function is publish:
             command.add_argument("--count", type=int, required=True, help="events")
