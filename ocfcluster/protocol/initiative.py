@@ -171,7 +171,9 @@ class Initiative:
         rest = [
             one.node_id
             for one in configuration.members
-            if one.node_id != self._settings.node_id and self._detector.hears(one.node_id, one.incarnation)
+            if one.node_id != self._settings.node_id
+            and self._detector.hears(one.node_id, one.incarnation)
+            and not self.is_leaving(one.node_id)
         ]
         return bool(rest) and (
             configuration.last_man_standing or is_primary(self._table(configuration), rest)
@@ -294,6 +296,11 @@ class Initiative:
                 continue
             if self._detector.present(peer.node_id) is not peer:
                 continue
+            if any(
+                one.node_id == peer.node_id and self._detector.hears(one.node_id, one.incarnation)
+                for one in configuration.members
+            ):
+                continue  # the member with this id still speaks: it lets no other in
             ready = bool(beat.flags & _READY) and in_epoch(beat, configuration)
             good = self.readmission.may_enter(peer.node_id, peer.first_heard, now)
             found.append(Candidate(peer.node_id, peer.incarnation, beat.store_id, beat.mtu, ready and good))

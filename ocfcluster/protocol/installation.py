@@ -9,20 +9,23 @@ from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.detector import Detector
 from ocfcluster.protocol.effects import HistoryLost, State
 from ocfcluster.protocol.order_log import OrderLog
+from ocfcluster.protocol.peers import Peer
 from ocfcluster.protocol.settings import Configuration, Settings
 from ocfcluster.protocol.snapshot import Restored
 from ocfcluster.protocol.state import ReplicatedState, TopicTable
 from ocfcluster.protocol.store import Store
-from ocfcluster.wire.datagram import MessageFlags
+from ocfcluster.wire.datagram import Heartbeat, MessageFlags
 
 if TYPE_CHECKING:
     from ocfcluster.protocol.node import Node
+
+_NO_MEMBER = int(MessageFlags.FORMING | MessageFlags.LEARNING | MessageFlags.LEAVING)
 
 
 class Installation:
     """Installs configurations in a node; one at a time is on its way to disk."""
 
-    __slots__ = ("_detector", "_node", "_settings", "_store", "foreign", "under_way")
+    __slots__ = ("_departed", "_detector", "_node", "_settings", "_store", "foreign", "under_way")
 
     def __init__(self, node: Node, settings: Settings, store: Store, detector: Detector) -> None:
         self._node = node
@@ -30,6 +33,7 @@ class Installation:
         self._store = store
         self._detector = detector
         self.under_way = False  # a configuration is on its way to disk
+        self._departed: set[tuple[int, int]] = set()  # members of the epoch before that are none now
         self.foreign = ""  # another history that is heard, and that this node cannot follow by itself
 
     def take(self, configuration: Configuration, now: int) -> None:
@@ -117,12 +121,11 @@ class Installation:
         self._detector.installed_at = now
         node.silence(configuration.table)
         if before is not None and before.cluster_id == configuration.cluster_id:
-            for one in before.members:
-                gone = configuration.member(one.node_id, one.incarnation) is None
-                peer = node.peers.get(one.node_id, one.incarnation)
-                left = peer is not None and peer.beat is not None and peer.beat.flags & MessageFlags.LEAVING
-                if gone and not left:
-                    node.recovery.initiative.readmission.left(one.node_id, now)
+            self._departed = {
+                (one.node_id, one.incarnation)
+                for one in before.members
+                if configuration.member(one.node_id, one.incarnation) is None
+            }
         node.recovery.installed(now)
         if node.plane is not None and node.recovery.promised is not None:
             node.plane.freeze()  # it has promised what follows this epoch before it was in it
@@ -132,6 +135,13 @@ class Installation:
         node.reconsider()
         node.beat_soon()
         self._tell_view(before, configuration)
+
+    def hear_departed(self, peer: Peer, beat: Heartbeat, now: int) -> None:
+        """A member that was left out speaks as if it were one: it was not dead, its link was bad."""
+        key = (peer.node_id, peer.incarnation)
+        if key in self._departed and not beat.flags & _NO_MEMBER:
+            self._departed.discard(key)
+            self._node.recovery.initiative.readmission.left(peer.node_id, now)
 
     def learn(self, restored: Restored, now: int) -> None:
         """Go on with what a snapshot brought, as a learner."""

@@ -28,6 +28,7 @@ from ocfcluster.protocol.effects import (
 from ocfcluster.protocol.heartbeats import Heartbeats
 from ocfcluster.protocol.installation import Installation
 from ocfcluster.protocol.joining import Joiner
+from ocfcluster.protocol.namesake import Namesake
 from ocfcluster.protocol.node_table import payload_bytes, structure_bytes
 from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, OperatorCommand, Rejoin
 from ocfcluster.protocol.outbox import Outbox
@@ -75,7 +76,12 @@ class Node:
         self._waiting_controls: list[bytes] = []  # control runs that came before the first view
         self._reconsider = True  # something has changed that an epoch change may follow from
         self._asked_configuration_at = now - limits.SECOND_NS
-        self._duplicate_told_at = now - limits.SECOND_NS
+        self._namesake = Namesake(settings.suspicion_ns, now)
+        self._stranger_told_at = now - limits.SECOND_NS
+        self._shut_down_index = 0
+        self._shut_down_at = 0  # when the order to stop all was delivered
+        self._persist_failing = False
+        self.refused = ""  # why this node may not run at all; its state is STOPPED then
         self._leave_by = 0  # when this node stops, whether the others have let it go or not
         self.last_eviction = ""
         self.counters: dict[str, int] = {
@@ -148,11 +154,12 @@ class Node:
         if peer is None:
             if node_id == self.settings.node_id:
                 if incarnation != self.settings.incarnation:
-                    self._tell_duplicate(now)
+                    self._hear_namesake(datagram, incarnation, now)
                 return None
             # Only a heartbeat makes a node known: it is what says everything else about it.
             if datagram[BODY] != MessageType.HEARTBEAT or not self._belongs(node_id):
                 self.counters["strangers"] += 1
+                self._tell_stranger(source, now)
                 return None
             try:
                 wire.decode_heartbeat(datagram)
@@ -173,10 +180,29 @@ class Node:
             or (self.plane is not None and node_id in self.plane.staged_table.votes)
         )
 
-    def _tell_duplicate(self, now: int) -> None:
-        if now - self._duplicate_told_at >= limits.SECOND_NS:
-            self._duplicate_told_at = now
-            self.say_fault("duplicate_node_id", f"another agent calls itself node {self.settings.node_id}")
+    def _tell_stranger(self, source: Address, now: int) -> None:
+        """A node outside the table learns that it is, if not more often than it takes."""
+        if self.configuration is not None and now - self._stranger_told_at >= limits.SECOND_NS:
+            self._stranger_told_at = now
+            self.outbox.send(source, messages.encode_install(self.configuration))
+
+    def _hear_namesake(self, datagram: bytes, incarnation: int, now: int) -> None:
+        """Another agent with this node's id: who is a member stays, the newcomer goes."""
+        if datagram[BODY] != MessageType.HEARTBEAT:
+            return
+        try:
+            beat = wire.decode_heartbeat(datagram)
+        except MalformedDatagram:
+            self.counters["malformed"] += 1
+            return
+        text = f"another agent calls itself node {self.settings.node_id}"
+        counter = wire.CLEAR.unpack_from(datagram)[-1]
+        newcomer = self._namesake.heard(incarnation, counter, beat, now)
+        if self._namesake.tell(now):
+            self.say_fault("duplicate_node_id", text)
+        if newcomer and (self.plane is None or not self.plane.is_member) and self.state is not State.STOPPED:
+            self.refused = f"{text}, and is a member of the cluster: give each node an id of its own"
+            self.to(State.STOPPED, self.refused)
 
     def _take(self, peer: Peer, datagram: bytes, counter: int, source: Address, now: int) -> None:
         kind = datagram[BODY]
@@ -330,8 +356,10 @@ class Node:
         if self.state in (State.STOPPED, State.EVICTED):
             return
         self.now = now
-        if not self._store.written(token, ok, now):
+        failed = not self._store.written(token, ok, now)
+        if failed and not self._persist_failing:
             self.say_fault("persist_failed", "the state directory could not be written; it is tried again")
+        self._persist_failing = failed
 
     def give_snapshot(self, request: bytes, now: int) -> list[bytes] | None:
         """The state for a node that joins, as buffers to send one after the other; None where there is none."""
@@ -420,9 +448,8 @@ class Node:
             yield from self.plane.end_burst(now)
             self.recovery.try_sync(now)
             if self.plane.state.shut_down:
-                self._shut_down()
-                return
-        if self._reconsider:
+                self._shut_down(self.plane, now)
+        if self._reconsider and not self._shut_down_at:
             self._consider(now)
         self._store.write(self.outbox.effects, now)
         if self._heartbeats.wanted and self.state not in (State.STOPPED, State.EVICTED):
@@ -485,9 +512,16 @@ class Node:
     def leaving(self) -> bool:
         return self.recovery.initiative.leaving
 
-    def _shut_down(self) -> None:
-        self.to(State.STOPPED, "the cluster was told to stop")
-        self.outbox.effects.append(Stop("the cluster was told to stop"))
+    def _shut_down(self, plane: DataPlane, now: int) -> None:
+        """The order to stop all is delivered here: stop when all members have it, and were told of that."""
+        if not self._shut_down_at:
+            self._shut_down_at = now
+            self._shut_down_index = plane.delivered
+        waited = now - self._shut_down_at
+        told = plane.stable >= self._shut_down_index and waited >= 2 * self.settings.heartbeat_ns
+        if self.outbox.silent or told or waited >= self.settings.suspicion_ns:
+            self.to(State.STOPPED, "the cluster was told to stop")
+            self.outbox.effects.append(Stop("the cluster was told to stop"))
 
     def evict(self, reason: str) -> None:
         if self.state not in (State.STOPPED, State.EVICTED):
@@ -524,6 +558,7 @@ class Node:
         peer.beat_counter = counter
         before, peer.beat = peer.beat, beat
         peer.address = source
+        self.installation.hear_departed(peer, beat, now)
         if beat.flags & MessageFlags.PADDED:
             peer.last_large = now
         if before is None or _news(before) != _news(beat):
