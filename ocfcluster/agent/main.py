@@ -115,6 +115,8 @@ class Incarnations:
             self._agent = None
             if agent.failure is not None:
                 return EXIT_FAILURE
+            if agent.node.refused:
+                raise SetupError(agent.node.refused)
             if not agent.evicted or self._stop.is_set():
                 log.info("stopped")
                 return 0

@@ -15,6 +15,10 @@ class NodeApi(Protocol):
     """The sans-IO node: feed it, then ``end_burst``, then carry out ``take_effects``."""
 
     @property
+    def refused(self) -> str:
+        """Why this node may not run at all; its state is STOPPED then."""
+
+    @property
     def state(self) -> State: ...
     @property
     def configuration(self) -> Configuration | None: ...

@@ -69,6 +69,7 @@ class FakeNode:
 
     def __init__(self, now: int = 0, wall_ns: int = 0, *, active: bool = True) -> None:
         self.state = State.FORMING
+        self.refused = ""
         self.configuration: Configuration | None = None
         self.replicated = ReplicatedState(CONFIGURATION)
         self.space = 1 << 30
