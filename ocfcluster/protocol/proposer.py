@@ -53,7 +53,7 @@ class Proposer:
     __slots__ = (
         "phase", "instance", "ballot", "waiting_for", "reason", "_settings", "_ground", "_configuration", "_acceptors",
         "_table_hash", "_promises", "_incarnations", "_accepted", "_confirmed", "_value", "_source", "_finishing",
-        "_forced", "_not_again", "_resend_at", "_interval", "_began", "_enough_at", "_progress_at", "_judge",
+        "_forced", "_not_again", "_resend_at", "_interval", "_waiting_since", "_enough_at", "_progress_at", "_judge",
         "_rang_at",
     )  # fmt: skip
 
@@ -73,6 +73,7 @@ class Proposer:
         self._acceptors: dict[int, int] = {}
         self._table_hash = 0
         self._forced = False
+        self._waiting_since = 0  # when an attempt about this instance first found too little to go on with
         self._reset(0)
 
     def _reset(self, now: int) -> None:
@@ -83,7 +84,7 @@ class Proposer:
         self._value: Configuration | None = None
         self._source = 0
         self._finishing = False
-        self._began = self._progress_at = now
+        self._progress_at = now
         self._enough_at = 0
         self._rang_at = 0
         self._again(now)
@@ -118,6 +119,7 @@ class Proposer:
         """Start an attempt. ``acceptors``: node_id → store_id. ``configuration`` is C_e, None for a bootstrap."""
         if instance != self.instance:
             self._not_again = set()
+            self._waiting_since = 0
         self.instance = instance
         self.ballot = Ballot(round_, self._settings.node_id, self._settings.incarnation)
         self._configuration = configuration
@@ -142,9 +144,7 @@ class Proposer:
 
     def _next_round(self, above: int, now: int) -> None:
         self.ballot = self.ballot._replace(round=max(self.ballot.round, above) + 1)
-        began = self._began
         self._reset(now)
-        self._began = began
         self._prepare(now)
 
     # --- answers ----------------------------------------------------------------------------------------------------
@@ -203,7 +203,9 @@ class Proposer:
         evidence = self._ground.evidence(promises, self._incarnations, now)
         evidence.strangers = {node for node in self._promises if node not in promised}
         evidence.forced = self._forced
-        evidence.waited = now - self._began >= self._settings.history_wait_ns
+        # Counted over all attempts: nodes that wait take turns, and each turn is a new one.
+        since = self._waiting_since or now
+        evidence.waited = now - since >= self._settings.history_wait_ns
         evidence.not_again = self._not_again
         judgement = self._judge(evidence)
         if isinstance(judgement, Finish):
@@ -219,6 +221,7 @@ class Proposer:
                 self._sync(value, judgement.source, now, finishing=False)
         else:
             self.waiting_for = judgement.reason
+            self._waiting_since = since
             self._not_again = set()
 
     @property
