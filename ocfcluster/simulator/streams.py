@@ -103,7 +103,8 @@ class Transfer:
             return
         self._snapshot = b"".join(buffers)
         self._steps = min(CHUNKS, 1 + len(self._snapshot) // CHUNK_BYTES)
-        self._breaks_after = min(self._breaks_after, CHUNKS + 1)
+        if self._breaks_after < CHUNKS:
+            self._breaks_after %= self._steps
         self._trace(f"node {giver.node_id} gives {len(self._snapshot)} B")
         self._stalled_ns = 0
         self._advance(0)
