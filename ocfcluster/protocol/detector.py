@@ -31,6 +31,7 @@ class Detector:
         "_store_id",
         "heard",
         "installed_at",
+        "next_suspicion",
     )
 
     def __init__(self, settings: Settings, peers: PeerTable, now: int) -> None:
@@ -41,16 +42,16 @@ class Detector:
         self._started = now
         self.installed_at = now  # when the configuration in force was installed
         self.heard: list[Peer] = []
+        self.next_suspicion = 2**62  # when the next of those heard becomes silent, if nothing comes of it
         self._present: dict[int, Peer] = {}
 
     def update(self, now: int) -> None:
         self.heard = self._peers.heard(now)
+        # Worked out here and not when it is asked for, which is after every burst: what is heard until then moves it on.
+        self.next_suspicion = self._suspicion_ns + min(
+            [peer.last_heard for peer in self.heard], default=2**62
+        )
         self._present = {peer.node_id: peer for peer in self.heard}  # of each the incarnation heard last
-
-    @property
-    def next_suspicion(self) -> int:
-        """When the next of those heard becomes silent, if nothing comes of it."""
-        return min((peer.last_heard for peer in self.heard), default=2**62) + self._suspicion_ns
 
     def hears(self, node_id: int, incarnation: int) -> bool:
         return any((peer.node_id, peer.incarnation) == (node_id, incarnation) for peer in self.heard)
