@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ocfcluster.limits import SECOND_NS
 from ocfcluster.protocol.settings import Configuration
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.scenario import Scenario, ScriptPublisher
@@ -78,6 +77,6 @@ def says_ready(datagram: bytes) -> bool:
     return bool(wire.decode_heartbeat(datagram).flags & MessageFlags.READY)
 
 
-def seconds(scenario: Scenario) -> float:
-    """How long the scenario has gone on."""
-    return scenario.world.now / SECOND_NS
+def wait_until_down(scenario: Scenario, *nodes: int) -> None:
+    """Until these nodes have ended by themselves."""
+    scenario.wait_for(lambda: all(scenario.host(node).shell is None for node in nodes), f"the end of {nodes}")

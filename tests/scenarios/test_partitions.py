@@ -55,11 +55,6 @@ def test_splits_and_heals(nodes, sides, primary):
     check(scenario, "partition_" + "_".join("".join(map(str, side)) for side in sides))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="the sequencer has begun to propose when it loses its links: frozen, it never resigns, and says it is alive",
-)
 def test_a_sequencer_that_hears_the_wrong_one_gives_way_to_a_healthy_pair():
     """1 hears 2 and is heard by 3 and 2 ... in one direction each: nobody is linked with it, 2 and 3 are."""
     scenario, publisher = running(publisher=3)
