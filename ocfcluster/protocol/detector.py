@@ -47,7 +47,7 @@ class Detector:
 
     def update(self, now: int) -> None:
         self.heard = self._peers.heard(now)
-        # Worked out here and not when it is asked for, which is after every burst: what is heard until then moves it on.
+        # Worked out here, not after every burst when it is asked for: what is heard until then only moves it on.
         self.next_suspicion = self._suspicion_ns + min(
             [peer.last_heard for peer in self.heard], default=2**62
         )
