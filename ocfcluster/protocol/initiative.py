@@ -130,9 +130,13 @@ class Initiative:
         )
         promised = self._recovery.promised
         if may and promised is not None and promised.node_id != own:
-            # Somebody is at it: only when it is gone itself, or gets nowhere.
+            # Somebody is at it: only when it is gone itself, hears too few, or gets nowhere.
             leader = detector.present(promised.node_id)
-            working = leader is not None and leader.incarnation == promised.incarnation
+            working = (
+                leader is not None
+                and leader.incarnation == promised.incarnation
+                and detector.connected(configuration, promised.node_id)
+            )
             if working and now - self._recovery.promised_at < 2 * self._settings.sync_timeout_ns:
                 may = False
         if not may:
@@ -313,7 +317,7 @@ class Initiative:
     def _consider_resigning(self, configuration: Configuration, now: int) -> None:
         """A sequencer that cannot commit says so: that ends its protection."""
         plane = self._node.plane
-        if plane is None or plane.resigned or plane.frozen:
+        if plane is None or plane.resigned:
             return
         settled = now - self._detector.installed_at >= self._settings.suspicion_ns
         in_reach = {
@@ -322,7 +326,8 @@ class Initiative:
             if one.node_id == self._settings.node_id
             or self._detector.member_linked(one.node_id, one.incarnation)
         }
-        stuck = plane.uncommitted and now - plane.committed_at >= limits.RESIGN_NS
+        # Frozen, commit stands still by itself; but one that hears too few must not protect itself from the others.
+        stuck = not plane.frozen and plane.uncommitted and now - plane.committed_at >= limits.RESIGN_NS
         if (settled and not Quorums(configuration).commit(in_reach)) or stuck:
             plane.resigned = True
             self._node.say_news("resigned", "this sequencer cannot commit, and gives up its work")
