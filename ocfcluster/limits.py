@@ -75,6 +75,7 @@ PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
 HISTORIES_REMEMBERED: Final = 8  # cluster_ids that a configuration says it supersedes
 EPOCHS_REMEMBERED: Final = 8  # (epoch, base) in a configuration: who is further behind begins anew
+EARLY_ORDERS: Final = 64  # ORDERs of the next epoch kept while its configuration goes to disk; more are asked for
 NODES: Final = 64  # whom a node hears fits one heartbeat of 1500 bytes
 NODE_ID_MOST: Final = 0xFFFF_FFFF
 VOTES_MOST: Final = 255

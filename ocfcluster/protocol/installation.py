@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ocfcluster import limits
+from ocfcluster.errors import MalformedDatagram
 from ocfcluster.protocol import messages
 from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.detector import Detector
@@ -25,7 +27,7 @@ _NO_MEMBER = int(MessageFlags.FORMING | MessageFlags.LEARNING | MessageFlags.LEA
 class Installation:
     """Installs configurations in a node; one at a time is on its way to disk."""
 
-    __slots__ = ("_departed", "_detector", "_node", "_settings", "_store", "foreign", "under_way")
+    __slots__ = ("_departed", "_detector", "_early", "_node", "_settings", "_store", "foreign", "under_way")
 
     def __init__(self, node: Node, settings: Settings, store: Store, detector: Detector) -> None:
         self._node = node
@@ -33,6 +35,7 @@ class Installation:
         self._store = store
         self._detector = detector
         self.under_way = False  # a configuration is on its way to disk
+        self._early: list[tuple[Peer, bytes, int]] = []  # ORDERs that came meanwhile, with their counters
         self._departed: set[tuple[int, int]] = set()  # members of the epoch before that are none now
         self.foreign = ""  # another history that is heard, and that this node cannot follow by itself
 
@@ -130,11 +133,28 @@ class Installation:
         if node.plane is not None and node.recovery.promised is not None:
             node.plane.freeze()  # it has promised what follows this epoch before it was in it
         self._attach()
+        self._take_early()
         self._detector.update(now)
         node.suspects = False
         node.reconsider()
         node.beat_soon()
         self._tell_view(before, configuration)
+
+    def set_aside(self, peer: Peer, datagram: bytes, counter: int) -> None:
+        """An ORDER while this node's disk is at work: the next sequencer may be ahead, and orders already. Without it
+        this node would have to find out and ask, and a view of two would wait for it."""
+        if len(self._early) < limits.EARLY_ORDERS:
+            self._early.append((peer, datagram, counter))
+
+    def _take_early(self) -> None:
+        early, self._early = self._early, []
+        plane = self._node.plane
+        for peer, datagram, counter in early:
+            if plane is not None and peer.origin is not None:
+                try:
+                    plane.on_order(peer, datagram, counter)
+                except MalformedDatagram:
+                    self._node.counters["malformed"] += 1
 
     def hear_departed(self, peer: Peer, beat: Heartbeat, now: int) -> None:
         """A member that was left out speaks as if it were one: it was not dead, its link was bad."""

@@ -231,6 +231,8 @@ class Node:
         elif kind == MessageType.DATA:
             plane.on_packets(peer.origin, wire.decode_data(datagram))
         elif kind == MessageType.ORDER:
+            if self.installation.under_way:
+                self.installation.set_aside(peer, datagram, counter)
             plane.on_order(peer, datagram, counter)
         elif kind == MessageType.ACK:
             plane.on_ack(peer, datagram)
