@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tests.cluster import BaseCluster
 from tests.netns.oracle import Key, Published, published
@@ -21,7 +21,10 @@ LAST_KEY: Final[Key] = (0, 0)  # of the event that says to subscribers that ther
 
 
 class Programs:
-    """``traces`` and ``answers`` are their files, by node; the publisher on node i calls itself i."""
+    """``traces`` and ``answers`` are their files, by node; the publisher on node i calls itself i.
+
+    A context manager: at its end what still runs is ended.
+    """
 
     def __init__(self, cluster: BaseCluster, topics: list[str], directory: Path, size: int = 64) -> None:
         self._cluster = cluster
@@ -33,6 +36,14 @@ class Programs:
         self._last_from = 0
         self.traces = {i: directory / f"{i}.trace" for i in cluster.nodes}
         self.answers = {i: directory / f"{i}.answers" for i in cluster.nodes}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (*self._publishers.values(), *self._subscribers.values()):
+            process.kill()
+            process.communicate()
 
     def subscribe(self, *, resume: bool = True, idle_s: float = 60.0) -> None:
         """Start the subscribers; returns once all of their subscriptions stand."""

@@ -32,8 +32,11 @@ def run(faults: list[Fault], directory: Path, seed: int) -> Verdict:
     """One cluster, one fault after the other; every other time the sequencer's node is hit, else any."""
     chance = random.Random(seed)
     changes = 0
-    with Hosts(len(NODES)) as hosts, Cluster(hosts, topics=TOPICS) as cluster:
-        programs = Programs(cluster, TOPICS, directory)
+    with (
+        Hosts(len(NODES)) as hosts,
+        Cluster(hosts, topics=TOPICS) as cluster,
+        Programs(cluster, TOPICS, directory) as programs,
+    ):
         programs.subscribe()
         programs.load(RATE)
         drill = Drill(cluster)

@@ -55,10 +55,13 @@ NETWORKS = [
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
 def test_all_nodes_deliver_the_same_complete_sequence(network: Network, tmp_path: Path) -> None:
-    with Hosts(len(NODES), link="switch", seed=1) as hosts, Cluster(hosts, topics=TOPICS) as cluster:
+    with (
+        Hosts(len(NODES), link="switch", seed=1) as hosts,
+        Cluster(hosts, topics=TOPICS) as cluster,
+        Programs(cluster, TOPICS, tmp_path, SIZE) as programs,
+    ):
         assert hosts.switch is not None
         hosts.switch.set(**network.wrong)
-        programs = Programs(cluster, TOPICS, tmp_path, SIZE)
         programs.subscribe(resume=False)
         programs.publish(network.events)
         published = programs.published()
