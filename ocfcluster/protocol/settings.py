@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from ocfcluster import limits as bounds
+
+U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+U64 = Annotated[int, msgspec.Meta(ge=0)]  # more than 64 bits are not decoded
+Counted = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]  # counted on from there, and still within 64 bits
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True, order=True):

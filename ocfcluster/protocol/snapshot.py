@@ -2,8 +2,8 @@
 
 A snapshot stands at a position of the order, the giver's ``held``: the state as delivered, the runs held behind that,
 what there is of unfinished runs, and the log from stable on, with its packets, so that the new member can serve others
-as soon as it counts. It begins with ``header bytes u32``, then the Header as MessagePack, then all bytes that the
-header names, back to back.
+as soon as it counts. It begins with ``header bytes u32, checksum u64`` (xxh3-64 of all that follows), then the Header
+as MessagePack, then all bytes that the header names, back to back.
 """
 
 from __future__ import annotations
@@ -12,15 +12,24 @@ import struct
 from typing import Any, Final
 
 import msgspec
+from xxhash import xxh3_64, xxh3_64_intdigest
 
-from ocfcluster.errors import MalformedSnapshot
+from ocfcluster import limits
+from ocfcluster.errors import MalformedRun, MalformedSnapshot
 from ocfcluster.protocol.order_log import Entry, HeldRun, OrderLog
-from ocfcluster.protocol.settings import Configuration, TopicRow
-from ocfcluster.protocol.state import ReplicatedState, StateImage, restored_state, state_image
+from ocfcluster.protocol.settings import U32, U64, Configuration, Counted, TopicRow
+from ocfcluster.protocol.state import ReplicatedState, StateImage, restored_state, state_image, topics_fault
 from ocfcluster.protocol.streams import OriginStream
+from ocfcluster.protocol.validity import configuration_fault
 from ocfcluster.wire.datagram import Extent
+from ocfcluster.wire.run import check_run
 
-_LENGTH: Final = struct.Struct("<I")
+_HEAD: Final = struct.Struct("<IQ")
+Run = tuple[Counted, Counted, U32, U64, U32]  # index, order_time, node_id, incarnation, bytes
+Piece = tuple[Counted, U32, U32, U32]  # first packet, count, packet size, bytes
+Line = tuple[
+    Counted, U32, U32, U64, Counted, Counted, U32
+]  # first index, count, node_id, incarnation, packet, time, e
 
 
 class Request(msgspec.Struct, array_like=True, frozen=True):
@@ -35,34 +44,32 @@ class Request(msgspec.Struct, array_like=True, frozen=True):
 
 
 class StreamImage(msgspec.Struct, array_like=True, frozen=True):
-    node_id: int
-    incarnation: int
-    last_packet: int  # of it, within the position
-    partial: int  # bytes of the run it has begun
+    node_id: U32
+    incarnation: U64
+    last_packet: Counted  # of it, within the position
+    partial: U32  # bytes of the run it has begun
     broken: str
-    extents: list[tuple[int, int, int, int]]  # first packet, count, packet size, bytes
+    extents: list[Piece]
 
 
 class Header(msgspec.Struct, array_like=True, frozen=True):
     configuration: Configuration
-    position: int
-    delivered: int
-    stable: int
-    last_order_time: int
+    position: Counted
+    delivered: Counted
+    stable: Counted
+    last_order_time: Counted
     state: StateImage
-    runs: list[tuple[int, int, int, int, int]]  # index, order_time, node_id, incarnation, bytes
+    runs: list[Run]
     streams: list[StreamImage]
-    entries: list[
-        tuple[int, int, int, int, int, int, int]
-    ]  # first index, count, node_id, incarnation, packet, time, e
+    entries: list[Line]
 
 
 class Topics(msgspec.Struct, array_like=True, frozen=True):
     """A topic table on disk, and how far in the order it reaches."""
 
     rows: list[TopicRow]
-    next_topic_id: int
-    topics_index: int
+    next_topic_id: U32
+    topics_index: Counted
 
 
 class Restored:
@@ -125,37 +132,42 @@ def take_snapshot(
             for one in entries
         ],
     )  # fmt: skip
-    encoded = msgspec.msgpack.encode(header)
-    return [_LENGTH.pack(len(encoded)) + encoded, *[blob for blob in blobs if blob]]
+    return _seal(header, [blob for blob in blobs if blob])
 
 
 def restore(snapshot: bytes, run_limit_bytes: int) -> Restored:
     """Raises MalformedSnapshot for everything that is none."""
     header, at = _read(snapshot, Header)
+    _check(header)
     view = memoryview(snapshot)
 
     def take(size: int) -> bytes:
         nonlocal at
-        if size < 0 or at + size > len(snapshot):
+        if at + size > len(snapshot):
             raise MalformedSnapshot("it ends before what it names")
         at += size
         return bytes(view[at - size : at])
 
+    state = restored_state(header.state)
+    streams: dict[tuple[int, int], OriginStream] = {
+        (image.node_id, image.incarnation): OriginStream(image.node_id, image.incarnation, run_limit_bytes)
+        for image in header.streams
+    }
+    log = OrderLog(header.position)
+    log.last_order_time = header.last_order_time
     try:
-        state = restored_state(header.state)
-        streams: dict[tuple[int, int], OriginStream] = {
-            (image.node_id, image.incarnation): OriginStream(
-                image.node_id, image.incarnation, run_limit_bytes
-            )
-            for image in header.streams
-        }
-        log = OrderLog(header.position)
-        log.last_order_time = header.last_order_time
         for index, order_time, node_id, incarnation, size in header.runs:
-            log.runs.append(HeldRun(index, order_time, streams[node_id, incarnation], take(size)))
+            run = take(size)
+            check_run(run)
+            log.runs.append(HeldRun(index, order_time, streams[node_id, incarnation], run))
         for image in header.streams:
             stream = streams[image.node_id, image.incarnation]
-            stream.begin_behind(image.last_packet, take(image.partial), image.broken)
+            partial = take(image.partial)
+            stream.begin_behind(image.last_packet, partial, image.broken)
+            if stream.assembler.broken != image.broken or (
+                not image.broken and stream.assembler.unfinished_bytes != len(partial)
+            ):
+                raise MalformedSnapshot("what is said to be a run that was begun is none")
             stream.adopt(
                 [Extent(first, count, size, take(length)) for first, count, size, length in image.extents]
             )
@@ -165,21 +177,56 @@ def restore(snapshot: bytes, run_limit_bytes: int) -> Restored:
                 for first, count, node_id, incarnation, packet, order_time, epoch in header.entries
             ]
         )
-    except (KeyError, ValueError, TypeError) as error:
-        raise MalformedSnapshot(f"its parts do not fit each other: {error!r}") from None
+    except KeyError as error:
+        raise MalformedSnapshot(f"it has nothing of the origin {error}") from None
+    except MalformedRun as error:
+        raise MalformedSnapshot(f"a run that waits to be delivered: {error}") from None
     if at != len(snapshot):
         raise MalformedSnapshot(f"{len(snapshot) - at} bytes follow it")
     return Restored(header, state, log, list(streams.values()))
 
 
+def _check(header: Header) -> None:
+    """Whether the numbers of a header can be those of one: what is built on them must not fail."""
+    keys = [(image.node_id, image.incarnation) for image in header.streams]
+    good = (
+        configuration_fault(header.configuration) == ""
+        and header.state.configuration == header.configuration
+        and header.configuration.base < header.delivered <= header.position
+        and header.stable <= header.position
+        and len(set(keys)) == len(keys)
+        and _ascend([(index, 1) for index, *_ in header.runs], header.delivered, header.position, touch=True)
+        and _ascend([(first, count) for first, count, *_ in header.entries], 0, header.position)
+    )
+    for image in header.streams:
+        good = good and _ascend([(first, count) for first, count, *_ in image.extents], 0, image.last_packet)
+        for _, count, size, length in image.extents:
+            good = good and count <= limits.SEGMENT_COUNT + 1 and 0 < size <= limits.MTU_MAXIMUM
+            good = good and (count - 1) * size < length <= count * size
+    if not good:
+        raise MalformedSnapshot("its numbers do not fit each other")
+
+
+def _ascend(ranges: list[tuple[int, int]], after: int, most: int, *, touch: bool = False) -> bool:
+    """Whether (first, count) follow each other, behind ``after`` and up to ``most``; with ``touch`` the next may begin
+    where the one before ends (several runs may end in one packet)."""
+    for first, count in ranges:
+        if count < 1 or first <= after or first + count - 1 > most:
+            return False
+        after = first - 1 if touch else first + count - 1
+    return True
+
+
 def encode_topics(rows: list[TopicRow], next_topic_id: int, topics_index: int) -> bytes:
-    encoded = msgspec.msgpack.encode(Topics(rows, next_topic_id, topics_index))
-    return _LENGTH.pack(len(encoded)) + encoded
+    return b"".join(_seal(Topics(rows, next_topic_id, topics_index), []))
 
 
 def decode_topics(snapshot: bytes) -> Topics:
     """Raises MalformedSnapshot."""
-    topics: Topics = _read(snapshot, Topics)[0]
+    topics: Topics
+    topics, end = _read(snapshot, Topics)
+    if end != len(snapshot) or topics_fault(topics.rows, topics.next_topic_id):
+        raise MalformedSnapshot("topics that cannot be")
     return topics
 
 
@@ -195,13 +242,22 @@ def decode_request(request: bytes) -> Request:
         raise MalformedSnapshot(f"request: {error}") from None
 
 
+def _seal(header: msgspec.Struct, blobs: list[bytes]) -> list[bytes]:
+    encoded = msgspec.msgpack.encode(header)
+    checksum = xxh3_64(encoded)
+    for blob in blobs:
+        checksum.update(blob)
+    return [_HEAD.pack(len(encoded), checksum.intdigest()) + encoded, *blobs]
+
+
 def _read(snapshot: bytes, kind: type[Any]) -> tuple[Any, int]:
-    if len(snapshot) < _LENGTH.size:
+    if len(snapshot) < _HEAD.size:
         raise MalformedSnapshot(f"it has {len(snapshot)} bytes")
-    end = _LENGTH.size + _LENGTH.unpack_from(snapshot)[0]
-    if end > len(snapshot):
-        raise MalformedSnapshot("its header is cut off")
+    length, checksum = _HEAD.unpack_from(snapshot)
+    end = _HEAD.size + length
+    if end > len(snapshot) or xxh3_64_intdigest(memoryview(snapshot)[_HEAD.size :]) != checksum:
+        raise MalformedSnapshot("it was cut off or damaged on its way")
     try:
-        return msgspec.msgpack.decode(memoryview(snapshot)[_LENGTH.size : end], type=kind), end
+        return msgspec.msgpack.decode(memoryview(snapshot)[_HEAD.size : end], type=kind), end
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedSnapshot(f"its header cannot be read: {error}") from None

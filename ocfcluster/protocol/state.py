@@ -15,11 +15,12 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from ocfcluster import limits
-from ocfcluster.errors import MalformedRun
+from ocfcluster.errors import MalformedRun, MalformedSnapshot
 from ocfcluster.limits import RUN_HEADER_BYTES
 from ocfcluster.protocol.effects import Delivery, Item, Outcome, Topic, TopicChange, View
 from ocfcluster.protocol.node_table import TABLE_OPERANDS, NodeTable
-from ocfcluster.protocol.settings import Configuration, Limits, TopicRow
+from ocfcluster.protocol.settings import U32, U64, Configuration, Counted, Limits, TopicRow
+from ocfcluster.protocol.validity import configuration_fault, is_table
 from ocfcluster.wire import control
 from ocfcluster.wire.run import HEADER, RunHeader, RunKind, largest_event
 
@@ -106,6 +107,18 @@ def topics_digest(rows: list[TopicRow], next_id: int) -> int:
     """A number that is equal where two topic tables are; never 0."""
     encoded = msgspec.msgpack.encode((sorted(rows), max(FIRST_TOPIC_ID, next_id)))
     return xxh3_64_intdigest(encoded) or 1
+
+
+def topics_fault(rows: list[TopicRow], next_id: int) -> str:
+    """What is wrong with a topic table that came from elsewhere; empty: nothing."""
+    ids, names = {row[0] for row in rows}, {row[1] for row in rows}
+    good = (
+        len(ids) == len(names) == len(rows) <= limits.TOPICS
+        and all(FIRST_TOPIC_ID <= one < max(next_id, FIRST_TOPIC_ID) for one in ids)
+        and all(valid_name(one) and not reserved(one) for one in names)
+        and next_id < 2**32
+    )
+    return "" if good else "topics"
 
 
 def valid_name(name: str) -> bool:
@@ -312,21 +325,25 @@ class ReplicatedState:
             self._close(producer_id)
 
 
+# first number, count, errno, seq, ev_id
+OutcomeImage = tuple[U64, U32, U32, Counted, Counted]
+
+
 class StateImage(msgspec.Struct, array_like=True, frozen=True):
     """A ReplicatedState in a snapshot."""
 
     configuration: Configuration
     votes: dict[int, int]
-    wanted_sequencer: int
-    m_sequence: int
+    wanted_sequencer: U32
+    m_sequence: U32
     topics: list[TopicRow]
-    next_topic_id: int
-    last_seq: list[tuple[int, int]]
-    ev_id: int
-    position: int
-    chain: int
+    next_topic_id: U32
+    last_seq: list[tuple[U32, Counted]]
+    ev_id: Counted
+    position: Counted
+    chain: U64
     # (id, node_id, next number, last position, outcomes)
-    producers: list[tuple[int, int, int, int, list[tuple[int, int, int, int, int]]]]
+    producers: list[tuple[Counted, U32, U64, Counted, list[OutcomeImage]]]
 
 
 def state_image(state: ReplicatedState) -> StateImage:
@@ -344,9 +361,12 @@ def state_image(state: ReplicatedState) -> StateImage:
 
 
 def restored_state(image: StateImage) -> ReplicatedState:
-    """The state that ``image`` was made of."""
+    """The state that ``image`` was made of. Raises MalformedSnapshot for what cannot be one."""
     configuration = image.configuration
+    fault = configuration_fault(configuration) or topics_fault(image.topics, image.next_topic_id)
     state = ReplicatedState(configuration, TopicTable.of(image.topics, image.next_topic_id))
+    if fault or not is_table(image.votes) or len(image.last_seq) != len(state.topics.by_id):
+        raise MalformedSnapshot(f"a state that cannot be: {fault or 'votes, topics'}")
     state.configuration = configuration
     state.node_table.votes = dict(image.votes)
     state.node_table.wanted_sequencer = image.wanted_sequencer
@@ -357,6 +377,10 @@ def restored_state(image: StateImage) -> ReplicatedState:
     state.chain = image.chain
     for key, node_id, next_number, last_position, outcomes in image.producers:
         state.restore_producer(key, node_id, next_number, last_position, outcomes)
+    if state.last_seq.keys() != state.topics.by_id.keys() or len(state.producers) != len(image.producers):
+        raise MalformedSnapshot(
+            "a state that cannot be: numbers of topics that are not there, or a producer twice"
+        )
     return state
 
 

@@ -241,7 +241,8 @@ class OriginStream:
         self.ordered = self.logged = self.contiguous = self.highest = packet
         if partial:
             self.assembler.feed(partial)
-        self.assembler.broken = broken
+        if broken:
+            self.assembler.broken = broken
 
     def adopt(self, extents: list[Extent]) -> None:
         """Packets of what came otherwise, kept to serve others. Before anything was added."""

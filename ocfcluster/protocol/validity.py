@@ -44,7 +44,7 @@ def configuration_fault(configuration: Configuration) -> str:
             ),
             "members",
         ),
-        (_is_table(table), "table"),
+        (is_table(table), "table"),
         (
             len(configuration.epochs) <= limits.EPOCHS_REMEMBERED
             and bool(configuration.epochs)
@@ -80,7 +80,7 @@ def promise_fault(promise: Promise) -> str:
         (promise.standing in (HELD, UNSYNCED, LOST), "standing"),
         (0 <= promise.held < _COUNTED and 0 <= promise.order_time < _COUNTED, "held, order_time"),
         (0 <= promise.topics_index < _COUNTED and 0 <= promise.topics_digest < _U64, "topics"),
-        (len(table) <= limits.NODES and _is_table(table), "table"),
+        (is_table(table), "table"),
         ((accepted is None) == (ballot is None), "accepted"),
         (ballot is None or not ballot_fault(ballot), "accepted_ballot"),
         (accepted is None or not configuration_fault(accepted), "accepted"),
@@ -88,8 +88,9 @@ def promise_fault(promise: Promise) -> str:
     return next((what for holds, what in checks if not holds), "")
 
 
-def _is_table(table: dict[int, int]) -> bool:
-    return all(
+def is_table(table: dict[int, int]) -> bool:
+    """Whether these can be nodes and their votes."""
+    return len(table) <= limits.NODES and all(
         0 < node <= limits.NODE_ID_MOST and 0 <= votes <= limits.VOTES_MOST for node, votes in table.items()
     )
 
