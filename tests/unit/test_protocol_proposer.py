@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -229,7 +230,7 @@ def test_it_says_prepare_again_ever_more_seldom() -> None:
         lab.said.clear()
         lab.wait(lab.proposer.next_timer() - lab.now)
         times += [lab.now] * len(lab.said)
-    gaps = [(after - before) // MS for before, after in zip(times, times[1:], strict=False)]
+    gaps = [(after - before) // MS for before, after in pairwise(times)]
     assert gaps == sorted(gaps)
     assert gaps[0] <= 2 * limits.PREPARE_FIRST_NS // MS
     assert gaps[-1] == limits.PREPARE_MAX_NS // MS
