@@ -163,7 +163,7 @@ def test_a_holder_that_stops_after_its_promise_is_waited_for():
 
 
 def test_a_bad_link_between_two_members_makes_a_star_elsewhere():
-    """The oldest that is left reaches two of four only: who reaches all becomes the sequencer (judgement._sequencers)."""
+    """The oldest that is left reaches two of four only: who reaches all is the sequencer (judgement._sequencers)."""
     scenario, publisher = running(nodes=5, publisher=5)
     scenario.cut(2, to=(4, 5))
     scenario.cut((4, 5), to=2)
@@ -213,7 +213,7 @@ def test_a_sequencer_that_cannot_commit_gives_up_and_is_not_made_one_again():
 
 @pytest.mark.parametrize("bad", [3, 4], ids=["between_members", "to_the_joiner"])
 def test_a_bad_link_elsewhere_does_not_move_the_sequencer(bad):
-    """The sequencer freezes for a join; that is no resigning, and a healthy member is not thrown out for another's link."""
+    """The sequencer freezes for a join; that is no resigning, and no healthy member goes for the link of another."""
     scenario, publisher = running(nodes=4, late=(4,), bootstrap="majority")
     scenario.cut(2, to=bad)
     scenario.cut(bad, to=2)

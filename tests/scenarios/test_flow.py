@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocfcluster.limits import KIB
+from ocfcluster.limits import KIB, SECOND_NS
 from ocfcluster.protocol.settings import Limits
 from ocfcluster.simulator.scenario import Scenario
 from ocfcluster.wire.datagram import MessageType
@@ -23,7 +23,11 @@ def window_is(scenario: Scenario, node: int) -> str:
 
 def test_a_member_that_acknowledges_nothing_closes_the_window_when_the_backlog_is_full():
     scenario = Scenario(
-        nodes=3, window_bytes=WINDOW, backlog_bytes=BACKLOG, limits=Limits(event_bytes=64 * KIB)
+        nodes=3,
+        window_bytes=WINDOW,
+        backlog_bytes=BACKLOG,
+        limits=Limits(event_bytes=64 * KIB),
+        suspicion_ns=60 * SECOND_NS,  # it is silent and not suspected for all of the script
     )
     scenario.form()
     scenario.create_topic("t")

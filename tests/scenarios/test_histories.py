@@ -118,10 +118,9 @@ def test_a_power_cut_while_a_view_is_decided(back):
     scenario.heal_all()
     scenario.restart(*back)
     scenario.run(ms=35_000)
-    scenario.wait_until(view=back)
-    scenario.run(ms=1000)
-    scenario.show()
-    for node in {1, 2, 3} - set(back):
+    scenario.show_states()
+    for node in {1, 2, 3} - set(back):  # it may have gone on: the view that was finished needs it
+        assert len(scenario.histories) == 1
         scenario.restart(node)
     scenario.wait_until(view=(1, 2, 3))
     scenario.run(ms=300)

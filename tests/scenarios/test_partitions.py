@@ -11,7 +11,6 @@ from tests.scenarios.steps import (
     HOLDING,
     configuration,
     epoch,
-    held,
     part_of_a_table,
     promised,
     running,
@@ -71,6 +70,22 @@ def test_a_sequencer_that_hears_the_wrong_one_gives_way_to_a_healthy_pair():
     check(scenario, "partition_crossed_links")
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a quorum that does not hear it, in another epoch, counts as in reach",
+)
+def test_a_sequencer_that_is_heard_by_too_few_says_so():
+    """The others have gone on without it, and it does not learn so: its programs are told that it is not primary."""
+    scenario, publisher = running(publisher=1)
+    scenario.cut(1, to=3)
+    scenario.cut(2, to=1)
+    publisher.publish("t", "waits")
+    scenario.run(ms=10_000)
+    assert status(scenario, 2)["epoch"] == 2
+    assert not status(scenario, 1)["primary"]
+
+
 def test_a_deaf_node_disturbs_nobody():
     """It is heard and hears nobody: its proposals are ignored (Recovery._supports), its ballots raise nothing."""
     scenario, publisher = running()
@@ -109,7 +124,7 @@ def test_a_node_frozen_by_its_own_proposal_is_thawed():
 
 def test_who_is_evicted_while_cut_off_is_told_nothing_else_between():
     """NOT_PRIMARY, then evicted: hearing the others again is not enough to say that all is well (Primacy._is_back)."""
-    scenario, publisher = running()
+    scenario, _publisher = running()
     scenario.partition(1, (2, 3))
     scenario.wait_until(view=(2, 3), on=(2, 3))
     scenario.run(ms=3000)
@@ -117,7 +132,7 @@ def test_who_is_evicted_while_cut_off_is_told_nothing_else_between():
     scenario.wait_until(view=(1, 2, 3))
     scenario.run(ms=300)
     scenario.show()
-    told = [notice for notice in scenario.host(1).notices]
+    told = list(scenario.host(1).notices)
     assert len(told) == 2
     check(scenario, "partition_evicted")
 
@@ -195,6 +210,11 @@ def test_a_working_pair_is_not_frozen_for_a_view_that_may_not_be():
     check(scenario, "partition_pair_of_five")
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a member that is left out for its link, and hears so at once, is not counted as left out for its link",
+)
 def test_the_same_bad_link_for_ever_does_not_form_the_cluster_again_and_again():
     """Only small datagrams pass between the sequencer and one member: it goes, and stays out for longer each time."""
     scenario, publisher = running(nodes=4)
