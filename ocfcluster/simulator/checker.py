@@ -28,6 +28,7 @@ from ocfcluster.simulator.history import Cursor, History, Place, Publication, Se
 from ocfcluster.simulator.judge import Judge, check_members
 from ocfcluster.simulator.memory import Memory
 from ocfcluster.simulator.receipts import Receipts
+from ocfcluster.simulator.said import Said
 from ocfcluster.simulator.trace import Violation
 from ocfcluster.simulator.votes import Votes
 
@@ -58,6 +59,7 @@ class Checker:
         "memory",
         "operators",
         "receipts",
+        "said",
         "wipes",
     )
 
@@ -71,6 +73,7 @@ class Checker:
         self.histories: dict[str, History] = {}  # by cluster_id, in the order in which they began
         self.memory = Memory(world)
         self.receipts = Receipts(world, self._agreed)
+        self.said = Said(world)
         self.faults: Counter[str] = Counter()
         self.evictions = 0
         self.operators = 0  # commands of operators: a new history needs no other reason
@@ -192,6 +195,9 @@ class Checker:
             decided = self._votes.decided(configuration.cluster_id, configuration.epoch - 1)
             if decided is not None and decided != configuration:
                 raise Violation("votes", f"{who} has {configuration}; decided was {decided}")
+            first = configuration.epoch == 1 and not configuration.supersedes
+            if not first and not self.operators and not self._votes.is_decided(configuration):
+                raise Violation("votes", f"{who} has {configuration}, which no quorum of disks has accepted")
             history.configurations[configuration.epoch] = configuration
             history.first_seen[configuration.epoch] = self._world.now
         elif known != configuration:
@@ -418,6 +424,7 @@ class Checker:
         self._look_at_configuration(shell)
         if not self._agreed:
             self.memory.check_held(shell)
+        self.memory.check_freed(shell)
         self._bursts[shell.node_id] += 1
         if self._bursts[shell.node_id] % STATUS_EVERY == 0:
             self.check_bounds(shell)

@@ -86,6 +86,28 @@ class Memory:
             return -1
         return observe.held_index(shell.node)
 
+    def check_freed(self, shell: Shell) -> None:
+        """Nothing is freed that a member has not got."""
+        freed = observe.freed_index(shell.node)
+        configuration = shell.node.configuration
+        if freed <= shell.checked_freed or configuration is None:
+            return
+        shell.checked_freed = freed
+        for member in configuration.members:
+            other = self.get(member)
+            if other is None or not self.is_kept(member):
+                continue
+            theirs = other.node.configuration
+            if theirs is None or theirs.cluster_id != configuration.cluster_id:
+                continue
+            held = observe.held_index(other.node)
+            if held and held < freed:
+                raise Violation(
+                    "stable",
+                    f"node {shell.node_id} has freed up to index {freed} in epoch {configuration.epoch}, "
+                    f"and node {member.node_id} holds up to {held}",
+                )
+
     # --- disks --------------------------------------------------------------------------------------------------
 
     def check_durable(self, shell: Shell, change: TopicChange) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from ocfcluster import limits
 from ocfcluster.protocol.effects import TopicChange
 from ocfcluster.protocol.node import Node
-from ocfcluster.protocol.settings import Configuration, Record, Settings
+from ocfcluster.protocol.settings import Ballot, Configuration, Record, Settings
 from ocfcluster.simulator.votes import Vote
 
 _RECORD: Final = msgspec.msgpack.Decoder(Record)
@@ -51,6 +51,12 @@ def delivered_index(node: Node) -> int:
     """Everything up to it was delivered by this node."""
     plane = node.plane
     return 0 if plane is None else plane.delivered
+
+
+def freed_index(node: Node) -> int:
+    """Nothing up to it is kept to serve others."""
+    plane = node.plane
+    return 0 if plane is None else plane.freed
 
 
 def is_primary(node: Node) -> bool:
@@ -140,6 +146,20 @@ def is_durable(record: bytes, change: TopicChange, cluster_id: str) -> bool:
     if change.removed:
         return all(topic_id != change.topic.topic_id for topic_id, _, _ in topics.topics)
     return True
+
+
+def remembers(record: bytes, instance: tuple[str, int], ballot: Ballot, *, accepted: bool) -> bool:
+    """Whether a disk with this record knows of a vote for ``ballot``, or of what followed the instance."""
+    found = _RECORD.decode(record) if record else None
+    if found is None:
+        return False
+    configuration, paxos = found.configuration, found.paxos
+    if configuration is not None and (configuration.cluster_id, configuration.epoch) != instance:
+        return True  # it went on; none goes back
+    if paxos is None or (paxos.cluster_id, paxos.epoch) != instance:
+        return False
+    known = paxos.accepted_ballot if accepted else paxos.promised
+    return known is not None and known >= ballot
 
 
 def histories_known(record: bytes) -> list[str]:

@@ -135,6 +135,7 @@ class Shell:
         "_random",
         "_wake_planned",
         "_world",
+        "checked_freed",
         "checked_index",
         "configuration",
         "cursor",
@@ -146,11 +147,13 @@ class Shell:
         "node_id",
         "not_primary",
         "paused",
+        "paused_at",
         "running",
         "settings",
         "started_at",
         "state",
         "trap",
+        "woke_at",
     )
 
     def __init__(self, world: World, host: Host, settings: Settings, random: Random) -> None:
@@ -158,6 +161,7 @@ class Shell:
         self.settings = settings
         self.running = True
         self.paused = False
+        self.paused_at = self.woke_at = world.now
         self.leaving = False
         self.ended_because = ""
         self.started_at = world.now
@@ -165,6 +169,7 @@ class Shell:
         self.cursor: Cursor | None = None  # where in its history this incarnation is; the checker's
         self.configuration: object = None  # the one that the checker saw last
         self.checked_index = 0
+        self.checked_freed = 0
         self.declared: tuple[str, str] | None = None  # the last HistoryLost
         self.not_primary: Notification | None = None
         self.distinct: set[bytes] = set()  # clear headers of the datagrams it was handed: sender and counter
@@ -236,9 +241,11 @@ class Shell:
 
     def pause(self) -> None:
         self.paused = True
+        self.paused_at = self._world.now
 
     def resume(self) -> None:
         self.paused = False
+        self.woke_at = self._world.now
         self._wake_planned = False
         self._alarm = -1
         self._plan_wake()
@@ -412,12 +419,14 @@ class Shell:
         world = self._world
         if isinstance(effect, Multicast):
             world.trace.add(world.now, self.node_id, "multicast", "", effect.buffer, effect.segment)
+            world.checker.said.look(self, effect.buffer, effect.segment)
             world.network.multicast(self.node_id, effect.buffer, effect.segment)
         elif isinstance(effect, Send):
             address = effect.address
             world.trace.add(
                 world.now, self.node_id, "send", f"to {address[0]}", effect.buffer, effect.segment
             )
+            world.checker.said.look(self, effect.buffer, effect.segment)
             world.network.send_to_address(self.node_id, address, effect.buffer, effect.segment)
         elif isinstance(effect, Persist):
             text = f"token {effect.token} {len(effect.record)} B"

@@ -80,6 +80,10 @@ class Votes:
         instance = self._instances.get((cluster_id, epoch))
         return instance.decided if instance is not None else None
 
+    def is_decided(self, value: Configuration) -> bool:
+        """Whether this is what some instance has decided."""
+        return any(instance.decided == value for instance in self._instances.values())
+
     def _promise(self, acceptor: tuple[int, int], vote: Vote, instance: Instance) -> None:
         before = instance.promised.get(acceptor, NO_BALLOT)
         if vote.promised < before:

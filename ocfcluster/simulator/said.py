@@ -1,0 +1,149 @@
+"""What nodes say in their datagrams, compared with their disks and with what they have promised.
+
+These rules are the protocol's, not the user's: breaking one harms nobody until several faults come together, which
+chance seldom brings about. So they are looked at where they are broken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ocfcluster.protocol import messages
+from ocfcluster.protocol.messages import Accepted, Message, Promise
+from ocfcluster.protocol.settings import Configuration
+from ocfcluster.simulator import observe
+from ocfcluster.simulator.trace import Violation
+from ocfcluster.wire import datagram as wire
+from ocfcluster.wire.datagram import BODY, MessageFlags, MessageType
+
+if TYPE_CHECKING:
+    from ocfcluster.simulator.shell import Shell
+    from ocfcluster.simulator.world import World
+
+_VOTES: Final = (MessageType.PROMISE, MessageType.ACCEPTED)
+_COUNTED: Final = (MessageType.ORDER, MessageType.ACK, MessageType.HEARTBEAT)
+_LOOKED_AT: Final = frozenset(map(int, (*_VOTES, *_COUNTED)))
+_NO_MEMBER: Final = int(MessageFlags.FORMING | MessageFlags.LEARNING)
+
+
+class Frozen:
+    """One incarnation since its first promise in an epoch. ``held`` -1: not said yet."""
+
+    __slots__ = ("epoch", "held")
+
+    def __init__(self, epoch: tuple[str, int]) -> None:
+        self.epoch = epoch
+        self.held = -1
+
+
+class Said:
+    """Sees every datagram before it is sent."""
+
+    __slots__ = ("_frozen", "_heard", "_world")
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._frozen: dict[tuple[int, int], Frozen] = {}  # by node_id and incarnation
+        self._heard: dict[tuple[int, int], set[tuple[int, int]]] = {}  # as it said last, likewise
+
+    def look(self, shell: Shell, buffer: bytes, segment: int) -> None:
+        """A node sends this. Raises Violation."""
+        for begin in range(0, len(buffer), segment or len(buffer)):
+            if buffer[begin + BODY] in _LOOKED_AT:
+                self._look(shell, buffer[begin : begin + segment] if segment else buffer)
+
+    def _look(self, shell: Shell, datagram: bytes) -> None:
+        kind = MessageType(datagram[BODY])
+        if kind in _VOTES:
+            self._look_at_vote(shell, messages.decode(datagram, kind))
+        elif kind is MessageType.HEARTBEAT:
+            self._look_at_heartbeat(shell, wire.decode_heartbeat(datagram))
+        elif kind is MessageType.ACK:
+            self._look_at_work(shell, wire.decode_ack(datagram)[1], "acknowledges")
+        else:
+            order = wire.decode_order(datagram)
+            if order.entries and not order.flags & MessageFlags.COPY:
+                self._look_at_work(shell, order.epoch, "orders")
+
+    # --- votes --------------------------------------------------------------------------------------------------
+
+    def _look_at_vote(self, shell: Shell, vote: Message) -> None:
+        """No vote is sent that is not on its disk."""
+        host = self._world.hosts[shell.node_id]
+        if isinstance(vote, Promise | Accepted) and not self._is_acceptor(shell, vote):
+            return  # a wiped disk, which says so
+        if not observe.remembers(
+            host.disk.durable, vote.instance, vote.ballot, accepted=isinstance(vote, Accepted)
+        ):
+            raise Violation(
+                "votes", f"node {shell.node_id} says {type(vote).__name__} {vote.ballot}, not on its disk"
+            )
+        key, epoch = self._place(shell)
+        if (vote.cluster_id, vote.epoch) == epoch and self._is_member(shell):
+            self._freeze(key, epoch)
+
+    def _is_acceptor(self, shell: Shell, vote: Promise | Accepted) -> bool:
+        history = self._world.checker.histories.get(vote.cluster_id)
+        known = history.configurations.get(vote.epoch) if history is not None else None
+        return known is None or known.acceptor(shell.node_id, vote.store_id)
+
+    # --- frozen -------------------------------------------------------------------------------------------------
+
+    def _place(self, shell: Shell) -> tuple[tuple[int, int], tuple[str, int]]:
+        configuration: Configuration | None = shell.node.configuration
+        epoch = ("", 0) if configuration is None else (configuration.cluster_id, configuration.epoch)
+        return (shell.node_id, shell.settings.incarnation), epoch
+
+    def _is_member(self, shell: Shell) -> bool:
+        configuration = shell.node.configuration
+        return (
+            configuration is not None
+            and configuration.member(shell.node_id, shell.settings.incarnation) is not None
+        )
+
+    def _freeze(self, key: tuple[int, int], epoch: tuple[str, int]) -> Frozen:
+        frozen = self._frozen.get(key)
+        if frozen is None or frozen.epoch != epoch:
+            frozen = self._frozen[key] = Frozen(epoch)
+        return frozen
+
+    def _look_at_work(self, shell: Shell, epoch: int, what: str) -> None:
+        """Who has promised does nothing more in its epoch."""
+        key, place = self._place(shell)
+        frozen = self._frozen.get(key)
+        if frozen is not None and frozen.epoch == place and epoch == place[1]:
+            raise Violation("frozen", f"node {shell.node_id} {what} in epoch {epoch} after its promise")
+
+    def _look_at_heartbeat(self, shell: Shell, beat: wire.Heartbeat) -> None:
+        key, place = self._place(shell)
+        self._look_at_sleeper(shell, key, beat)
+        if beat.flags & _NO_MEMBER or beat.epoch != place[1] or not beat.promised_round:
+            return
+        frozen = self._freeze(key, place)
+        if frozen.held < 0:
+            frozen.held = beat.held
+        elif beat.held > frozen.held:
+            raise Violation(
+                "frozen",
+                f"node {shell.node_id} counts for {beat.held} in epoch {beat.epoch}, "
+                f"and for {frozen.held} when it promised",
+            )
+
+    # --- who slept ----------------------------------------------------------------------------------------------
+
+    def _look_at_sleeper(self, shell: Shell, key: tuple[int, int], beat: wire.Heartbeat) -> None:
+        """A node that was stopped for a while does not take the others for gone when it goes on."""
+        before = self._heard.get(key, set())
+        heard = self._heard[key] = set(beat.heard)
+        suspicion = shell.settings.suspicion_ns
+        slept = shell.woke_at - shell.paused_at
+        if slept < suspicion or not 0 <= self._world.now - shell.woke_at < suspicion // 2:
+            return
+        present = {node_id for node_id, _ in heard}
+        for node_id, incarnation in sorted(before):
+            if node_id not in present:
+                raise Violation(
+                    "suspicion",
+                    f"node {shell.node_id} slept for {slept // 1_000_000} ms, and takes node {node_id} "
+                    f"({incarnation:#x}) for gone",
+                )
