@@ -176,6 +176,7 @@ class DataPlane:
         self.auditor.forget_others()
 
         self._window = min(settings.window_bytes, limits.FLOW_FLOOR_BYTES) // len(configuration.members)
+        self._open_at = now  # when the window was last seen open
         self._window_counter = 0  # of the datagram that the window came in: an older one does not undo it
         votes = {member.node_id: member.votes for member in configuration.members}
         self._is_sequencer = self.is_member and configuration.sequencer == settings.node_id
@@ -717,10 +718,12 @@ class DataPlane:
         """Nothing up to it is kept to serve others."""
         return self._freed
 
-    @property
-    def backlogged(self) -> bool:
-        """Whether nothing can be published because some member does not acknowledge; known to the sequencer."""
-        return self._is_sequencer and self._flow.backlog_full
+    def backlogged(self, now: int) -> bool:
+        """Whether the window has been closed for longer than a slow subscriber may close it, or a member that keeps
+        the backlog full may stay where the others can do without it."""
+        if self._window:
+            self._open_at = now
+        return now - self._open_at >= limits.BACKLOG_GRACE_NS
 
     @property
     def delivered(self) -> int:

@@ -31,7 +31,7 @@ class Initiative:
 
     __slots__ = (
         "readmission", "leaving", "forced", "without", "_node", "_recovery", "_settings", "_detector", "_may_since",
-        "_ready_since", "_lagging_since", "_attempt_after", "_propose_at", "_draws",
+        "_ready_since", "_lagging_since", "_attempt_after", "_propose_at", "_draws", "_waiting_since",
     )  # fmt: skip
 
     def __init__(self, node: Node, recovery: Recovery, settings: Settings, detector: Detector) -> None:
@@ -49,6 +49,7 @@ class Initiative:
         self._attempt_after = 0
         self._propose_at = NO_LIMIT  # when it is this node's turn, if nobody else has begun
         self._draws = 0  # of chance
+        self._waiting_since = 0  # since when a node that came back has found too few of the others
 
     def installed(self) -> None:
         """A configuration was installed: the reasons for the last change are gone."""
@@ -68,9 +69,10 @@ class Initiative:
             self._consider_bootstrap(now)
             return
         plane = node.plane
-        if plane is not None and plane.is_sequencer:
-            self._consider_resigning(configuration, now)
+        self._consider_waiting(configuration, now)
         if self._recovery.proposer.active or now < self._attempt_after:
+            if plane is not None and plane.is_sequencer:
+                self._consider_resigning(configuration, now)
             return
         if not self._detector.is_acceptor(configuration):
             if self.forced and not self._detector.voices(configuration):
@@ -80,8 +82,24 @@ class Initiative:
             reason = self._reason_to_change(configuration, now)
             if reason and (self.forced or self._detector.connected(configuration, self._settings.node_id)):
                 self._begin(configuration, reason, now)
+                return
+            self._consider_resigning(configuration, now)
         elif self._may_propose(configuration, now):
             self._begin(configuration, "the sequencer is gone", now)
+
+    def _consider_waiting(self, configuration: Configuration, now: int) -> None:
+        """A node that came back and finds too few of the others: after ``new_history_after``, where that is set, it
+        goes on without them. One that holds the order in memory never does: it may only be cut off."""
+        after = self._settings.new_history_after_ns
+        if not after or self._node.plane is not None or not self._node.suspects:
+            self._waiting_since = 0
+            return
+        self._waiting_since = self._waiting_since or now
+        if now - self._waiting_since >= after and not self.forced:
+            self.forced = True
+            self._node.say_news(
+                "new_history", "the others did not come back in time: this node goes on without them"
+            )
 
     def _consider_bootstrap(self, now: int) -> None:
         if self._recovery.proposer.active:

@@ -87,7 +87,9 @@ def judge(evidence: Evidence) -> Judgement:
     if found is not None:
         return _finish(evidence, found)
     if memory_holds(evidence.configuration, evidence.promises):
-        return new_view(evidence)
+        view = new_view(evidence)
+        if not (evidence.forced and isinstance(view, Wait)):
+            return view
     lost = {
         node for node, promise in evidence.promises.items() if promise.standing == LOST
     } | evidence.strangers

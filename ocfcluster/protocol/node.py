@@ -333,6 +333,9 @@ class Node:
                 return f"nodes {unknown} are not in cluster.nodes"
             if self.settings.node_id in command.nodes:
                 return f"this is node {self.settings.node_id} itself"
+            first = min(set(self.settings.table) - set(command.nodes))
+            if first != self.settings.node_id:
+                return f"say it to node {first}: the lowest of the others proposes the first configuration"
             self.recovery.initiative.without = set(command.nodes)
             return ""
         if isinstance(command, NewHistory):

@@ -14,7 +14,7 @@ from ocfcluster.wire.datagram import STRUCTURE
 
 TABLE_OPERANDS = control.NodeAdd | control.NodeRemove | control.NodeVotes | control.Sequence
 _IP_OVERHEAD_BYTES = 48  # of IPv6, the larger: the same answer on every node
-_BALLOTS_BYTES = 200  # what a PROMISE has beside the configuration that it carries
+_BALLOTS_BYTES = 160  # what a PROMISE has beside the configuration that it carries
 
 
 def structure_bytes(table: dict[int, int], limits_in_force: Limits) -> int:

@@ -47,7 +47,7 @@ class Primacy:
                     self._tell(NotificationCode.PRIMARY_RESTORED, plane, outbox)
             return
         if self.primary:
-            if self._in_reach(configuration, plane, detector) and not plane.backlogged:
+            if self._in_reach(configuration, plane, detector) and not plane.backlogged(now):
                 self._well_at = now
             elif now - self._well_at >= self._settings.quorum_lost_after_ns:
                 self.primary = False
@@ -56,7 +56,7 @@ class Primacy:
         elif (
             delivered is configuration
             and not suspects
-            and not plane.backlogged
+            and not plane.backlogged(now)
             and self._is_back(configuration, plane, detector)
         ):
             self.primary = True

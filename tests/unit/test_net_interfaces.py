@@ -127,7 +127,7 @@ def test_the_mtu_fits_the_interface_and_the_limits() -> None:
     assert usable_mtu("eth0", 1500, 1400) == 1400
     with pytest.raises(SetupError, match=r"mtu = 9000 does not pass interface eth0.*1500"):
         usable_mtu("eth0", 1500, 9000)
-    with pytest.raises(SetupError, match=r"network.mtu = 100 is outside 576 to 9000"):
+    with pytest.raises(SetupError, match=r"network.mtu = 100 is outside 1280 to 9000"):
         usable_mtu("eth0", 1500, 100)
-    with pytest.raises(SetupError, match=r"slip0 has an mtu of 296; at least 576"):
+    with pytest.raises(SetupError, match=r"slip0 has an mtu of 296; at least 1280"):
         usable_mtu("slip0", 296, None)

@@ -169,9 +169,9 @@ def test_a_node_without_a_table_runs_alone_at_once() -> None:
 
 def test_the_smallest_mtu_is_in_force() -> None:
     world = World(2)
-    world.nodes[2] = Node(settings_of(2, {1: 1, 2: 1}, mtu=900), world.now, WALL_NS)
+    world.nodes[2] = Node(settings_of(2, {1: 1, 2: 1}, mtu=1400), world.now, WALL_NS)
     world.form()
-    assert [node.configuration and node.configuration.mtu for node in world.nodes.values()] == [900, 900]
+    assert [node.configuration and node.configuration.mtu for node in world.nodes.values()] == [1400, 1400]
 
 
 def test_commands_that_came_before_the_first_epoch_are_ordered_in_it() -> None:

@@ -374,12 +374,12 @@ def test_restarted_nodes_are_no_members_until_they_join() -> None:
     assert ids(proposed(given_)) == [1, 2]
     given_.candidates = [Candidate(3, 2003, 2003, 1500, ready=False)]
     assert ids(proposed(given_)) == [1, 2]
-    given_.candidates = [Candidate(3, 2003, 2003, 900, ready=True)]
+    given_.candidates = [Candidate(3, 2003, 2003, 1400, ready=True)]
     view = proposed(given_)
     assert [(one.node_id, one.incarnation, one.born_on) for one in view.members] == [
         (1, 1001, 1), (2, 1002, 1), (3, 2003, 2),
     ]  # fmt: skip
-    assert (view.m_sequence, view.mtu) == (2, 900)
+    assert (view.m_sequence, view.mtu) == (2, 1400)
 
 
 def test_who_is_not_ready_joins_where_the_view_would_else_not_be_primary() -> None:
