@@ -173,7 +173,7 @@ class Faults:
         longest = longest_ns or 2 * self.profile.longest_ns
         soon = random.random() < 0.4  # before anybody suspects it
         delay = random.randint(1, 150) if soon else random.randint(1, 1 + longest // MILLISECOND_NS)
-        wiped = self.profile.wipes and random.random() < 0.15
+        wiped = self.profile.wipes and random.random() < 0.12
         if wiped:
             self.counts["wipe"] += 1
             self._world.checker.wipes += 1
@@ -202,7 +202,8 @@ class Faults:
         if len(up) < 2:
             return None
         texts = []
-        for node_id in self._some([host.node_id for host in up], len(up) - 1):
+        most = len(up) - 1 if self._random.random() < 0.35 else max(1, (len(up) - 1) // 2)
+        for node_id in self._some([host.node_id for host in up], most):
             host = self._world.hosts[node_id]
             host.crash()
             texts.append(f"node {node_id}, {self._come_back(host)}")
@@ -317,7 +318,7 @@ class Faults:
         ids = list(self._world.hosts)
         if len(ids) < 2:
             return None
-        sides = self._random.choice((2, 2, 2, 3, len(ids)))
+        sides = self._random.choice((2, 2, 2, 3, len(ids), len(ids)))
         groups: list[list[int]] = [[] for _ in range(min(sides, len(ids)))]
         self._random.shuffle(ids)
         for place, node_id in enumerate(ids):

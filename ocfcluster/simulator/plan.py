@@ -24,7 +24,7 @@ TOPIC_NAMES: Final = ("orders", "alarms", "audit", "status", "local notes")
 # Kinds of faults with their weights; a seed leaves some of them out.
 FAULT_KINDS: Final = (
     ("crash", 5.0),
-    ("crash some", 1.5),
+    ("crash some", 1.2),
     ("trap", 4.0),
     ("pause node", 2.5),
     ("leave", 1.5),
@@ -37,7 +37,7 @@ FAULT_KINDS: Final = (
     ("subscriber stops", 1.0),
     ("wall jump", 0.7),
     ("streams break", 1.5),
-    ("power cut", 0.8),
+    ("power cut", 0.3),
 )
 
 
@@ -165,7 +165,7 @@ def _hosts(random: Random, node_ids: list[int], delivery: str, calm_ns: int) -> 
         suspicion_ns=suspicion_ns,
         sync_timeout_ns=random.choice((300, 600, 2000)) * MILLISECOND_NS,
         leave_timeout_ns=random.choice((500, 2000)) * MILLISECOND_NS,
-        quorum_lost_after_ns=suspicion_ns,
+        quorum_lost_after_ns=suspicion_ns // random.choice((1, 4)),
         history_wait_ns=random.choice((1000, 3000)) * MILLISECOND_NS,
         bootstrap=random.choice(("all", "all", "majority")),
     )
