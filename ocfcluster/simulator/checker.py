@@ -51,7 +51,6 @@ class Checker:
         "_bursts",
         "_judges",
         "_removals_asked",
-        "_votes",
         "_world",
         "evictions",
         "faults",
@@ -60,6 +59,7 @@ class Checker:
         "operators",
         "receipts",
         "said",
+        "votes",
         "wipes",
     )
 
@@ -69,7 +69,7 @@ class Checker:
         self._bursts: Counter[int] = Counter()
         self._judges: dict[str, Judge] = {}
         self._removals_asked: Counter[str] = Counter()
-        self._votes = Votes()
+        self.votes = Votes()
         self.histories: dict[str, History] = {}  # by cluster_id, in the order in which they began
         self.memory = Memory(world)
         self.receipts = Receipts(world, self._agreed)
@@ -165,7 +165,7 @@ class Checker:
             vote = found.vote
             history = self.histories.get(vote.cluster_id)
             previous = history.configurations.get(vote.epoch) if history is not None else None
-            self._votes.durable((host.node_id, host.store_id), vote, previous)
+            self.votes.durable((host.node_id, host.store_id), vote, previous)
 
     # --- configurations -----------------------------------------------------------------------------------------
 
@@ -192,11 +192,11 @@ class Checker:
                     "one primary",
                     f"{who} has epoch {configuration.epoch} of {history.cluster_id}, which ended: {configuration}",
                 )
-            decided = self._votes.decided(configuration.cluster_id, configuration.epoch - 1)
+            decided = self.votes.decided(configuration.cluster_id, configuration.epoch - 1)
             if decided is not None and decided != configuration:
                 raise Violation("votes", f"{who} has {configuration}; decided was {decided}")
             first = configuration.epoch == 1 and not configuration.supersedes
-            if not first and not self.operators and not self._votes.is_decided(configuration):
+            if not first and not self.operators and not self.votes.is_decided(configuration):
                 raise Violation("votes", f"{who} has {configuration}, which no quorum of disks has accepted")
             history.configurations[configuration.epoch] = configuration
             history.first_seen[configuration.epoch] = self._world.now

@@ -86,6 +86,11 @@ class Memory:
             return -1
         return observe.held_index(shell.node)
 
+    def has_held(self, member: Member, index: int) -> bool:
+        """Whether this incarnation holds the order up to ``index``, or did when it ended."""
+        shell = self.get(member)
+        return shell is not None and observe.held_index(shell.node) >= index
+
     def check_freed(self, shell: Shell) -> None:
         """Nothing is freed that a member has not got."""
         freed = observe.freed_index(shell.node)

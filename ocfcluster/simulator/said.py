@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ocfcluster.protocol import messages
-from ocfcluster.protocol.messages import Accepted, Message, Promise
+from ocfcluster.protocol.messages import HELD, LOST, Accept, Accepted, Message, Promise, Sync
 from ocfcluster.protocol.settings import Configuration
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.trace import Violation
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ocfcluster.simulator.shell import Shell
     from ocfcluster.simulator.world import World
 
-_VOTES: Final = (MessageType.PROMISE, MessageType.ACCEPTED)
+_VOTES: Final = (MessageType.PROMISE, MessageType.ACCEPTED, MessageType.SYNC, MessageType.ACCEPT)
 _COUNTED: Final = (MessageType.ORDER, MessageType.ACK, MessageType.HEARTBEAT)
 _LOOKED_AT: Final = frozenset(map(int, (*_VOTES, *_COUNTED)))
 _NO_MEMBER: Final = int(MessageFlags.FORMING | MessageFlags.LEARNING)
@@ -55,7 +55,11 @@ class Said:
     def _look(self, shell: Shell, datagram: bytes) -> None:
         kind = MessageType(datagram[BODY])
         if kind in _VOTES:
-            self._look_at_vote(shell, messages.decode(datagram, kind))
+            message = messages.decode(datagram, kind)
+            if isinstance(message, Sync | Accept):
+                self._look_at_proposal(shell, message)
+            elif isinstance(message, Promise | Accepted):
+                self._look_at_vote(shell, message)
         elif kind is MessageType.HEARTBEAT:
             self._look_at_heartbeat(shell, wire.decode_heartbeat(datagram))
         elif kind is MessageType.ACK:
@@ -67,10 +71,53 @@ class Said:
 
     # --- votes --------------------------------------------------------------------------------------------------
 
-    def _look_at_vote(self, shell: Shell, vote: Message) -> None:
+    def _configuration(self, vote: Message) -> Configuration | None:
+        """C_e of the instance that a message is about."""
+        history = self._world.checker.histories.get(vote.cluster_id)
+        return history.configurations.get(vote.epoch) if history is not None else None
+
+    def _look_at_proposal(self, shell: Shell, proposal: Sync | Accept) -> None:
+        """Nothing is proposed without the promises of a decision quorum, and nothing new is voted on unless a commit
+        quorum of it, its sequencer among them, has its base."""
+        checker, value = self._world.checker, proposal.configuration
+        previous = self._configuration(proposal)
+        if previous is None or checker.operators:
+            return
+        what = f"node {shell.node_id} proposes {value} under {proposal.ballot}"
+        if not checker.votes.have_promised(*proposal.instance, proposal.ballot, previous):
+            raise Violation("votes", f"{what}, which no decision quorum has promised to")
+        if not isinstance(proposal, Accept) or value.cluster_id != proposal.cluster_id:
+            return
+        if checker.votes.is_accepted(*proposal.instance, value):
+            return  # it was confirmed once
+        ready = [member for member in value.members if checker.memory.has_held(member, value.base)]
+        votes = 2 * sum(member.votes for member in ready)
+        if votes <= sum(member.votes for member in value.members) or value.sequencer not in [
+            member.node_id for member in ready
+        ]:
+            raise Violation(
+                "votes", f"{what}, of which only nodes {[one.node_id for one in ready]} hold the base"
+            )
+
+    def _look_at_standing(self, shell: Shell, promise: Promise, previous: Configuration) -> None:
+        """What a promise says of its sender's memory."""
+        if promise.standing == LOST:
+            return
+        held, member = observe.held_index(shell.node), self._is_member_of(shell, previous)
+        if not member or promise.held > held or (promise.standing == HELD and promise.held <= previous.base):
+            raise Violation(
+                "votes",
+                f"node {shell.node_id}, {'a' if member else 'no'} member of epoch {previous.epoch} with base "
+                f"{previous.base}, holds up to {held}, and promises {promise}",
+            )
+
+    def _look_at_vote(self, shell: Shell, vote: Promise | Accepted) -> None:
         """No vote is sent that is not on its disk."""
         host = self._world.hosts[shell.node_id]
-        if isinstance(vote, Promise | Accepted) and not self._is_acceptor(shell, vote):
+        previous = self._configuration(vote)
+        if isinstance(vote, Promise) and previous is not None:
+            self._look_at_standing(shell, vote, previous)
+        if previous is not None and not previous.acceptor(shell.node_id, vote.store_id):
             return  # a wiped disk, which says so
         if not observe.remembers(
             host.disk.durable, vote.instance, vote.ballot, accepted=isinstance(vote, Accepted)
@@ -79,13 +126,8 @@ class Said:
                 "votes", f"node {shell.node_id} says {type(vote).__name__} {vote.ballot}, not on its disk"
             )
         key, epoch = self._place(shell)
-        if (vote.cluster_id, vote.epoch) == epoch and self._is_member(shell):
+        if (vote.cluster_id, vote.epoch) == epoch and self._is_member_of(shell, shell.node.configuration):
             self._freeze(key, epoch)
-
-    def _is_acceptor(self, shell: Shell, vote: Promise | Accepted) -> bool:
-        history = self._world.checker.histories.get(vote.cluster_id)
-        known = history.configurations.get(vote.epoch) if history is not None else None
-        return known is None or known.acceptor(shell.node_id, vote.store_id)
 
     # --- frozen -------------------------------------------------------------------------------------------------
 
@@ -94,8 +136,7 @@ class Said:
         epoch = ("", 0) if configuration is None else (configuration.cluster_id, configuration.epoch)
         return (shell.node_id, shell.settings.incarnation), epoch
 
-    def _is_member(self, shell: Shell) -> bool:
-        configuration = shell.node.configuration
+    def _is_member_of(self, shell: Shell, configuration: Configuration | None) -> bool:
         return (
             configuration is not None
             and configuration.member(shell.node_id, shell.settings.incarnation) is not None

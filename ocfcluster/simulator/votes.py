@@ -27,10 +27,11 @@ class Vote(NamedTuple):
 class Instance:
     """One decision."""
 
-    __slots__ = ("acceptors", "decided", "decided_under", "promised", "values")
+    __slots__ = ("accepted", "acceptors", "decided", "decided_under", "promised", "values")
 
     def __init__(self) -> None:
         self.promised: dict[tuple[int, int], Ballot] = {}  # acceptor → ballot
+        self.accepted: dict[tuple[int, int], Ballot] = {}  # likewise
         self.values: dict[Ballot, Configuration] = {}  # ballot → the one value proposed under it
         self.acceptors: dict[Ballot, list[tuple[int, int]]] = {}  # ballot → who accepted
         self.decided: Configuration | None = None
@@ -80,6 +81,17 @@ class Votes:
         instance = self._instances.get((cluster_id, epoch))
         return instance.decided if instance is not None else None
 
+    def have_promised(self, cluster_id: str, epoch: int, ballot: Ballot, previous: Configuration) -> bool:
+        """Whether a decision quorum has promised to ``ballot``, or above it; ``previous`` is C_e of the instance."""
+        instance = self._instances.get((cluster_id, epoch))
+        promised = instance.promised.items() if instance is not None else ()
+        return is_decision(previous, [acceptor for acceptor, known in promised if known >= ballot])
+
+    def is_accepted(self, cluster_id: str, epoch: int, value: Configuration) -> bool:
+        """Whether any disk has accepted this value."""
+        instance = self._instances.get((cluster_id, epoch))
+        return instance is not None and value in instance.values.values()
+
     def is_decided(self, value: Configuration) -> bool:
         """Whether this is what some instance has decided."""
         return any(instance.decided == value for instance in self._instances.values())
@@ -91,6 +103,13 @@ class Votes:
                 "votes", f"node {acceptor[0]} promised {before} for {_named(vote)}, then {vote.promised}"
             )
         instance.promised[acceptor] = vote.promised
+        accepted = instance.accepted.get(acceptor, NO_BALLOT)
+        if (vote.accepted_ballot or NO_BALLOT) < accepted:
+            raise Violation(
+                "votes",
+                f"node {acceptor[0]} accepted {accepted} for {_named(vote)}, and has {vote.accepted_ballot} on disk",
+            )
+        instance.accepted[acceptor] = vote.accepted_ballot or NO_BALLOT
         if vote.accepted_ballot is not None and vote.accepted_ballot > vote.promised:
             raise Violation(
                 "votes",
