@@ -361,8 +361,15 @@ class Initiative:
         configuration = node.configuration
         if rival.node_id == self._settings.node_id:
             return False
+        if configuration is None:  # the lower of two that would bootstrap goes first, while it is there
+            present = self._detector.present(rival.node_id)
+            lower = rival.node_id < self._settings.node_id
+            if not lower or present is None or present.incarnation != rival.incarnation:
+                return False
+            self._attempt_after = now + limits.PREPARE_MAX_NS
+            return True
         plane = node.plane
-        if configuration is None or (plane is not None and plane.is_sequencer and not plane.resigned):
+        if plane is not None and plane.is_sequencer and not plane.resigned:
             return False
         self._draws += 1
         chance = xxh3_64_intdigest(f"{self._settings.seed} {self._draws}".encode()) % limits.PROPOSE_RANK_NS
