@@ -14,7 +14,7 @@ help: ## this list
 setup: $(STAMP) ## make .venv with everything needed (quiet, and nothing to do the second time)
 	@:
 
-demo: $(STAMP) ## three agents on this machine: the same events under the same numbers on each
+demo: $(STAMP) ## three agents on this machine, one of them killed: the same events under the same numbers on each
 	@$(BIN)/ocfcluster demo $(ARGS)
 
 test: $(STAMP) ## all checks that can run on this machine, and what could not run and why

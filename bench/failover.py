@@ -261,10 +261,10 @@ def _join(bench: Bench, node: int) -> dict[str, Any]:
 
 def _phases(bench: Bench, rest: list[int], began: int, base: int, now: int, end: int) -> dict[str, float]:
     """How long each phase took, ms, of the proposer whose view came into force; the last of ``rest`` counts."""
-    found = {i: bench.phases(i, began, now) for i in rest}
+    found = {i: bench.phases(i, began, now) for i in bench.cluster.nodes}
     decided = [(at, i) for i, stamps in found.items() for at, phase, _ in stamps if phase == "decided"]
     if not decided:
-        return {}  # the one that left proposed it itself
+        return {}
     decided_at, proposer = max(decided)
     moments = {  # the last of each: of the attempt that was decided
         phase: at
@@ -274,10 +274,12 @@ def _phases(bench: Bench, rest: list[int], began: int, base: int, now: int, end:
 
     def last(name: str) -> int:
         """When the last of the others came to it, after the decision."""
-        return max((min((at for at, phase, _ in stamps if phase == name and at >= decided_at), default=0))
-                   for stamps in found.values())  # fmt: skip
+        return max(
+            min((at for at, phase, _ in found[i] if phase == name and at >= decided_at), default=0)
+            for i in rest
+        )
 
-    suspects = [at for stamps in found.values() for at, phase, _ in stamps if phase == "suspects"]
+    suspects = [at for i in rest for at, phase, _ in found[i] if phase == "suspects" and at <= decided_at]
     attempts = sum(phase == "prepare" for stamps in found.values() for _, phase, _ in stamps)
     installed, first = last("installed"), last("first")
     steps = {

@@ -1,4 +1,4 @@
-"""``ocfcluster demo``: one order on every node, shown and checked."""
+"""``ocfcluster demo``: one order on every node, though the sequencer is killed; shown and checked."""
 
 from __future__ import annotations
 
@@ -15,29 +15,32 @@ from ocfcluster.cli.exits import Exit
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ocfcluster.cli.demo_work import Check, Work
+    from ocfcluster.cli.demo_check import Check
+    from ocfcluster.cli.demo_work import Work
 
-EXCERPT_ROWS = 10
+AROUND = 3  # rows shown before and behind each change of the membership
 ACTIVE_TIMEOUT_S = 20.0
-WORK_TIMEOUT_S = 30.0
+WORK_TIMEOUT_S = 60.0
 WIDTH = 80
 
 
 def run(
     events: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Events of each of the five publishers.")
+        int, typer.Option(min=10, max=100_000, help="Events of each of the five publishers.")
     ] = 1000,
     json: options.Json = False,
 ) -> None:
     """Show a cluster at work: three agents on this machine, five publishers, a subscriber on every node.
 
-    All nodes must have got the same events in the same order under the same seq: checked over every event.
-    Nothing stays behind; where something fails the logs do, and their place is said.
+    While they publish, the agent that orders is killed, and started again. All nodes must have got the same events in
+    the same order under the same seq, nothing lost and nothing twice: checked over every event. Nothing stays behind;
+    where something fails the logs do, and their place is said.
 
     Example: ocfcluster demo --json
     """
+    from ocfcluster.cli.demo_check import check
     from ocfcluster.cli.demo_cluster import NODES, DemoCluster
-    from ocfcluster.cli.demo_work import check, run_work
+    from ocfcluster.cli.demo_work import run_work
 
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
@@ -51,7 +54,7 @@ def run(
             say(
                 f"They found each other within {time.monotonic() - began:.1f} s. Now five programs publish at once."
             )
-            work = run_work(cluster.socket_path, NODES, events, WORK_TIMEOUT_S)
+            work = run_work(cluster, NODES, events, WORK_TIMEOUT_S, say)
             checks = check(work)
             cluster.keep = not all(one.ok for one in checks)
     except (KeyboardInterrupt, SystemExit):
@@ -94,29 +97,37 @@ def _show(console: Console, work: Work, checks: list[Check]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ocfcluster.cli.demo_work import excerpt
+    from ocfcluster.cli.demo_check import excerpt
+    from ocfcluster.components.membership import TOPIC as MEMBERSHIP
 
     nodes = sorted(work.seen)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("place", justify="right")
     for node in nodes:
         table.add_column(f"node {node}")
-    for place, row in excerpt(work, EXCERPT_ROWS):
-        cells = [
-            Text(f"{row[node].topic} {row[node].seq:>4} {output.readable(row[node].data)}") for node in nodes
-        ]
-        if len({row[node] for node in nodes}) > 1:
-            for cell in cells:
-                cell.stylize("bold red")
-        table.add_row(str(place), *cells)
+    for stretch in excerpt(work, AROUND):
+        for row in stretch:
+            cells = []
+            for seen in row.nodes.values():
+                if seen is None:
+                    cells.append(Text("(missed)"))
+                elif seen.topic == MEMBERSHIP:
+                    cells.append(Text(seen.data.decode(), style="bold"))
+                else:
+                    cells.append(Text(f"{seen.topic} {seen.seq:>4} {output.readable(seen.data)}"))
+            if len({one for one in row.nodes.values() if one is not None}) > 1:
+                for cell in cells:
+                    cell.stylize("bold red")
+            table.add_row(str(row.place), *cells)
+        table.add_row("...")
     total = sum(map(len, work.published.values()))
     console.print()
-    console.print("What each node's subscriber got, side by side (topic, seq, event; an excerpt):\n")
+    console.print("What each node's subscriber got then, side by side (topic, seq, event):\n")
     console.print(table)
     console.print()
     for one in checks:
         mark = "[green]ok  [/]" if one.ok else "[bold red]FAIL[/]"
-        console.print(f"{mark} {one.name} ({one.detail})", soft_wrap=True)
+        console.print(f"{mark} {one.name} ({one.detail})")
     console.print()
     sentence = (
         f"{total} events of {len(work.published)} publishers on {len(nodes)} nodes, {work.seconds:.1f} s:"
@@ -126,17 +137,26 @@ def _show(console: Console, work: Work, checks: list[Check]) -> None:
 
 
 def _document(work: Work, checks: list[Check], seconds: float) -> dict[str, Any]:
-    from ocfcluster.cli.demo_work import excerpt
+    from ocfcluster.cli.demo_check import excerpt
 
     return {
         "ok": all(one.ok for one in checks),
         "nodes": sorted(work.seen),
         "events": sum(map(len, work.published.values())),
         "publishers": [publisher._asdict() for publisher in work.published],
+        "killed": work.killed,
+        "pause_s": round(work.pause_s, 3),
+        "gaps": {str(node): [gap._asdict() for gap in gaps] for node, gaps in work.gaps.items()},
         "checks": [one._asdict() for one in checks],
         "excerpt": [
-            {"place": place, "nodes": {str(node): _plain(seen._asdict()) for node, seen in row.items()}}
-            for place, row in excerpt(work, EXCERPT_ROWS)
+            {
+                "place": row.place,
+                "nodes": {
+                    str(node): _plain(seen._asdict()) if seen else None for node, seen in row.nodes.items()
+                },
+            }
+            for stretch in excerpt(work, AROUND)
+            for row in stretch
         ],
         "seconds": round(seconds, 3),
     }

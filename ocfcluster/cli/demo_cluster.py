@@ -22,6 +22,7 @@ NODES = (1, 2, 3)
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.02
 _PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 
 _CONFIGURATION = """\
 [cluster]
@@ -53,6 +54,7 @@ class DemoCluster:
 
     def __enter__(self) -> Self:
         try:
+            self._configure()
             self._start()
         except BaseException:
             self._stop()
@@ -108,6 +110,10 @@ class DemoCluster:
         return lines[-1] if lines else "(it said nothing)"
 
     def _start(self) -> None:
+        for node in NODES:
+            self.start(node)
+
+    def _configure(self) -> None:
         chance = random.SystemRandom()
         group = f"239.192.{chance.randrange(256)}.{chance.randrange(1, 255)}"
         cluster = f"demo-{chance.randrange(1 << 32):08x}"
@@ -121,12 +127,27 @@ class DemoCluster:
                 ),
                 "utf-8",
             )  # fmt: skip
-            with self.log_path(node).open("wb") as log:
-                self._agents[node] = subprocess.Popen(
-                    [sys.executable, "-m", "ocfcluster", "agent", "--config", str(path)],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                    preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread runs yet
-                )  # fmt: skip
+
+    def start(self, node: int) -> None:
+        """Start node ``node``'s agent; again, after it was killed."""
+        path = self.directory / f"agent-{node}.toml"
+        with self.log_path(node).open("ab") as log:
+            self._agents[node] = subprocess.Popen(
+                [sys.executable, "-m", "ocfcluster", "agent", "--config", str(path)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                # Beside threads, too: it calls one function of a library that is loaded already.
+                preexec_fn=_end_with_parent,  # noqa: PLW1509
+            )  # fmt: skip
+
+    def kill(self, node: int) -> None:
+        """kill -9 of node ``node``'s agent."""
+        self._agents[node].kill()
+        self._agents[node].wait()
+
+    def sequencer(self) -> int:
+        """The node that orders, by what node 1's agent says."""
+        with ocfcluster.connect(self.socket_path(NODES[0]), name="demo", resume=False, timeout=1.0) as client:
+            return int(client.status()["sequencer"])
 
     def _stop(self) -> None:
         for agent in self._agents.values():
@@ -143,7 +164,7 @@ class DemoCluster:
 
 def _end_with_parent() -> None:
     """In the child: SIGTERM when the demo dies, whatever way, so that no agent is left behind."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

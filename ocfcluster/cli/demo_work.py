@@ -1,22 +1,28 @@
-"""What the demo does with its cluster: publishers and subscribers in threads, and the check of what they saw."""
+"""What the demo does with its cluster: publishers and subscribers in threads, and an agent that dies meanwhile."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import ocfcluster
+from ocfcluster.client.events import Event
+from ocfcluster.components.membership import TOPIC as MEMBERSHIP
+from ocfcluster.components.membership import MembershipCode, MembershipEvent
 from ocfcluster.errors import OcfError
 
-PAUSE_CHANCE, PAUSE_S = 0.1, 0.001  # a little idle, so that the publishers mix in the order
 Anyone = TypeVar("Anyone")
 TOPICS = ("orders", "prices", "alarms")
+PACE_S = (
+    3.0  # all of a publisher's events take at least so long, so that it goes on while the sequencer is dead
+)
+BEGIN = 0.25  # share of the events that is delivered when the sequencer is killed
+HELD_BACK = 0.8  # a publisher goes on beyond this share when the killed agent is back
+LOOK_S = 0.01
 
 
 class Publisher(NamedTuple):
@@ -34,7 +40,7 @@ PUBLISHERS = (
 
 
 class Seen(NamedTuple):
-    """One event as a subscriber got it."""
+    """One event as a subscriber got it; ``data`` of a change of the membership is what it says, in words."""
 
     topic: str
     seq: int
@@ -42,12 +48,12 @@ class Seen(NamedTuple):
     data: bytes
 
 
-class Check(NamedTuple):
-    """One statement about the run, and whether it held."""
+class Gap(NamedTuple):
+    """What a subscriber was told that it does not get."""
 
-    name: str
-    ok: bool
-    detail: str
+    topic: str
+    first_seq: int
+    last_seq: int
 
 
 class Work(NamedTuple):
@@ -56,44 +62,59 @@ class Work(NamedTuple):
     published: dict[Publisher, list[bytes]]
     receipts: dict[bytes, tuple[int, int]]  # data → seq, ev_id
     seen: dict[int, list[Seen]]  # node → events
+    gaps: dict[int, list[Gap]]  # node → what it was told to lack
+    killed: int  # node whose agent was killed
+    pause_s: float  # from then to the next event on the others
     seconds: float
 
 
-def run_work(socket_path: Callable[[int], str], nodes: Sequence[int], events: int, timeout_s: float) -> Work:
-    """``events`` per publisher, all publishers at once, one subscriber per node. Raises what a thread raised."""
-    with ocfcluster.connect(socket_path(nodes[0]), name="demo", resume=False) as client:
+class Cluster(Protocol):
+    """The agents, as the demo treats them."""
+
+    def socket_path(self, node: int) -> str: ...
+    def sequencer(self) -> int: ...
+    def kill(self, node: int) -> None: ...
+    def start(self, node: int) -> None: ...
+
+
+def run_work(
+    cluster: Cluster, nodes: Sequence[int], events: int, timeout_s: float, say: Callable[[str], None]
+) -> Work:
+    """``events`` per publisher, all publishers at once, one subscriber per node. Meanwhile the sequencer's agent is
+    killed, and started again when the others have gone on. Raises what a thread raised, and OcfError when the time
+    is up."""
+    with ocfcluster.connect(cluster.socket_path(nodes[0]), name="demo", resume=False) as client:
         for topic in TOPICS:
             client.create_topic(topic)
-    return _Workload(socket_path, nodes, events, timeout_s).run()
+    return _Workload(cluster, nodes, events, timeout_s, say).run()
 
 
 class _Workload:
     """The threads of the demo and what they share."""
 
-    __slots__ = (
-        "_deadline",
-        "_failures",
-        "_published",
-        "_receipts",
-        "_seen",
-        "_socket_path",
-        "_subscribed",
-        "_total",
-    )
-
     def __init__(
-        self, socket_path: Callable[[int], str], nodes: Sequence[int], events: int, timeout_s: float
+        self,
+        cluster: Cluster,
+        nodes: Sequence[int],
+        events: int,
+        timeout_s: float,
+        say: Callable[[str], None],
     ) -> None:
-        self._socket_path = socket_path
+        self._cluster = cluster
+        self._say = say
         self._deadline = time.monotonic() + timeout_s
         self._published = {
             publisher: [f"{publisher.name} #{number}".encode() for number in range(1, events + 1)]
             for publisher in PUBLISHERS
         }
         self._total = events * len(PUBLISHERS)
+        self._pace_s = PACE_S / events
         self._seen: dict[int, list[Seen]] = {node: [] for node in nodes}
+        self._gaps: dict[int, list[Gap]] = {node: [] for node in nodes}
+        self._counts: Counter[int] = Counter()  # events that each subscriber got or was told to lack
         self._receipts: dict[bytes, tuple[int, int]] = {}
         self._subscribed = threading.Barrier(len(nodes) + 1)
+        self._back = threading.Event()  # the killed agent's node is a member again
         self._failures: list[Exception] = []
 
     def run(self) -> Work:
@@ -104,11 +125,63 @@ class _Workload:
             raise self._failures[0] if self._failures else OcfError("the subscribers did not start") from None
         began = time.monotonic()
         publishers = [self._start(self._publish, publisher) for publisher in self._published]
+        killed, pause_s = self._kill_and_bring_back()
         for thread in publishers + subscribers:
             thread.join(self._left_s() + 1.0)
         if self._failures:
             raise self._failures[0]
-        return Work(self._published, self._receipts, self._seen, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return Work(self._published, self._receipts, self._seen, self._gaps, killed, pause_s, seconds)
+
+    def _kill_and_bring_back(self) -> tuple[int, float]:
+        """The node, and how long the others had to wait."""
+        node = self._cluster.sequencer()
+        rest = [other for other in self._seen if other != node]
+        self._until(lambda: self._counts[rest[0]] >= BEGIN * self._total, "a part of the events is delivered")
+        views = self._views(rest[0])
+        self._cluster.kill(node)
+        began = time.monotonic()
+        self._say(
+            f"\nkill -9 of node {node}, the sequencer, after {self._counts[rest[0]]} events. Publishing goes on."
+        )
+        self._until(lambda: all(self._views(other) > views for other in rest), "the others go on without it")
+        counts = {other: self._counts[other] for other in rest}
+        self._until(
+            lambda: all(self._counts[other] > min(counts[other], self._total - 1) for other in rest),
+            "the others get events again",
+        )
+        pause_s = time.monotonic() - began
+        self._say(
+            f"Node{'s' * (len(rest) > 1)} {' and '.join(map(str, rest))} go on {pause_s:.2f} s later: "
+            f"{self._last_view(rest[0])}."
+        )
+        self._cluster.start(node)
+        self._until(lambda: self._last_view(rest[0]).split().count(str(node)) > 0, f"node {node} is back")
+        self._say(
+            f"Its agent is started again: {self._last_view(rest[0])}, {time.monotonic() - began:.2f} s after the kill."
+        )
+        self._until(
+            lambda: self._last_view(node) == self._last_view(rest[0]),
+            f"the subscriber of node {node} goes on",
+        )
+        self._back.set()
+        return node, pause_s
+
+    def _views(self, node: int) -> int:
+        return sum(event.topic == MEMBERSHIP for event in list(self._seen[node]))
+
+    def _last_view(self, node: int) -> str:
+        """What the subscriber of ``node`` was told last of who belongs to the cluster."""
+        views = [event.data.decode() for event in list(self._seen[node]) if event.topic == MEMBERSHIP]
+        return views[-1] if views else ""
+
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
+        while not condition():
+            if self._failures:
+                raise self._failures[0]
+            if not self._left_s():
+                raise OcfError(f"the demo waited for this in vain: {what}")
+            time.sleep(LOOK_S)
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
@@ -126,117 +199,53 @@ class _Workload:
         return thread
 
     def _subscribe(self, node: int) -> None:
-        into = self._seen[node]
+        """Goes on across the end of its agent; what it misses then it is told."""
         with (
-            ocfcluster.connect(self._socket_path(node), name=f"subscriber {node}", resume=False) as client,
-            client.subscribe(list(TOPICS)) as subscription,
+            ocfcluster.connect(self._cluster.socket_path(node), name=f"subscriber {node}") as client,
+            client.subscribe([*TOPICS, MEMBERSHIP]) as subscription,
         ):
             self._subscribed.wait(self._left_s())
-            while len(into) < self._total:
+            while self._counts[node] < self._total:
                 event = subscription.get(timeout=self._left_s())
                 if event is None:
                     return  # the check says what is missing
-                if event.notice is not None:
-                    raise OcfError(
-                        f"the subscriber of node {node} was told: {event.notice.name} {event.notice.reason}"
-                    )
-                into.append(Seen(event.topic, event.seq, event.ev_id, event.data))
+                self._take(node, event)
+
+    def _take(self, node: int, event: Event) -> None:
+        notice = event.notice
+        if notice is None:
+            data = event.data if event.topic != MEMBERSHIP else membership(event.data)
+            if event.topic == MEMBERSHIP and event.local:
+                return
+            self._seen[node].append(Seen(event.topic, event.seq, event.ev_id, data))
+            self._counts[node] += event.topic != MEMBERSHIP
+        elif notice.name == "gap":
+            self._gaps[node].append(Gap(notice.topic, notice.first_seq, notice.last_seq))
+            if notice.topic != MEMBERSHIP:
+                self._counts[node] += notice.last_seq - notice.first_seq + 1
+        elif notice.final:
+            raise OcfError(f"the subscriber of node {node} was told: {notice.name} {notice.reason}")
 
     def _publish(self, publisher: Publisher) -> None:
         chance = random.Random(publisher.name)
-        with ocfcluster.connect(
-            self._socket_path(publisher.node), name=publisher.name, resume=False
-        ) as client:
+        with ocfcluster.connect(self._cluster.socket_path(publisher.node), name=publisher.name) as client:
+            events = self._published[publisher]
             waiting = []
-            for data in self._published[publisher]:
+            due = time.monotonic()
+            for number, data in enumerate(events):
+                if number == int(HELD_BACK * len(events)):
+                    self._back.wait(self._left_s())
                 waiting.append((data, client.publish(publisher.topic, data)))
-                if chance.random() < PAUSE_CHANCE:
-                    time.sleep(PAUSE_S)
+                due += self._pace_s * 2 * chance.random()  # unevenly, so that the publishers mix in the order
+                time.sleep(max(0.0, due - time.monotonic()))
             for data, receipt in waiting:
                 answer = receipt.wait(self._left_s())
                 self._receipts[data] = (answer.seq, answer.ev_id)
 
 
-def check(work: Work) -> list[Check]:
-    """Completeness, identity and order over every event; nothing is sampled."""
-    nodes = sorted(work.seen)
-    total = sum(map(len, work.published.values()))
-    first = work.seen[nodes[0]]
-    return [
-        _check_complete(work, total),
-        Check(
-            "one order on every node, over all topics",
-            all(work.seen[node] == first for node in nodes),
-            " ".join(f"{node}:{_digest(work.seen[node])}" for node in nodes),
-        ),
-        _check_seq(work.seen),
-        Check(
-            "every ev_id once",
-            all(len({event.ev_id for event in seen}) == len(seen) for seen in work.seen.values()),
-            f"{len({event.ev_id for event in first})} different",
-        ),
-        _check_publisher_order(work),
-        _check_receipts(work, total),
-    ]
-
-
-def _check_complete(work: Work, total: int) -> Check:
-    expected = Counter(
-        (publisher.topic, data) for publisher, events in work.published.items() for data in events
-    )
-    short = [
-        f"node {node} has {len(seen)} of {total}"
-        for node, seen in sorted(work.seen.items())
-        if Counter((event.topic, event.data) for event in seen) != expected
-    ]
-    return Check("each event exactly once on every node", not short, ", ".join(short) or f"{total} on each")
-
-
-def _check_seq(seen: Mapping[int, Sequence[Seen]]) -> Check:
-    wrong = []
-    for node, events in sorted(seen.items()):
-        expected = dict.fromkeys(TOPICS, 1)
-        for event in events:
-            if event.seq != expected[event.topic]:
-                wrong.append(f"node {node}: {event.topic} {event.seq} instead of {expected[event.topic]}")
-                break
-            expected[event.topic] += 1
-    return Check("seq counts 1, 2, 3, … in every topic", not wrong, ", ".join(wrong) or "no hole, no repeat")
-
-
-def _check_publisher_order(work: Work) -> Check:
-    wrong = []
-    for node, seen in sorted(work.seen.items()):
-        for publisher, events in work.published.items():
-            prefix = publisher.name.encode() + b" "
-            if [event.data for event in seen if event.data.startswith(prefix)] != events:
-                wrong.append(f"{publisher.name} on node {node}")
-    return Check("each publisher's events in the order it sent them", not wrong, ", ".join(wrong) or "all")
-
-
-def _check_receipts(work: Work, total: int) -> Check:
-    first = next(iter(work.seen.values()))
-    same = len(work.receipts) == total and all(
-        work.receipts.get(event.data) == (event.seq, event.ev_id) for event in first
-    )
-    return Check("receipts told the same seq and ev_id", same, f"{len(work.receipts)} receipts")
-
-
-def _digest(events: Sequence[Seen]) -> str:
-    digest = hashlib.sha256()
-    for event in events:
-        digest.update(f"{event.topic} {event.seq} {event.ev_id} {len(event.data)} ".encode() + event.data)
-    return digest.hexdigest()[:8]
-
-
-def excerpt(work: Work, rows: int) -> list[tuple[int, dict[int, Seen]]]:
-    """The stretch of ``rows`` places of the order in which publishers mix most: (place, node → what it has there)."""
-    nodes = sorted(work.seen)
-    length = min(len(seen) for seen in work.seen.values())
-    names = [event.data.split()[0] for event in work.seen[nodes[0]][:length]]
-    changes = [int(before != after) for before, after in pairwise(names)]
-    best = max(range(max(1, length - rows + 1)), key=lambda at: sum(changes[at : at + rows - 1]), default=0)
-    return [
-        (place + 1, {node: work.seen[node][place] for node in nodes})
-        for place in range(best, min(best + rows, length))
-    ]
+def membership(data: bytes) -> bytes:
+    """What an event of ``oc.membership`` says, in the words of the demo."""
+    event = MembershipEvent.decode(data)
+    if event.code is not MembershipCode.NEW_MEMBERSHIP:
+        return event.code.name.lower().encode()
+    return f"view {event.m_sequence}: nodes {' '.join(str(node.node_id) for node in event.members)}".encode()
