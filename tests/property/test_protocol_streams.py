@@ -86,6 +86,19 @@ class Stream(RuleBasedStateMachine):
         self.freed = max(self.freed, int(self.taken * share))
         self.stream.free(self.freed)
 
+    @rule(ahead=st.integers(0, 9))
+    def depart(self, ahead: int) -> None:
+        """What is not ordered never will be; what was ordered and is missing is still wanted."""
+        logged = self.taken + ahead
+        self.stream.logged = logged
+        self.stream.depart()
+        self.have = {number for number in range(1, self.contiguous() + 1) if number <= logged}
+        assert self.stream.highest == logged
+        assert self.stream.idle == (self.freed_all() and self.taken == logged)
+
+    def freed_all(self) -> bool:
+        return not list(self.stream.find(1, 10_000))
+
     @rule(first=st.integers(0, MOST + 9), count=st.integers(0, 30))
     def find(self, first: int, count: int) -> None:
         got = [number for one in self.stream.find(first, count) for number in packets(one)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ocfcluster import limits
 from ocfcluster.protocol.order_log import Entry, HeldRun, OrderLog
+from ocfcluster.protocol.settings import Configuration
 from ocfcluster.protocol.store import NO_LIMIT
 from ocfcluster.protocol.streams import OriginStream
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import Extent
-from tests.unit.protocol_world import publication
+from tests.unit.protocol_world import configuration_of, publication
 
 SIZE = 50
 
@@ -146,3 +147,92 @@ def test_orders_behind_a_hole_are_bounded() -> None:
     for number in range(limits.OUT_OF_ORDER_ORDERS):
         assert log.add([entry(4 + 2 * number, 1, a, 1)])
     assert not log.add([entry(4 + 2 * limits.OUT_OF_ORDER_ORDERS, 1, a, 1)])
+
+
+# --- epochs -----------------------------------------------------------------------------------------------------------
+
+
+def view(epoch: int, base: int) -> Configuration:
+    return configuration_of({1: 1, 2: 1}, epoch=epoch, base=base, epochs=[(epoch, base)], order_time=epoch)
+
+
+def test_a_view_is_held_with_its_base_and_takes_the_next_index() -> None:
+    log, a = OrderLog(0), origin()
+    log.install(view(1, 0))
+    assert log.next_index == 2
+    assert log.advance(NO_LIMIT)
+    assert list(log.runs) == [HeldRun(1, 1, None, b"", view(1, 0))]
+    log.add([entry(2, 3, a, 1)])
+    a.add(Extent(1, 1, 1, b"x"))
+    log.advance(NO_LIMIT)
+    log.install(view(2, 3))  # this node holds 2; 3 has its entry, 4 never was
+    assert (log.held, log.next_index, log.highest, a.logged) == (2, 5, 4, 2)
+    assert not log.advance(NO_LIMIT)
+    a.add(Extent(2, 1, 1, b"x"))
+    assert log.advance(3)
+    assert log.held == 3
+    assert log.advance(4)
+    assert (log.held, log.last_order_time, log.runs[-1].view) == (4, 2, view(2, 3))
+
+
+def test_a_view_whose_base_is_not_known_yet_is_asked_up_to() -> None:
+    log, a = OrderLog(0), origin()
+    log.install(view(1, 0))
+    log.install(view(2, 5))
+    assert log.has_gap
+    assert list(log.missing(9)) == [(2, 5)]
+    log.add([entry(2, 4, a, 1)])
+    assert (log.next_index, log.has_gap) == (7, False)
+
+
+def test_what_waited_behind_a_hole_and_behind_the_base_never_was() -> None:
+    log, a, b = OrderLog(0), origin(1), origin(2)
+    log.install(view(1, 0))
+    log.add([entry(4, 2, b, 1)])  # ahead, and behind the base in part
+    log.add([entry(7, 1, b, 3)])  # ahead, and wholly behind it
+    log.install(view(2, 4))
+    log.add([entry(2, 2, a, 1)])
+    assert log.next_index == 4
+    log.add([entry(4, 1, b, 1)])
+    assert (log.next_index, a.logged, b.logged) == (6, 2, 1)
+    log.add([entry(6, 1, a, 3)])
+    assert (log.next_index, a.logged, b.logged, log.refused) == (7, 3, 1, 0)
+
+
+def test_own_entries_behind_the_base_are_not_told_for_the_window() -> None:
+    log, me = OrderLog(0), origin(1, own=True)
+    log.install(view(1, 0))
+    log.add([entry(2, 4, me, 1)])
+    log.install(view(2, 3))
+    assert list(log.own) == [(3, 2)]
+    log.add([entry(5, 2, me, 3)])
+    assert list(log.own) == [(3, 2), (6, 4)]
+
+
+def test_an_entry_that_is_held_in_part_is_cut_where_it_is_held() -> None:
+    log, a = OrderLog(0), origin()
+    a.assembler.broken = "only packets matter here"
+    log.install(view(1, 0))
+    log.add([entry(2, 5, a, 1)])
+    a.add(Extent(1, 2, 1, b"xx"))
+    log.advance(NO_LIMIT)
+    log.install(view(2, 3))
+    assert log.advance(NO_LIMIT)
+    assert (log.held, a.logged, log.entries_kept) == (4, 2, 1)
+    assert log.positions() == {}
+    a.add(Extent(3, 1, 1, b"x"))
+    log.add([entry(5, 1, a, 3)])
+    assert log.advance(NO_LIMIT)
+    assert log.held == 5
+
+
+def test_positions_are_the_last_packets_held_of_origins_that_have_more() -> None:
+    log, a, b = OrderLog(1), origin(1), origin(2)
+    a.assembler.broken = b.assembler.broken = "only packets matter here"
+    a.add(Extent(1, 2, 1, b"xx"))
+    log.add([entry(2, 4, a, 1), entry(6, 1, b, 1), entry(7, 2, a, 5)])
+    assert log.positions() == {a: 0, b: 0}
+    log.advance(NO_LIMIT)
+    assert log.positions() == {a: 2, b: 0}
+    assert [(one.first_index, one.count) for one in log.kept(3)] == [(2, 2)]
+    assert [(one.first_index, one.count) for one in log.kept(7)] == [(2, 4), (6, 1), (7, 1)]

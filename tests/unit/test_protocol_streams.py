@@ -137,6 +137,84 @@ def test_the_list_of_kept_packets_does_not_grow_with_what_was_freed() -> None:
     assert numbers(list(origin.find(1, 5000))) == list(range(3991, 4001))
 
 
+def test_a_departed_origins_packets_end_with_what_was_ordered() -> None:
+    origin = stream()
+    origin.add(extent(1, 6))
+    origin.add(extent(7, 2))
+    origin.add(extent(12, 3))  # ahead
+    origin.logged = 4
+    list(origin.take(2))
+    origin.depart()
+    assert (origin.contiguous, origin.highest, origin.has_gap) == (4, 4, False)
+    assert (origin.ahead_bytes, origin.kept_bytes) == (0, 4 * SIZE)
+    assert numbers(list(origin.find(1, 100))) == [1, 2, 3, 4]
+    assert not origin.idle
+    assert numbers(list(origin.take(2))) == [3, 4]
+    origin.free(4)
+    assert origin.idle
+
+
+def test_a_departed_origin_whose_last_packets_are_missing_still_waits_for_them() -> None:
+    origin = stream()
+    origin.add(extent(1, 2))
+    origin.logged = 5
+    origin.depart()
+    assert (origin.contiguous, origin.highest, origin.has_gap) == (2, 5, True)
+    assert not origin.idle
+    origin.add(extent(3, 3))
+    assert origin.contiguous == 5
+    origin.depart()
+    assert numbers(list(origin.take(5))) == [1, 2, 3, 4, 5]
+
+
+def test_departing_in_the_middle_of_what_is_taken() -> None:
+    origin = stream()
+    origin.add(extent(1, 8))
+    list(origin.take(5))
+    origin.logged = 5
+    origin.depart()
+    origin.free(5)
+    assert origin.idle
+    assert list(origin.find(1, 100)) == []
+    assert origin.kept_bytes == 0
+
+
+def test_what_was_freed_stays_so_when_an_origin_departs() -> None:
+    origin = stream()
+    for first in (1, 4, 7):
+        origin.add(extent(first, 3))
+    list(origin.take(9))
+    origin.free(6)
+    origin.logged = 9
+    origin.depart()
+    assert numbers(list(origin.find(1, 100))) == [7, 8, 9]
+    origin.free(9)
+    assert origin.idle
+
+
+def test_what_a_snapshot_brought_is_kept_to_serve_and_not_to_be_taken() -> None:
+    origin = stream()
+    run = publication(16, 1, 1, [b"data"])
+    origin.begin_behind(9, run[:30], "")
+    origin.adopt([extent(4, 3), extent(7, 3)])
+    assert (origin.contiguous, origin.logged, origin.ordered, origin.highest) == (9, 9, 9, 9)
+    assert origin.kept_bytes == 6 * SIZE
+    assert numbers(list(origin.find(5, 100))) == [5, 6, 7, 8, 9]
+    assert not origin.add(extent(8, 2))
+    assert origin.add(extent(9, 3))
+    assert numbers(list(origin.take(2))) == [10, 11]
+    assert origin.assembler.unfinished == run[:30]
+    assert [one for _, one in origin.assembler.feed(run[30:])] == [run]
+    origin.free(6)
+    assert numbers(list(origin.find(1, 100))) == [7, 8, 9, 10, 11]
+
+
+def test_a_stream_that_was_broken_in_a_snapshot_gives_nothing_more() -> None:
+    origin = stream()
+    origin.begin_behind(3, b"", "broken there")
+    assert origin.assembler.feed(publication(16, 1, 1, [b"data"])) == []
+
+
 # --- Assembler --------------------------------------------------------------------------------------------------------
 
 
