@@ -431,7 +431,8 @@ class ClientProgram:
         if self._host.boots > 1 and self._host.profile.settings.delivery == "agreed":
             return  # the node that confirmed it may have been cut off
         if publication is None or told not in ((publication.seq, publication.ev_id), publication.claimed):
-            self.complain(f"the library says {told} of number {number}: {publication}")
+            seen = None if publication is None else (publication.seq, publication.ev_id)
+            self.complain(f"the library says {told} of number {number}, delivered as {seen}")
 
     def _check_unknown(self, number: int, publication: Publication | None, why: str) -> None:
         """Only the end of its history is a reason; with agreed delivery an eviction is one, too."""

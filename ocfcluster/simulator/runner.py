@@ -215,7 +215,8 @@ class Simulation:
     def _why_unfinished(self, passed_ns: int) -> str:
         reasons = list(islice(self._unfinished(), 12))
         states = "; ".join(
-            f"node {host.node_id}: " + (observe.summary(host.shell.node, host.clock()) if host.shell else "down")
+            f"node {host.node_id}: "
+            + (observe.summary(host.shell.node, host.clock()) if host.shell else "down")
             for host in self.world.hosts.values()
         )
         return f"stuck {passed_ns / SECOND_NS:.0f} s after the faults stopped. {states}. Not done: {'; '.join(reasons)}"
