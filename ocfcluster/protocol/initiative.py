@@ -58,6 +58,13 @@ class Initiative:
         self._attempt_after = 0
         self.forced = False
 
+    def force(self) -> None:
+        """Go on without who is missing. An attempt that still waits for them is over."""
+        if not self.forced:
+            self.forced = True
+            self._recovery.proposer.abandon()
+            self._attempt_after = 0
+
     def consider(self, now: int) -> None:
         """Start an epoch change, or a bootstrap, where it is this node's turn."""
         node = self._node
@@ -96,7 +103,7 @@ class Initiative:
             return
         self._waiting_since = self._waiting_since or now
         if now - self._waiting_since >= after and not self.forced:
-            self.forced = True
+            self.force()
             self._node.say_news(
                 "new_history", "the others did not come back in time: this node goes on without them"
             )

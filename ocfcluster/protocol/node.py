@@ -343,7 +343,7 @@ class Node:
                 return "this node knows no cluster whose history could be given up"
             if self.state is State.ACTIVE and self.primary:
                 return "the cluster runs"
-            self.recovery.initiative.forced = True
+            self.recovery.initiative.force()
             return ""
         if isinstance(command, Rejoin):
             if not self.installation.foreign:

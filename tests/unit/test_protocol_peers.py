@@ -107,3 +107,39 @@ def test_heard_are_those_within_the_suspicion_time_in_order() -> None:
     for node_id, at in ((3, 50), (1, 200), (2, 150)):
         table.add(node_id, 9, ("h", node_id), now=at)
     assert [peer.node_id for peer in table.heard(150)] == [1, 2]
+    assert [peer.node_id for peer in table.heard(149)] == [1, 2, 3]
+
+
+def test_of_two_incarnations_the_one_heard_last_counts_and_the_silent_one_soon_does_not() -> None:
+    table = PeerTable(100, 10)
+    old = table.add(1, 500, ("h", 1), now=0)
+    new = table.add(1, 7, ("h", 1), now=20)
+    assert table.heard(20) == [old, new]  # both are fresh: which of them is gone is not known yet
+    new.last_heard = 25
+    assert table.heard(25) == [new]
+    old.last_heard = 30
+    assert table.heard(30) == [new, old]  # both speak
+    assert table.heard(200) == []
+
+
+def test_a_link_that_takes_only_small_datagrams_is_none() -> None:
+    table = PeerTable(limits.SUSPICION_NS, limits.HEARTBEAT_NS)
+    peer = table.add(1, 9, ("h", 1), now=0)
+    padded = limits.HEARTBEAT_PADDED_EVERY * limits.HEARTBEAT_NS
+    for now in range(0, 10 * padded, limits.HEARTBEAT_NS):
+        peer.last_heard = now
+        if table.heard(now) == []:
+            break
+    assert 3 * padded < now < 4 * padded
+    peer.last_large = now
+    assert table.heard(now) == [peer]
+
+
+def test_who_slept_counts_everyone_as_just_heard() -> None:
+    table = PeerTable(limits.SUSPICION_NS, limits.HEARTBEAT_NS)
+    peer, long_gone = table.add(1, 9, ("h", 1), now=10**15), table.add(2, 9, ("h", 2), now=0)
+    later = 10**15 + 3000 * limits.SECOND_NS
+    assert table.heard(later) == []
+    table.count_as_heard(later)
+    assert table.heard(later) == [peer]
+    assert long_gone.last_heard == 0
