@@ -8,10 +8,16 @@ import tomllib
 from enum import IntEnum
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ocfcluster import limits
 from ocfcluster.components.membership import MembershipCode, MembershipEvent, Node
+from ocfcluster.protocol.messages import Reject, encode
+from ocfcluster.protocol.settings import Ballot, Configuration, Limits, Member
+from ocfcluster.protocol.snapshot import Header, StreamImage, Topics
+from ocfcluster.protocol.state import StateImage
+from ocfcluster.wire.datagram import MessageType
 from ocfcluster.wire.event import FIXED, encode_event
 from ocfcluster.wire.frames import (
     Answer,
@@ -119,7 +125,25 @@ def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
     members = (Node(1, 1), Node(2, 3))
     lists = (members, members[1:], (Node(2, 1), Node(3, 1)))
     assert dumps()[5] == MembershipEvent(MembershipCode.NEW_MEMBERSHIP, 3, *lists).encode()
-    assert len(dumps()) == 6
+    reject = Reject("17979cfe3658907ace2053bcb625c4ca", 3, Ballot(4, 2, 1002), Ballot(5, 1, 1001))
+    assert dumps()[6] == encode(reject)
+    assert len(dumps()) == 7
+
+
+@pytest.mark.parametrize(
+    ("structure", "name"),
+    [
+        (Configuration, "Configuration"), (Member, "Member"), (Limits, "Limits"), (Topics, "Topics"),
+        (Header, "SnapshotHeader"), (StateImage, "State"), (StreamImage, "Stream"),
+    ],
+)  # fmt: skip
+def test_structures_have_the_fields_that_are_described(structure: type[msgspec.Struct], name: str) -> None:
+    """Their number: several have other names in the document."""
+    [row] = re.findall(rf"^\| {name} \| (.*) \|$", FORMATS.read_text(), re.MULTILINE)
+    plain = row
+    while re.search(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}", plain):  # a remark, or what a field is made of
+        plain = re.sub(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}", "", plain)
+    assert len(plain.split(",")) == len(structure.__struct_fields__)
 
 
 def test_the_codes_of_membership_events_are_those_of_the_code() -> None:
@@ -162,8 +186,10 @@ def test_the_bounds_are_those_of_the_code(number: int, text: str) -> None:
     assert text in FORMATS.read_text()
 
 
-@pytest.mark.parametrize("names", [Request, Answer, RunKind, NoticeCode, RecordKind])
+@pytest.mark.parametrize("names", [Request, Answer, RunKind, NoticeCode, RecordKind, MessageType])
 def test_every_kind_is_described(names: type[IntEnum]) -> None:
     text = FORMATS.read_text()
     for one in names:
+        if isinstance(one, MessageType) and one < MessageType.INSTALL:
+            continue  # protocol.md describes those
         assert re.search(rf"\b{one.value}(?: \| | ){one.name}\b", text, re.IGNORECASE), f"{one!r}"
