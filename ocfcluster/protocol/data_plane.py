@@ -18,10 +18,10 @@ from ocfcluster.errors import MalformedDatagram, MalformedRun
 from ocfcluster.protocol.asking import Asker
 from ocfcluster.protocol.auditor import Auditor
 from ocfcluster.protocol.effects import Deliver, Item
-from ocfcluster.protocol.flow import Flow
 from ocfcluster.protocol.gaps import Source
 from ocfcluster.protocol.node_table import TABLE_OPERANDS, NodeTable
 from ocfcluster.protocol.order_log import Entry, HeldRun, OrderLog
+from ocfcluster.protocol.origins import Origins
 from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.peers import Peer, PeerTable
 from ocfcluster.protocol.retransmit import Retransmitter
@@ -79,14 +79,8 @@ class DataPlane:
             + self._run_limit_bytes
         )
         self._node_id = settings.node_id
-        self._me = OriginStream(settings.node_id, settings.incarnation, self._run_limit_bytes, own=True)
-        self.streams: dict[Source, OriginStream] = {
-            (stream.node_id, stream.incarnation): stream for stream in streams
-        }  # of members, and of those gone of which something is still kept
-        self.origins: dict[int, OriginStream] = {}  # of the members of this epoch, by node_id
-        self._by_epoch: dict[
-            int, dict[int, OriginStream]
-        ] = {}  # likewise, of epochs of which entries may be asked
+        own = OriginStream(settings.node_id, settings.incarnation, self._run_limit_bytes, own=True)
+        self.origins = Origins(own, streams, self._run_limit_bytes)
         self._topic_disk = TopicDisk(store, state.topics)
         self.log = log
         self.state = state
@@ -122,13 +116,10 @@ class DataPlane:
     def install(self, configuration: Configuration, now: int, wall_ns: int) -> None:
         """Begin the epoch of ``configuration``: what was ordered behind its base never was. Nothing behind the base
         may be held."""
-        settings = self._settings
         self.log.install(configuration)
         self.commit = max(
             self.commit, configuration.base + 1
-        )  # it was decided: the view is committed with its base
-        if configuration.member(settings.node_id, settings.incarnation) is not None:
-            self.streams.setdefault((settings.node_id, settings.incarnation), self._me)
+        )  # the view was decided: committed with its base
         self._enter(configuration, now, wall_ns)
         self.staged_table = NodeTable(configuration)
 
@@ -157,22 +148,10 @@ class DataPlane:
         self._outgoing.resize(self._packet_bytes, wire.packets_per_buffer(self._packet_bytes))
         self._retransmitter.resize(self._order_entries)
         self._asker.install(configuration, self._nack_ranges)
-        self.origins = {}
-        for member in configuration.members:
-            key = (member.node_id, member.incarnation)
-            stream = self.streams.get(key)
-            if stream is None:
-                stream = OriginStream(member.node_id, member.incarnation, self._run_limit_bytes)
-                self.streams[key] = stream
-            stream.urgent = member.node_id in (settings.node_id, configuration.sequencer)
-            stream.ordered = stream.logged
-            self.origins[member.node_id] = stream
-        self._by_epoch[configuration.epoch] = self.origins
-        while len(self._by_epoch) > limits.EPOCHS_REMEMBERED:
-            del self._by_epoch[min(self._by_epoch)]
-        self._forget_departed()
+        self.origins.enter(configuration)
+        self.origins.forget_departed(self.log)
         # Holes of the epochs before, too: nothing more comes from an origin that is gone, so nothing else notes them.
-        self._touched = {key: stream for key, stream in self.streams.items() if stream.has_gap}
+        self._touched = {key: stream for key, stream in self.origins.streams.items() if stream.has_gap}
         self.auditor.forget_others()
 
         self._window = min(settings.window_bytes, limits.FLOW_FLOOR_BYTES) // len(configuration.members)
@@ -189,11 +168,8 @@ class DataPlane:
             if member.node_id != configuration.sequencer
         )
         self._sequencer_peer: Peer | None = None
-        self._flow = Flow(settings.window_bytes, settings.backlog_bytes, self._packet_bytes, now)
-        self._sequencer = Sequencer(configuration, settings.node_id, self._flow, self.stable)
+        self._sequencer = Sequencer(configuration, settings, self._packet_bytes, self.stable, now)
         self._clock = OrderClock(max(configuration.order_time, self.log.last_order_time), now, wall_ns)
-        self._granted: dict[int, int] = {settings.node_id: settings.receive_buffer_bytes}
-        self._flow.set_receive_buffer(settings.receive_buffer_bytes)
         self._acknowledged = min(self.log.held, configuration.base + 1)
         self._announced_commit = self._announced_stable = configuration.base + 1
         self._announced_window = self._window
@@ -235,20 +211,11 @@ class DataPlane:
         """Whether this member counts: it holds the base of its epoch."""
         return self.log.held > self.configuration.base
 
-    def _forget_departed(self) -> None:
-        if self.log.next_index <= self.configuration.base:
-            return  # what they had to say is not known yet
-        for key, stream in list(self.streams.items()):
-            if self.origins.get(stream.node_id) is not stream:
-                stream.depart()
-                if stream.idle:
-                    del self.streams[key]
-
     # --- inputs -----------------------------------------------------------------------------------------------------
 
     def attach(self, peer: Peer) -> None:
         """A peer that is a member was met: remember its stream with it, so that its DATA finds it at once."""
-        origin = self.origins.get(peer.node_id)
+        origin = self.origins.present.get(peer.node_id)
         peer.origin = None
         if origin is not None and origin.incarnation == peer.incarnation and not origin.own:
             peer.origin = origin
@@ -277,14 +244,14 @@ class DataPlane:
 
     def on_retransmit(self, datagram: bytes) -> None:
         node_id, incarnation, extent = wire.decode_retransmit(datagram)
-        origin = self.streams.get((node_id, incarnation))
+        origin = self.origins.streams.get((node_id, incarnation))
         if origin is None or origin.own:
             return  # of one that has left meanwhile
         self.on_packets(origin, extent)
 
     def on_order(self, peer: Peer, datagram: bytes, counter: int) -> None:
         order = wire.decode_order(datagram)
-        origins = self.origins
+        origins = self.origins.present
         if order.epoch != self._epoch:
             self._on_old_order(order)
             return
@@ -302,7 +269,7 @@ class DataPlane:
 
     def _on_old_order(self, order: Order) -> None:
         """Entries of an epoch before: those up to the end of that epoch are still true."""
-        origins = self._by_epoch.get(order.epoch)
+        origins = self.origins.of_epoch(order.epoch)
         end = self.configuration.ends_at(order.epoch)
         if origins is not None and order.entries and order.epoch < self._epoch and order.first_index <= end:
             self._take_entries(order, origins, end)
@@ -327,7 +294,7 @@ class DataPlane:
     def on_ack(self, peer: Peer, datagram: bytes) -> None:
         flags, epoch, held = wire.decode_ack(datagram)
         if epoch == self._epoch and self._is_sequencer and not self.frozen:
-            self._hear_held(peer.node_id, held, flags)
+            self._sequencer.hears(peer.node_id, held, bool(flags & _FULL), self.log.next_index - 1)
 
     def on_nack(self, peer: Peer, datagram: bytes, now: int) -> None:
         epoch, ranges = wire.decode_nack(datagram)
@@ -340,12 +307,12 @@ class DataPlane:
             if wanted.node_id == 0:
                 room -= self._retransmitter.entries_asked(self.log, wanted, peer.address, room)
                 continue
-            origin = self.streams.get((wanted.node_id, wanted.incarnation))
+            origin = self.origins.streams.get((wanted.node_id, wanted.incarnation))
             if origin is not None and room > 0:
                 room -= self._retransmitter.packets_asked(
                     origin, wanted, peer.node_id, peer.address, room, now
                 )
-        self._flow.retransmitted(self._retransmitter.packets - before)
+        self._sequencer.retransmitted(self._retransmitter.packets - before)
 
     def on_heartbeat(self, peer: Peer, beat: Heartbeat, counter: int) -> None:
         """What a node in this epoch says in a heartbeat; the newest of it only."""
@@ -362,15 +329,11 @@ class DataPlane:
         )
         if origin.has_gap:
             self._touched[origin.node_id, origin.incarnation] = origin
-        # No agent starts with less, so less is no reason to throttle everybody.
-        granted = max(beat.granted, limits.RECEIVE_BUFFER_FLOOR_BYTES)
-        if self._granted.get(peer.node_id) != granted:
-            self._granted[peer.node_id] = granted
-            self._flow.set_receive_buffer(min(self._granted.values()))
+        self._sequencer.granted(peer.node_id, beat.granted)
         if self.frozen:
             return
         if self._is_sequencer:
-            self._hear_held(peer.node_id, beat.held, beat.flags)
+            self._sequencer.hears(peer.node_id, beat.held, bool(beat.flags & _FULL), self.log.next_index - 1)
         elif peer.node_id == self.configuration.sequencer:
             self._learn(counter, beat.commit, beat.stable, beat.window)
             self.log.claimed(beat.last_index)
@@ -387,10 +350,6 @@ class DataPlane:
         if counter > self._window_counter:
             self._window_counter = counter
             self._window = window
-
-    def _hear_held(self, node_id: int, held: int, flags: int) -> None:
-        self._sequencer.full_members[node_id] = bool(flags & _FULL)
-        self._sequencer.acknowledged(node_id, held, self.log.next_index - 1)
 
     # --- the end of a burst -----------------------------------------------------------------------------------------
 
@@ -444,7 +403,7 @@ class DataPlane:
                 self._probe_ns = limits.PROBE_NS
             self._in_flight.append((extent.last, len(extent.data)))
             self._in_flight_bytes += len(extent.data)
-            self._me.add(extent)
+            self.origins.own.add(extent)
             self._outbox.multicast_data(extent)
             sent += 1
 
@@ -452,7 +411,7 @@ class DataPlane:
         if self.resigned:
             return
         order_time = self._clock.read(now)
-        entries = self._sequencer.order(self.origins, self.log, order_time)
+        entries = self._sequencer.order(self.origins.present, self.log, order_time, now)
         if not entries:
             return
         if self.log.next_index - 1 == self.commit:  # nothing was waited for until now
@@ -460,14 +419,13 @@ class DataPlane:
             self._probe_ns = limits.PROBE_NS
         self.log.add(entries)
         for entry in entries:
-            self._flow.ordered(entry.origin.node_id, entry.count, now)
             self._announce_bytes += entry.count * self._packet_bytes
         rest = iter(entries)
         while batch := list(islice(rest, self._order_entries)):
             self._send_order(batch[0].first_index, order_time, batch, now)
 
     def _send_order(self, first_index: int, order_time: int, batch: list[Entry], now: int) -> None:
-        self._window = self._work_out_window(now)
+        self._window = self._sequencer.window(self.origins, self._peers, self.full, now)
         self._announced_commit = self.commit
         self._announced_stable = self.stable
         self._announced_window = self._window
@@ -479,29 +437,6 @@ class DataPlane:
                 )
             )
         )  # fmt: skip
-
-    def _work_out_window(self, now: int) -> int:
-        backlog = sum([origin.kept_bytes for origin in self.origins.values()])
-        lag = self._sequencer.lag(self.origins) * self._packet_bytes
-        if lag > self._flow.least_lag_bytes:  # else it closes nothing, whoever it is
-            lag = self._sequencer.lag(self._responsive(now)) * self._packet_bytes
-        full = self.full or True in self._sequencer.full_members.values()
-        window = self._flow.window(now, backlog, lag, full)
-        if window and self._sequencer.learners:
-            # Who joins must gain on what is published: the window gives way as what is kept for it grows.
-            left = max(0, self._settings.backlog_bytes - backlog)
-            window = max(self._packet_bytes, window * left // self._settings.backlog_bytes)
-        return window
-
-    def _responsive(self, now: int) -> list[int]:
-        oldest = now - limits.RESPONSIVE_NS
-        return [
-            node_id
-            for node_id, origin in self.origins.items()
-            if not origin.own
-            and (peer := self._peers.get(node_id, origin.incarnation)) is not None
-            and peer.last_heard > oldest
-        ]
 
     def _hold(self, now: int) -> None:
         if self.log.advance(self._limit) and self.log.staged_runs:
@@ -573,8 +508,7 @@ class DataPlane:
         if free > self._freed:
             self._freed = free
             self.log.free(free)
-            if len(self.streams) > len(self.origins):
-                self._forget_departed()
+            self.origins.forget_departed(self.log)
 
     def _deliver_view(self, view: Configuration, items: list[Item]) -> list[Item]:
         """The view takes its place. A node that it admits tells nothing of what was before."""
@@ -623,7 +557,7 @@ class DataPlane:
 
     def _announce(self, now: int) -> None:
         """Tell commit, stable and window at once where somebody waits for them; else they ride on what follows."""
-        window = self._work_out_window(now)
+        window = self._sequencer.window(self.origins, self._peers, self.full, now)
         opened_or_closed = (window == 0) != (self._announced_window == 0)
         commit_moved = self.commit > self._announced_commit
         waits = (
@@ -645,7 +579,7 @@ class DataPlane:
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _note_gaps(self, now: int) -> None:
-        self._asker.note(self._touched, self.streams, self.log, now)
+        self._asker.note(self._touched, self.origins.streams, self.log, now)
         self._touched.clear()
 
     def next_timer(self) -> int:
@@ -665,7 +599,7 @@ class DataPlane:
             self._clock.slew(now, wall_ns)
         asked = self._asker.ask(now)
         if self._is_sequencer:
-            self._flow.retransmitted(asked)
+            self._sequencer.retransmitted(asked)
         if self._waits and now >= self._progress_at + self._probe_ns:
             self._progress_at = now
             self._probe_ns = min(self._probe_ns * 2, limits.HEARTBEAT_NS)
@@ -689,8 +623,7 @@ class DataPlane:
 
     def lags(self, node_id: int) -> bool:
         """Whether the window is closed for the backlog, and this member is the one it waits for."""
-        held = self._sequencer.held(node_id)
-        return self._flow.backlog_full and held <= self._sequencer.stable
+        return self._sequencer.lags(node_id)
 
     @property
     def learners(self) -> dict[tuple[int, int], int]:
@@ -735,14 +668,15 @@ class DataPlane:
 
     def status(self) -> dict[str, object]:
         """Plain values for ``ocfcluster status``."""
+        members = list(self.origins.present.values())
         return {
             "held": self.log.held, "commit": self.commit, "stable": self.stable, "delivered": self._delivered,
-            "window_bytes": self._window, "window_closed_because": self._flow.closed_because,
+            "window_bytes": self._window, "window_closed_because": self._sequencer.closed_because,
             "in_flight_bytes": self._in_flight_bytes, "pending_bytes": self._outgoing.pending_bytes,
-            "kept_bytes": sum(origin.kept_bytes for origin in self.origins.values()),
-            "ahead_bytes": sum(origin.ahead_bytes for origin in self.origins.values()),
-            "unfinished_bytes": sum(origin.assembler.unfinished_bytes for origin in self.origins.values()),
-            "broken_streams": sum(1 for origin in self.origins.values() if origin.assembler.broken),
+            "kept_bytes": self.origins.kept_bytes,
+            "ahead_bytes": sum(origin.ahead_bytes for origin in members),
+            "unfinished_bytes": sum(origin.assembler.unfinished_bytes for origin in members),
+            "broken_streams": sum(1 for origin in members if origin.assembler.broken),
             "runs_held": len(self.log.runs), "entries_kept": self.log.entries_kept,
             "packets_retransmitted": self._retransmitter.packets, "orders_refused": self.log.refused,
             **self._asker.counters, **self.counters,

@@ -388,7 +388,7 @@ class Node:
             return None
         if plane.is_sequencer:
             plane.register_learner(asked.node_id, asked.incarnation, plane.log.held)
-        streams = list(plane.streams.values())
+        streams = list(plane.origins.streams.values())
         return take_snapshot(configuration, plane.state, plane.log, streams, plane.delivered, plane.freed)
 
     def snapshot_fetched(self, token: int, snapshot: bytes | None, now: int) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from ocfcluster import limits
 from ocfcluster.protocol.flow import Flow
 from ocfcluster.protocol.order_log import Entry, OrderLog
-from ocfcluster.protocol.settings import Configuration
+from ocfcluster.protocol.origins import Origins
+from ocfcluster.protocol.peers import PeerTable
+from ocfcluster.protocol.settings import Configuration, Settings
 from ocfcluster.protocol.streams import OriginStream
 
 
@@ -37,39 +39,39 @@ class OrderClock:
 
 
 class Sequencer:
-    """Gives packets their indexes and counts who holds them."""
+    """Gives packets their indexes, counts who holds them, and says how much each origin may send."""
 
     __slots__ = (
-        "_votes",
-        "_held",
-        "_quorum_votes",
-        "flow",
-        "commit",
-        "stable",
-        "_own_id",
-        "full_members",
-        "_changed",
-        "_epoch",
-        "learners",
-    )
+        "commit", "learners", "stable", "_changed", "_epoch", "_flow", "_full_members", "_granted", "_held", "_own_id",
+        "_packet_bytes", "_quorum_votes", "_backlog_bytes", "_votes",
+    )  # fmt: skip
 
-    def __init__(self, configuration: Configuration, own_id: int, flow: Flow, stable: int) -> None:
+    def __init__(
+        self, configuration: Configuration, settings: Settings, packet_bytes: int, stable: int, now: int
+    ) -> None:
         """``stable``: what was stable before this epoch; it counts for each member until that one reports."""
         self._epoch = configuration.epoch
         self._votes = {member.node_id: member.votes for member in configuration.members}
         self._held = {member.node_id: stable for member in configuration.members}
-        self.learners: dict[
-            tuple[int, int], int
-        ] = {}  # (node_id, incarnation) → held; they count for stable alone
+        # (node_id, incarnation) → held, of those that are to join: they count for stable alone
+        self.learners: dict[tuple[int, int], int] = {}
         self._quorum_votes = sum(self._votes.values()) // 2 + 1
-        self._own_id = own_id
-        self.flow = flow
+        self._own_id = settings.node_id
+        self._packet_bytes = packet_bytes
+        self._backlog_bytes = settings.backlog_bytes
         self.commit = configuration.base
         self.stable = stable
         self._changed = True  # somebody holds more than was counted
-        self.full_members: dict[int, bool] = {}
+        self._full_members: dict[int, bool] = {}
+        self._flow = Flow(settings.window_bytes, settings.backlog_bytes, packet_bytes, now)
+        self._granted: dict[int, int] = {}
+        self.granted(settings.node_id, settings.receive_buffer_bytes)
 
-    def order(self, origins: dict[int, OriginStream], log: OrderLog, order_time: int) -> list[Entry]:
+    # --- order ------------------------------------------------------------------------------------------------------
+
+    def order(
+        self, origins: dict[int, OriginStream], log: OrderLog, order_time: int, now: int
+    ) -> list[Entry]:
         """Entries for what has come in since: each origin's contiguous packets, behind those ordered before."""
         entries: list[Entry] = []
         index = log.next_index
@@ -79,7 +81,15 @@ class Sequencer:
                 entries.append(Entry(index, count, origin, origin.ordered + 1, order_time, self._epoch))
                 origin.ordered = origin.contiguous
                 index += count
+                self._flow.ordered(origin.node_id, count, now)
         return entries
+
+    # --- commit and stable ------------------------------------------------------------------------------------------
+
+    def hears(self, node_id: int, held: int, full: bool, highest: int) -> None:
+        """What a member says of itself: how far it holds the order, and whether a subscriber of its is full."""
+        self._full_members[node_id] = full
+        self.acknowledged(node_id, held, highest)
 
     def acknowledged(self, node_id: int, held: int, highest: int) -> bool:
         """A member holds everything up to ``held``. False where that says nothing new, or what cannot be."""
@@ -101,10 +111,6 @@ class Sequencer:
         if self.learners.pop((node_id, incarnation), None) is not None:
             self._changed = True
 
-    def held(self, node_id: int) -> int:
-        """What the member has acknowledged."""
-        return self._held.get(node_id, 0)
-
     def count(self) -> bool:
         """Work out commit and stable; True where commit moved."""
         if not self._changed:
@@ -125,9 +131,55 @@ class Sequencer:
         self.commit = commit
         return moved
 
+    def lags(self, node_id: int) -> bool:
+        """Whether the window is closed for the backlog, and this member is the one it waits for."""
+        return self._flow.backlog_full and self._held.get(node_id, 0) <= self.stable
+
+    # --- the window -------------------------------------------------------------------------------------------------
+
+    def granted(self, node_id: int, receive_buffer_bytes: int) -> None:
+        """A member's receive buffer: the smallest bounds what may be on its way."""
+        # No agent starts with less, so less is no reason to throttle everybody.
+        most = max(receive_buffer_bytes, limits.RECEIVE_BUFFER_FLOOR_BYTES)
+        if self._granted.get(node_id) != most:
+            self._granted[node_id] = most
+            self._flow.set_receive_buffer(min(self._granted.values()))
+
+    def retransmitted(self, packets: int) -> None:
+        self._flow.retransmitted(packets)
+
+    @property
+    def closed_because(self) -> str:
+        return self._flow.closed_because
+
+    def window(self, origins: Origins, peers: PeerTable, full: bool, now: int) -> int:
+        """Bytes that each origin may have uncommitted from now on. ``full``: a subscriber of this node is."""
+        backlog = origins.kept_bytes
+        lag = self.lag(origins.present) * self._packet_bytes
+        if lag > self._flow.least_lag_bytes:  # else it closes nothing, whoever it is
+            lag = self.lag(_responsive(origins, peers, now)) * self._packet_bytes
+        window = self._flow.window(now, backlog, lag, full or True in self._full_members.values())
+        if window and self.learners:
+            # Who joins must gain on what is published: the window gives way as what is kept for it grows.
+            left = max(0, self._backlog_bytes - backlog)
+            window = max(self._packet_bytes, window * left // self._backlog_bytes)
+        return window
+
     def lag(self, members: Iterable[int]) -> int:
         """Packets that the slowest of ``members`` (node_ids) is behind this node."""
         own = held = self._held[self._own_id]
         for node_id in members:
             held = min(held, self._held[node_id])
         return own - held
+
+
+def _responsive(origins: Origins, peers: PeerTable, now: int) -> list[int]:
+    """Other members that were heard a moment ago."""
+    oldest = now - limits.RESPONSIVE_NS
+    return [
+        node_id
+        for node_id, origin in origins.present.items()
+        if not origin.own
+        and (peer := peers.get(node_id, origin.incarnation)) is not None
+        and peer.last_heard > oldest
+    ]

@@ -76,16 +76,16 @@ def bounded(world: World) -> None:
             continue
         assert len(plane.log._ahead) <= limits.OUT_OF_ORDER_ORDERS
         assert len(plane.log._views) <= limits.EPOCHS_REMEMBERED
-        assert len(plane._by_epoch) <= limits.EPOCHS_REMEMBERED
-        assert len(plane.streams) <= limits.NODES * (limits.EPOCHS_REMEMBERED + 1)
-        assert len(plane._asker._gaps._gaps) <= len(plane.streams) + 1
-        assert len(plane._granted) <= len(plane.origins)
-        assert len(plane._sequencer.full_members) <= len(plane.origins)
+        assert plane.origins.epochs_remembered <= limits.EPOCHS_REMEMBERED
+        assert len(plane.origins.streams) <= limits.NODES * (limits.EPOCHS_REMEMBERED + 1)
+        assert len(plane._asker._gaps._gaps) <= len(plane.origins.streams) + 1
+        assert len(plane._sequencer._granted) <= len(plane.origins.present)
+        assert len(plane._sequencer._full_members) <= len(plane.origins.present)
         assert len(plane.learners) <= limits.NODES
         assert len(plane.auditor._checkpoints) <= limits.AUDIT_CHECKPOINTS
         assert len(plane.auditor._others) <= limits.NODES
         assert len(plane._retransmitter._recent) <= limits.OUT_OF_ORDER_ENTRIES
-        for origin in plane.streams.values():
+        for origin in plane.origins.streams.values():
             assert origin.ahead_bytes <= limits.OUT_OF_ORDER_BYTES
             assert len(origin._ahead) == len(origin._ahead_firsts) <= limits.OUT_OF_ORDER_ENTRIES
 
@@ -309,7 +309,7 @@ def test_strangers_change_nothing(bodies: list[bytes], who: tuple[int, int], cou
 
 def test_a_member_whose_stream_is_broken_keeps_nobody_else_from_publishing() -> None:
     world = four()
-    begin = world.plane(1).origins[EVIL].contiguous + 1
+    begin = world.plane(1).origins.present[EVIL].contiguous + 1
     for number in range(begin, begin + 5):
         body = wire.DATA_HEAD + number.to_bytes(8, "little") + b"\xff" * 70
         world.inject([1, 2, 3], world.forge(EVIL, body))
@@ -342,11 +342,11 @@ def test_order_entries_far_ahead_take_no_room_and_are_not_asked_for_for_ever() -
 
 def test_claims_in_heartbeats_are_bounded() -> None:
     world = four()
-    before = world.plane(2).origins[EVIL].contiguous
+    before = world.plane(2).origins.present[EVIL].contiguous
     world.inject(
         [2], world.forge(EVIL, heartbeat(last_packet=2**64 - 1, last_index=2**64 - 1, held=2**64 - 1))
     )
-    assert world.plane(2).origins[EVIL].highest == before + limits.OUT_OF_ORDER_ENTRIES
+    assert world.plane(2).origins.present[EVIL].highest == before + limits.OUT_OF_ORDER_ENTRIES
     assert world.plane(2).log.highest < 2**20
     world.inject([1], world.forge(EVIL, heartbeat(held=2**64 - 1)))
     assert world.plane(1).commit < 2**20
@@ -383,7 +383,7 @@ def test_one_request_for_everything_is_answered_within_bounds() -> None:
 def test_a_member_that_ignores_the_window_fills_no_memory() -> None:
     world = World(3, backlog_bytes=1 << 20, window_bytes=1 << 20, suspicion_ns=60 * SECOND_NS).form()
     world.paused = {3}  # nothing becomes stable
-    origin = world.plane(2).origins[1]
+    origin = world.plane(2).origins.present[1]
     begin = origin.contiguous + 1
     size = 1400
     for number in range(200):

@@ -123,7 +123,7 @@ def test_a_replayed_buffer_is_dropped_packet_by_packet() -> None:
         world.nodes[2].outbox._prefix, 10_000, wire.DATA_HEAD, Extent(1, 4, 10, bytes(35))
     )
     world.inject([1], buffer, segment)
-    assert world.plane(1).origins[2].contiguous == 4
+    assert world.plane(1).origins.present[2].contiguous == 4
     before = world.nodes[1].counters["replayed"]
     world.inject([1], buffer, segment)
     assert world.nodes[1].counters["replayed"] == before + 4

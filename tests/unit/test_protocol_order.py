@@ -173,7 +173,8 @@ def test_a_paused_member_stalls_nobody_until_the_backlog_is_full() -> None:
     delivered = world.count(1)
     assert delivered * run_bytes > 1 << 20  # more than the backlog's mark ...
     assert (
-        world.plane(1).origins[2].kept_bytes < (1 << 20) + limits.FLOW_FLOOR_BYTES + limits.WINDOW_BYTES // 2
+        world.plane(1).origins.present[2].kept_bytes
+        < (1 << 20) + limits.FLOW_FLOOR_BYTES + limits.WINDOW_BYTES // 2
     )
     assert delivered < 200  # ... and then no more
     assert world.nodes[1].status(world.now)["data_plane"]["window_closed_because"]
@@ -185,7 +186,7 @@ def test_a_paused_member_stalls_nobody_until_the_backlog_is_full() -> None:
     world.agree()
     world.run(SECOND_NS)
     assert world.plane(1).window > 0
-    assert all(world.plane(node_id).origins[2].kept_bytes == 0 for node_id in world.nodes)
+    assert all(world.plane(node_id).origins.present[2].kept_bytes == 0 for node_id in world.nodes)
 
 
 def test_a_full_subscriber_closes_the_window_for_its_time_and_not_for_ever() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ocfcluster import limits
-from ocfcluster.protocol.flow import Flow
 from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.sequencer import OrderClock, Sequencer
 from ocfcluster.protocol.settings import Configuration, Limits, Member
 from ocfcluster.protocol.streams import OriginStream
 from ocfcluster.wire.datagram import Extent
+from tests.unit.protocol_world import settings_of
 
 SECOND = 10**9
 
@@ -21,7 +21,7 @@ def configuration(votes: dict[int, int], base: int = 0) -> Configuration:
 
 
 def sequencer(votes: dict[int, int], base: int = 0) -> Sequencer:
-    return Sequencer(configuration(votes, base), 1, Flow(1 << 20, 1 << 26, 1400, 0), base)
+    return Sequencer(configuration(votes, base), settings_of(1, votes), 1400, base, 0)
 
 
 def test_commit_is_what_more_than_half_of_the_votes_hold() -> None:
@@ -85,12 +85,12 @@ def test_each_origins_packets_are_ordered_behind_those_before() -> None:
     origins = {node_id: OriginStream(node_id, node_id, 10_000) for node_id in (1, 2)}
     origins[1].add(Extent(1, 3, 1, b"abc"))
     origins[2].add(Extent(2, 1, 1, b"b"))  # the first is missing
-    assert [one[:2] for one in one.order(origins, log, 7)] == [(2, 3)]
-    assert one.order(origins, log, 7) == []
+    assert [one[:2] for one in one.order(origins, log, 7, 0)] == [(2, 3)]
+    assert one.order(origins, log, 7, 0) == []
     log.next_index = 5
     origins[2].add(Extent(1, 1, 1, b"a"))
     origins[1].add(Extent(4, 1, 1, b"d"))
-    entries = one.order(origins, log, 8)
+    entries = one.order(origins, log, 8, 0)
     assert [(e.first_index, e.count, e.origin.node_id, e.first_packet) for e in entries] == [
         (5, 1, 1, 4),
         (6, 2, 2, 1),

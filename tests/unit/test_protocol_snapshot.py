@@ -32,7 +32,7 @@ from ocfcluster.protocol.streams import OriginStream
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import Extent
 from tests.property.wire_helpers import flipped
-from tests.unit.protocol_world import configuration_of, publication
+from tests.unit.protocol_world import configuration_of, publication, settings_of
 
 SIZE = 40
 CONFIGURATION = configuration_of({1: 1, 2: 1, 3: 1})
@@ -50,7 +50,7 @@ class Giver:
         self.delivered = 0
         self.stable = 0
         self.log.install(CONFIGURATION)
-        self._sequencer = Sequencer(CONFIGURATION, 1, None, 0)  # type: ignore[arg-type]
+        self._sequencer = Sequencer(CONFIGURATION, settings_of(1, {1: 1}), SIZE, 0, 0)
         self._packets = dict.fromkeys((1, 2, 3), 0)
 
     def publish(self, node_id: int, data: bytes) -> None:
@@ -60,7 +60,7 @@ class Giver:
         self._packets[node_id] += count
 
     def order(self, time: int = 7) -> None:
-        entries = self._sequencer.order({one.node_id: one for one in self.streams}, self.log, time)
+        entries = self._sequencer.order({one.node_id: one for one in self.streams}, self.log, time, time)
         if entries:
             self.log.add(entries)
 
