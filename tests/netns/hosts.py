@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self
@@ -225,25 +225,33 @@ class Hosts:
             self.switch.set(loss=percent / 100.0)
             return
         self._loss_percent = percent
-        self._filter()
+        for i in self.numbers:
+            # A veth pair carries a segmented send as one buffer, and a filter would lose it whole: cut it before.
+            segments = 1 if percent else 65535
+            command("ip", "-n", self.namespace(i), "link", "set", DEVICE, "gso_max_segs", str(segments))
+        self._filter(self.numbers)
 
     def cut(self, i: int, j: int, *, one_way: bool = False) -> None:
         """Nothing from ``i`` reaches ``j`` any more, and unless ``one_way`` nothing from ``j`` reaches ``i``."""
-        self.namespace(i)
-        self.namespace(j)
-        if self.switch is not None:
-            self.switch.cut(i, j, one_way=one_way)
-            return
-        self._cuts.add((i, j))
-        if not one_way:
-            self._cuts.add((j, i))
-        self._filter()
+        self._cut({(i, j)} if one_way else {(i, j), (j, i)})
 
-    def isolate(self, i: int) -> None:
-        """Cut host ``i`` off from all others."""
-        for j in self.numbers:
-            if j != i:
-                self.cut(i, j)
+    def isolate(self, *numbers: int) -> None:
+        """Cut these hosts off from all others, and from each other."""
+        self._cut({(i, j) for i in self.numbers for j in self.numbers if i != j and {i, j} & {*numbers}})
+
+    def mute(self, i: int) -> None:
+        """Nobody hears host ``i``; it hears all."""
+        self._cut({(i, j) for j in self.numbers if j != i})
+
+    def _cut(self, links: set[tuple[int, int]]) -> None:
+        for i, j in sorted(links):
+            self.namespace(i)
+            self.namespace(j)
+            if self.switch is not None:
+                self.switch.cut(i, j, one_way=True)
+        if self.switch is None:
+            self._cuts |= links
+            self._filter({j for _, j in links})
 
     def link_down(self, i: int) -> None:
         """Take host ``i``'s device down, as an administrator would: its programs' sends fail."""
@@ -265,12 +273,13 @@ class Hosts:
         if self.switch is not None:
             self.switch.heal()
             return
+        receivers = {j for _, j in self._cuts}
         self._cuts.clear()
-        self._filter()
+        self._filter(receivers)
 
-    def _filter(self) -> None:
-        """Write the packet filter of every host anew, each in one transaction."""
-        for i in self.numbers:
+    def _filter(self, receivers: Iterable[int]) -> None:
+        """Write the packet filter of these hosts anew, each in one transaction."""
+        for i in sorted(receivers):
             rules = [
                 f"ether saddr {_ethernet_address(sender)} drop"
                 for sender, receiver in sorted(self._cuts)
@@ -281,9 +290,6 @@ class Hosts:
                 limit = round(self._loss_percent * 1000)
                 rules.append(f"ether saddr != {_ethernet_address(i)} numgen random mod 100000 < {limit} drop")
             space = self.namespace(i)
-            # A veth pair carries a segmented send as one buffer, and a filter would lose it whole: cut it before.
-            segments = 1 if self._loss_percent else 65535
-            command("ip", "-n", space, "link", "set", DEVICE, "gso_max_segs", str(segments))
             table = "\n".join(
                 [
                     "table netdev cable",
