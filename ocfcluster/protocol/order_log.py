@@ -93,7 +93,9 @@ class OrderLog:
         base = configuration.base
         self._cut_off(base)
         self._ahead = {
-            first: entries for first, entries in self._ahead.items() if entries[-1].last_index <= base
+            first: [_cut(entry, base) for entry in entries if entry.first_index <= base]
+            for first, entries in self._ahead.items()
+            if first <= base
         }
         self._views.append((base + 1, configuration))
         self.highest = base + 1
@@ -299,7 +301,7 @@ class OrderLog:
             entry = self._entries[at]
             if entry.first_index > upto:
                 return
-            yield entry if entry.last_index <= upto else entry._replace(count=upto + 1 - entry.first_index)
+            yield _cut(entry, upto)
 
     def adopt(self, entries: list[Entry]) -> None:
         """Entries of what this log begins behind, kept to serve others."""
@@ -309,3 +311,8 @@ class OrderLog:
     @property
     def entries_kept(self) -> int:
         return len(self._entries) - self._freed
+
+
+def _cut(entry: Entry, upto: int) -> Entry:
+    """What of an entry lies up to ``upto``, where it begins before."""
+    return entry if entry.last_index <= upto else entry._replace(count=upto + 1 - entry.first_index)
