@@ -161,7 +161,12 @@ class Checker:
         found = observe.read_record(record)
         if found.configuration is not None:
             self._configured(found.configuration, f"the disk of node {host.node_id}")
-        if found.vote is not None and not self.operators:  # whose word counts for votes that are lost
+        place = ("", 0)
+        if found.configuration is not None:
+            place = (found.configuration.cluster_id, found.configuration.epoch)
+        if found.vote is None:
+            self.votes.silent((host.node_id, host.store_id), *place)
+        elif not self.operators:  # whose word counts for votes that are lost
             vote = found.vote
             history = self.histories.get(vote.cluster_id)
             previous = history.configurations.get(vote.epoch) if history is not None else None

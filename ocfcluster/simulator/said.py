@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ocfcluster.protocol import messages
-from ocfcluster.protocol.messages import HELD, LOST, Accept, Accepted, Message, Promise, Sync
-from ocfcluster.protocol.settings import Configuration
+from ocfcluster.protocol.messages import HELD, LOST, UNSYNCED, Accept, Accepted, Message, Promise, Sync
+from ocfcluster.protocol.settings import Ballot, Configuration
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.trace import Violation
 from ocfcluster.wire import datagram as wire
@@ -39,12 +39,14 @@ class Frozen:
 class Said:
     """Sees every datagram before it is sent."""
 
-    __slots__ = ("_frozen", "_heard", "_world")
+    __slots__ = ("_frozen", "_heard", "_on_disk", "_standings", "_world")
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._frozen: dict[tuple[int, int], Frozen] = {}  # by node_id and incarnation
         self._heard: dict[tuple[int, int], set[tuple[int, int]]] = {}  # as it said last, likewise
+        self._on_disk: dict[int, tuple[str, int]] = {}  # node_id → configuration known to be there
+        self._standings: dict[tuple[messages.Instance, Ballot], dict[int, int]] = {}  # of those who promised
 
     def look(self, shell: Shell, buffer: bytes, segment: int) -> None:
         """A node sends this. Raises Violation."""
@@ -86,10 +88,14 @@ class Said:
         what = f"node {shell.node_id} proposes {value} under {proposal.ballot}"
         if not checker.votes.have_promised(*proposal.instance, proposal.ballot, previous):
             raise Violation("votes", f"{what}, which no decision quorum has promised to")
-        if not isinstance(proposal, Accept) or value.cluster_id != proposal.cluster_id:
+        other = checker.votes.may_be_decided(*proposal.instance, proposal.ballot, value, previous)
+        if other is not None:
+            raise Violation("votes", f"{what}, and this may have been decided: {other}")
+        if value.cluster_id != proposal.cluster_id or checker.votes.is_accepted(*proposal.instance, value):
+            return  # it begins with nothing, or was confirmed once
+        self._look_at_memory(shell, proposal, previous, what)
+        if not isinstance(proposal, Accept):
             return
-        if checker.votes.is_accepted(*proposal.instance, value):
-            return  # it was confirmed once
         ready = [member for member in value.members if checker.memory.has_held(member, value.base)]
         votes = 2 * sum(member.votes for member in ready)
         if votes <= sum(member.votes for member in value.members) or value.sequencer not in [
@@ -99,8 +105,24 @@ class Said:
                 "votes", f"{what}, of which only nodes {[one.node_id for one in ready]} hold the base"
             )
 
+    def _look_at_memory(
+        self, shell: Shell, proposal: Sync | Accept, previous: Configuration, what: str
+    ) -> None:
+        """Who promised must be sure to know all that was committed."""
+        standings = dict(self._standings.get((proposal.instance, proposal.ballot), {}))
+        if self._is_member_of(shell, previous):  # what it says to itself is not heard
+            held = observe.held_index(shell.node) > previous.base
+            standings[shell.node_id] = HELD if held else UNSYNCED
+        gone = [member for member in previous.members if standings.get(member.node_id, LOST) == LOST]
+        votes = sum(member.votes for member in gone)
+        enough = 2 * votes <= sum(member.votes for member in previous.members)
+        if HELD not in standings.values() or (standings.get(previous.sequencer) != HELD and not enough):
+            raise Violation("memory rule", f"{what}, of those who promised: {standings}")
+
     def _look_at_standing(self, shell: Shell, promise: Promise, previous: Configuration) -> None:
         """What a promise says of its sender's memory."""
+        standings = self._standings.setdefault((promise.instance, promise.ballot), {})
+        standings[shell.node_id] = promise.standing
         if promise.standing == LOST:
             return
         held, member = observe.held_index(shell.node), self._is_member_of(shell, previous)
@@ -158,6 +180,8 @@ class Said:
     def _look_at_heartbeat(self, shell: Shell, beat: wire.Heartbeat) -> None:
         key, place = self._place(shell)
         self._look_at_sleeper(shell, key, beat)
+        if beat.epoch == place[1] and self._on_disk.get(shell.node_id) != place:
+            self._look_at_disk(shell, place)
         if beat.flags & _NO_MEMBER or beat.epoch != place[1] or not beat.promised_round:
             return
         frozen = self._freeze(key, place)
@@ -169,6 +193,17 @@ class Said:
                 f"node {shell.node_id} counts for {beat.held} in epoch {beat.epoch}, "
                 f"and for {frozen.held} when it promised",
             )
+
+    def _look_at_disk(self, shell: Shell, place: tuple[str, int]) -> None:
+        """A configuration is on disk before anything is said in its epoch."""
+        record = self._world.hosts[shell.node_id].disk.durable
+        found = observe.read_record(record).configuration if record else None
+        known = ("", 0) if found is None else (found.cluster_id, found.epoch)
+        if known != place:
+            raise Violation(
+                "configuration", f"node {shell.node_id} is in {place}, and has {known} on its disk"
+            )
+        self._on_disk[shell.node_id] = place
 
     # --- who slept ----------------------------------------------------------------------------------------------
 

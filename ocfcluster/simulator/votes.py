@@ -76,6 +76,16 @@ class Votes:
             return None
         return self._decide(vote, ballot, value, instance)
 
+    def silent(self, acceptor: tuple[int, int], cluster_id: str, epoch: int) -> None:
+        """A record without a vote on what follows this epoch is on the acceptor's disk. Raises Violation."""
+        instance = self._instances.get((cluster_id, epoch))
+        if instance is not None and acceptor in instance.promised:
+            raise Violation(
+                "votes",
+                f"node {acceptor[0]} promised {instance.promised[acceptor]} for what follows epoch {epoch} of "
+                f"{cluster_id or 'nothing'}, and has forgotten it",
+            )
+
     def decided(self, cluster_id: str, epoch: int) -> Configuration | None:
         """What is decided to follow an epoch, as far as the disks show."""
         instance = self._instances.get((cluster_id, epoch))
@@ -86,6 +96,31 @@ class Votes:
         instance = self._instances.get((cluster_id, epoch))
         promised = instance.promised.items() if instance is not None else ()
         return is_decision(previous, [acceptor for acceptor, known in promised if known >= ballot])
+
+    def may_be_decided(
+        self, cluster_id: str, epoch: int, ballot: Ballot, value: Configuration, previous: Configuration
+    ) -> Configuration | None:
+        """Another value than ``value`` that was accepted below ``ballot``, and that those who accepted it and those
+        who have not promised to ``ballot`` may yet have decided."""
+        instance = self._instances.get((cluster_id, epoch))
+        if instance is None:
+            return None
+        open_ = [
+            (member.node_id, member.store_id)
+            for member in previous.members
+            if instance.promised.get((member.node_id, member.store_id), NO_BALLOT) < ballot
+        ]
+        for other in instance.values.values():
+            if other == value:
+                continue
+            voters = [
+                acceptor
+                for acceptor, under in instance.accepted.items()
+                if NO_BALLOT < under < ballot and instance.values[under] == other
+            ]
+            if voters and is_decision(previous, voters + open_):
+                return other
+        return None
 
     def is_accepted(self, cluster_id: str, epoch: int, value: Configuration) -> bool:
         """Whether any disk has accepted this value."""
