@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ocfcluster.limits import KIB, MILLISECOND_NS
+from ocfcluster.limits import KIB, MILLISECOND_NS, SECOND_NS, SUSPICION_NS, SYNC_TIMEOUT_NS
 from ocfcluster.protocol.effects import Deliver, State
 from ocfcluster.protocol.settings import Limits
 from ocfcluster.wire.datagram import MessageType
@@ -66,7 +66,9 @@ def test_the_only_holder_of_the_cut_dies_after_its_promise():
     lost = scenario.drop(*HOLDING, source=5)
     scenario.crash_at(5, MessageType.PROMISE, more=1)
     scenario.crash(1)
+    began = scenario.world.now
     scenario.wait_until(view=(2, 3, 4))
+    assert scenario.world.now - began < SUSPICION_NS + SYNC_TIMEOUT_NS + SECOND_NS
     assert lost.lost or scenario.host(5).shell is None
     scenario.show()
     program = scenario.publisher(node=2, name="another program")
@@ -111,8 +113,8 @@ def test_the_proposer_dies_right_after_its_own_install():
 
 
 def test_an_accepted_value_does_not_lose_to_a_cut_off_sequencer_that_comes_back():
-    """The sequencer has ordered an event alone; another value, without it, may have been decided: what is fetched
-    while frozen counts for nothing (DataPlane.freeze: _frozen_held)."""
+    """The sequencer has ordered an event alone; another value, without it, may have been decided. What is fetched
+    while frozen counts for nothing, and what may have been decided is finished (judgement.accepted_value)."""
     scenario, publisher = running(publisher=1)
     scenario.partition(1, (2, 3))
     publisher.publish("t", "ordered alone")

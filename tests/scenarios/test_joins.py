@@ -217,8 +217,8 @@ def test_four_are_admitted_by_one_that_dies():
 
 
 def test_a_member_that_was_never_synced_is_not_evicted_while_somebody_may_still_serve_it():
-    """C below the base, A stopped, B restarted: A' or B' with the right node_id serve nothing (cannot_catch_up counts
-    incarnations)."""
+    """It lacks what came before its epoch, two members sleep, one has restarted: no commit quorum of the epoch answers,
+    so it waits (Primacy.cannot_catch_up)."""
     scenario, publisher = below_the_base()
     scenario.pause(2)
     scenario.pause(4)
