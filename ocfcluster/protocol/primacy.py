@@ -7,7 +7,7 @@ from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.detector import Detector, in_epoch
 from ocfcluster.protocol.effects import Notification, NotificationCode
 from ocfcluster.protocol.outbox import Outbox
-from ocfcluster.protocol.quorum import Quorums
+from ocfcluster.protocol.quorum import Quorums, is_primary
 from ocfcluster.protocol.settings import Configuration, Settings
 from ocfcluster.protocol.state import MEMBERSHIP_TOPIC
 
@@ -47,7 +47,7 @@ class Primacy:
                     self._tell(NotificationCode.PRIMARY_RESTORED, plane, outbox)
             return
         if self.primary:
-            if self._in_reach(configuration, plane, detector) and not plane.backlogged(now):
+            if self._in_reach(configuration, plane, detector, suspects) and not plane.backlogged(now):
                 self._well_at = now
             elif now - self._well_at >= self._settings.quorum_lost_after_ns:
                 self.primary = False
@@ -63,7 +63,14 @@ class Primacy:
             self._well_at = now
             self._tell(NotificationCode.PRIMARY_RESTORED, plane, outbox)
 
-    def _in_reach(self, configuration: Configuration, plane: DataPlane, detector: Detector) -> bool:
+    def _in_reach(
+        self, configuration: Configuration, plane: DataPlane, detector: Detector, suspects: bool
+    ) -> bool:
+        """A commit quorum is heard; and where the sequencer is gone, enough to make another view."""
+        if suspects and not configuration.last_man_standing:
+            heard = {peer.node_id for peer in detector.heard} | {plane.node_id}
+            if not is_primary(configuration.table, heard):
+                return False
         nodes = [one.node_id for one in configuration.members if detector.hears(one.node_id, one.incarnation)]
         return Quorums(configuration).commit([*nodes, plane.node_id])
 

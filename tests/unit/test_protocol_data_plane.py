@@ -1,4 +1,4 @@
-"""The data plane between epochs: what freezing stops and what goes on, installing, learning, learners and the window."""
+"""The data plane between epochs: what freezing stops and what goes on, installing, learners and the window."""
 
 from __future__ import annotations
 
