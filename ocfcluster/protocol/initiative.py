@@ -310,9 +310,10 @@ class Initiative:
         return ready if not others or now >= self._ready_since + limits.JOIN_WAIT_NS else []
 
     def candidates(self, configuration: Configuration, now: int) -> list[Candidate]:
-        """Nodes that are heard and no members."""
+        """Nodes that are heard and no members. Who lacks what is freed already is not ready: nobody could serve it."""
         found = []
-        own = self._settings
+        own, plane = self._settings, self._node.plane
+        freed = plane.stable if plane is not None else 0
         for peer in self._detector.heard:
             beat = peer.beat
             if beat is None or configuration.member(peer.node_id, peer.incarnation) is not None:
@@ -330,12 +331,11 @@ class Initiative:
                 for one in configuration.members
             ):
                 continue  # the member with this id still speaks: it lets no other in
-            ready = bool(beat.flags & _READY) and in_epoch(beat, configuration)
+            ready = bool(beat.flags & _READY) and in_epoch(beat, configuration) and beat.held >= freed
             good = self.readmission.may_enter(peer.node_id, peer.first_heard, now)
             found.append(Candidate(peer.node_id, peer.incarnation, beat.store_id, beat.mtu, ready and good))
         if configuration.member(own.node_id, own.incarnation) is None:
-            plane = self._node.plane
-            ready = plane is not None and plane.caught_up
+            ready = plane is not None and plane.caught_up and plane.log.held >= freed
             found.append(Candidate(own.node_id, own.incarnation, own.store_id, own.mtu, ready))
         return sorted(found, key=lambda one: one.node_id)
 

@@ -72,7 +72,7 @@ class Joiner:
 
     def _stuck(self, plane: DataPlane, now: int) -> bool:
         """Whether what this learner still needs does not come any more."""
-        if plane.log.held != self._held or plane.caught_up:
+        if plane.log.held != self._held or plane.log.held >= plane.commit:
             self._held, self._held_at = plane.log.held, now
         return now - self._held_at > 2 * self._settings.sync_timeout_ns
 
