@@ -13,7 +13,7 @@ from typing import Protocol
 from ocfcluster import limits
 from ocfcluster.protocol.judgement import Evidence, Finish, Judgement, NewHistory, Propose, judge
 from ocfcluster.protocol.messages import Accept, Accepted, Instance, Message, Prepare, Promise, Reject, Sync
-from ocfcluster.protocol.quorum import Quorums
+from ocfcluster.protocol.quorum import Quorums, is_primary
 from ocfcluster.protocol.settings import Ballot, Configuration, Settings
 from ocfcluster.protocol.validity import ballot_fault
 
@@ -254,12 +254,30 @@ class Proposer:
         value = self._value
         if value is None or value.sequencer not in self._confirmed:
             return
-        if not Quorums(value).commit(self._confirmed):
+        if not Quorums(value).commit(self._confirmed) or self._lacks_joiners(value):
             return
         self._enough_at = self._enough_at or now
         everybody = {member.node_id for member in value.members} <= self._confirmed
         if everybody or now >= self._enough_at + limits.PROMISE_WAIT_NS:
             self._accept(now)
+
+    def _lacks_joiners(self, value: Configuration) -> bool:
+        """Whether the view would be no primary without joiners that have not got their state yet: it would let them
+        in only to lose them again."""
+        before = self._configuration
+        if (
+            before is None
+            or self._finishing
+            or value.cluster_id != before.cluster_id
+            or value.last_man_standing
+        ):
+            return False
+        ready = [
+            one.node_id
+            for one in value.members
+            if one.node_id in self._confirmed or before.member(one.node_id, one.incarnation) is not None
+        ]
+        return not is_primary(value.table, ready)
 
     def _accept(self, now: int) -> None:
         self.phase = Phase.ACCEPTING
