@@ -209,8 +209,8 @@ def _end_sequencer(bench: Bench, how: signal.Signals, suspicion_ms: int) -> dict
     node = int(cluster.status(1)["sequencer"])
     rest = [i for i in cluster.nodes if i != node]
     quiet = bench.calm()
+    before = bench.longest(rest, quiet, time.monotonic_ns())
     began = time.monotonic_ns()
-    before = bench.longest(rest, quiet, began)
     cluster.agent(node).send_signal(how)
     bench.epoch(rest, HOSTS - 1)
     cluster.agent(node).wait(GO_ON_S)

@@ -473,7 +473,10 @@ class Node:
         self._detector.update(now)
         if configuration is not None:
             resigned = plane is not None and plane.is_sequencer and plane.resigned
+            suspected = self.suspects
             self.suspects = not self._detector.sequencer_alive(configuration, resigned, now)
+            if self.suspects and not suspected:
+                self._beat(now)  # before a PREPARE of this node, which others ignore until they have heard this
         if self.leaving:
             reason = may_stop(plane, self._detector, self.recovery.initiative)
             if reason or now >= self._leave_by:

@@ -410,3 +410,17 @@ def test_an_operator_is_told_what_became_of_the_view() -> None:
     world.cut = set()
     world.until(lambda: world.members(3) == [2, 3, 1])
     assert world.news[3][2:] == ["node 1 is a member", "epoch 3 with 3 members; sequencer: node 2"]
+
+
+def test_who_proposes_has_said_before_that_it_suspects_the_sequencer() -> None:
+    """Else the others ignore its first PREPARE, and every failover waits for the second one."""
+    for seed in range(10):
+        world = World(seed=seed, delay_ns=(50_000, 60_000), persist_ns=1000)
+        world.form()
+        world.run(seed * 7_000_000)
+        world.kill(1)
+        world.until(lambda world=world: world.members(2) == world.members(3) == [2, 3])
+        ignored = [
+            world.nodes[node_id].status(world.now)["recovery"]["prepares_ignored"] for node_id in (2, 3)
+        ]
+        assert ignored == [0, 0]
