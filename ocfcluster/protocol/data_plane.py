@@ -171,7 +171,7 @@ class DataPlane:
         self._sequencer = Sequencer(configuration, settings, self._packet_bytes, self.stable, now)
         self._clock = OrderClock(max(configuration.order_time, self.log.last_order_time), now, wall_ns)
         self._acknowledged = min(self.log.held, configuration.base + 1)
-        self._announced_commit = self._announced_stable = configuration.base + 1
+        self._announced_commit = configuration.base + 1
         self._announced_window = self._window
         self._announce_bytes = 0  # ordered since commit was last announced
         self._must_acknowledge = False
@@ -427,7 +427,6 @@ class DataPlane:
     def _send_order(self, first_index: int, order_time: int, batch: list[Entry], now: int) -> None:
         self._window = self._sequencer.window(self.origins, self._peers, self.full, now)
         self._announced_commit = self.commit
-        self._announced_stable = self.stable
         self._announced_window = self._window
         self._outbox.multicast(
             wire.encode_order(

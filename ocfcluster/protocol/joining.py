@@ -28,7 +28,7 @@ class Joiner:
 
     __slots__ = (
         "counters", "_node", "_settings", "_store", "_detector", "_token", "_fetching", "_not_before", "_held",
-        "_held_at", "_cluster",
+        "_held_at", "_digest", "_cluster",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +44,7 @@ class Joiner:
         self._not_before = 0
         self._held = 0
         self._held_at = 0
+        self._digest = 0  # of the topics that are wanted
         self.counters = {"snapshots_fetched": 0, "snapshots_failed": 0}
 
     @property
@@ -86,6 +87,7 @@ class Joiner:
         """The topics that a new history begins with, which ``giver`` has on disk."""
         configuration = self._node.configuration
         if configuration is not None and digest:
+            self._digest = digest
             self._fetch(giver, configuration, topics=True, now=now)
 
     def _fetch(self, giver: int, configuration: Configuration, *, topics: bool, now: int) -> None:
@@ -121,11 +123,12 @@ class Joiner:
 
     def _take_topics(self, snapshot: bytes) -> None:
         topics = decode_topics(snapshot)
-        record = self._store.record
-        if topics.topics_index >= record.topics_index:
-            self._store.change(
-                topics=topics.rows, next_topic_id=topics.next_topic_id, topics_index=topics.topics_index
-            )
+        if topics_digest(topics.rows, topics.next_topic_id) != self._digest:
+            self.counters["snapshots_failed"] += 1
+            return  # its own are no worse, and they may be wanted yet
+        self._store.change(
+            topics=topics.rows, next_topic_id=topics.next_topic_id, topics_index=topics.topics_index
+        )
         self.counters["snapshots_fetched"] += 1
 
     def _take_state(self, request: Request, snapshot: bytes, now: int) -> None:

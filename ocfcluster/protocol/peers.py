@@ -76,7 +76,6 @@ class Peer:
         "beat",
         "origin",
         "beat_counter",
-        "asked_configuration_at",
     )
 
     def __init__(self, node_id: int, incarnation: int, address: Address, now: int) -> None:
@@ -90,7 +89,6 @@ class Peer:
         self.beat: Heartbeat | None = None  # the newest
         self.beat_counter = 0
         self.origin: OriginStream | None = None  # its stream, where it is a member
-        self.asked_configuration_at = 0
 
 
 class PeerTable:
