@@ -241,10 +241,11 @@ class Initiative:
             elif settled and not detector.member_linked(node_id, member.incarnation):
                 gone.add(node_id)
                 reasons.append(f"node {node_id} does not hear the sequencer")
-        for node_id in sorted(self.lagging(now)):
-            gone.add(node_id)
-            reasons.append(f"node {node_id} keeps the backlog full")
         joining = self._ready_joiners(configuration, now)
+        lagging = self.lagging(now)
+        if lagging and self._would_be_primary(configuration, gone | lagging, lagging, joining):
+            gone |= lagging
+            reasons += [f"node {node_id} keeps the backlog full" for node_id in sorted(lagging)]
         reasons += [f"node {node_id} joins" for node_id in joining]
         if plane.state.node_table.changed:
             reasons.append("the node table or the sequencer was changed by command")
@@ -254,17 +255,24 @@ class Initiative:
             return ""  # somebody else is at it
         if not reasons:
             return ""
+        if not self._would_be_primary(configuration, gone, gone & lagging, joining):
+            return ""
+        return "; ".join(reasons)
+
+    def _would_be_primary(
+        self, configuration: Configuration, gone: set[int], lagging: set[int], joining: list[int]
+    ) -> bool:
+        """Whether a view without the members ``gone`` may go on. Those of them that are heard may come back in it,
+        but for the ``lagging``."""
         table = self._table(configuration)
         staying = [one.node_id for one in configuration.members if one.node_id not in gone] + joining
         restarted = [
             peer.node_id
-            for peer in detector.heard
-            if peer.node_id in gone and not self.is_leaving(peer.node_id)
+            for peer in self._detector.heard
+            if peer.node_id in gone - lagging and not self.is_leaving(peer.node_id)
         ]
         present = [one for one in {*staying, *restarted} if one in table]
-        if not present or not (configuration.last_man_standing or is_primary(table, present)):
-            return ""
-        return "; ".join(reasons)
+        return bool(present) and (configuration.last_man_standing or is_primary(table, present))
 
     def lagging(self, now: int) -> set[int]:
         """Members that have kept the backlog full for too long."""

@@ -43,7 +43,7 @@ class Evidence:
     strangers: set[int]
     linked: Linked
     leaving: set[int]
-    unwanted: set[int]  # members that must go: too far behind, for too long
+    unwanted: set[int]  # members that are to go: too far behind, for too long
     candidates: list[Candidate]
     order_time: int  # not before
     forced: bool = False  # an operator has said to go on without the others
@@ -164,7 +164,14 @@ def memory_holds(configuration: Configuration, promises: dict[int, Promise]) -> 
 
 
 def new_view(evidence: Evidence) -> Judgement:
-    """The next configuration, by who is linked with whom."""
+    """The next configuration, by who is linked with whom. The unwanted stay where there would else be none."""
+    judgement = _view_without(evidence, evidence.unwanted)
+    if evidence.unwanted and isinstance(judgement, Wait):
+        judgement = _view_without(evidence, set())
+    return judgement
+
+
+def _view_without(evidence: Evidence, unwanted: set[int]) -> Judgement:
     configuration, promises = evidence.configuration, evidence.promises
     source = max(
         (node for node, promise in promises.items() if promise.standing == HELD),
@@ -179,7 +186,7 @@ def new_view(evidence: Evidence) -> Judgement:
         and promises[one.node_id].standing != LOST
         and one.node_id in table
         and one.node_id not in evidence.leaving
-        and one.node_id not in evidence.unwanted
+        and one.node_id not in unwanted
     ]
     refused = "nobody is left that may go on"
     for sequencer in _sequencers(evidence, continuing, best.wanted_sequencer):

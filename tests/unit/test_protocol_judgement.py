@@ -369,6 +369,13 @@ def test_the_leaving_and_the_unwanted_are_left_out() -> None:
     assert ids(proposed(evidence(*everybody, unwanted={3}))) == [1, 2]
 
 
+def test_the_unwanted_stay_where_there_would_be_no_view_without_them() -> None:
+    given_ = evidence(promise(1), promise(2), promise(3), configuration=FIVE, unwanted={3})
+    assert ids(proposed(given_)) == [1, 2, 3]
+    given_.promises[4] = promise(4)
+    assert ids(proposed(given_)) == [1, 2, 4]
+
+
 def test_restarted_nodes_are_no_members_until_they_join() -> None:
     given_ = evidence(promise(1), promise(2), promise(3, LOST))
     assert ids(proposed(given_)) == [1, 2]

@@ -116,3 +116,26 @@ def test_an_operators_new_history_is_told_before_its_first_view() -> None:
     assert set(world.nodes[2].topics) == topics
     world.outcomes[1].clear()
     traffic(world, [1, 2], 3)
+
+
+def test_a_window_that_a_member_closes_which_cannot_be_removed_is_told_and_restored_in_the_same_epoch() -> (
+    None
+):
+    """Three of five run: without node 3 they would be no primary."""
+    world = World(5, bootstrap="majority", backlog_bytes=1 << 18, suspicion_ns=60 * SECOND_NS)
+    world.kill(4, 5)
+    world.until(lambda: all(world.nodes[one].state is State.ACTIVE for one in (1, 2, 3)))
+    topic_id, producer = world.topic(), world.producer(2)
+    world.run(SECOND_NS)
+    world.paused = {3}
+    for number in range(1, 60):
+        world.publish(2, publication(topic_id, producer, number, [b"x" * 20_000]))
+    world.run(limits.BACKLOG_GRACE_NS // 2)
+    assert world.nodes[1].status(world.now)["data_plane"]["window_closed_because"]
+    assert told(world, 1) == []
+    world.run(limits.BACKLOG_GRACE_NS)
+    assert told(world, 1) == told(world, 2) == [NOT]
+    world.paused = set()
+    world.until(lambda: told(world, 1) == told(world, 2) == [NOT, RESTORED])
+    assert all(world.nodes[one].configuration.epoch == 1 for one in (1, 2, 3))  # type: ignore[union-attr]
+    world.until(lambda: all(world.count(one) == 59 for one in (1, 2, 3)))
