@@ -476,7 +476,8 @@ class Node:
             suspected = self.suspects
             self.suspects = not self._detector.sequencer_alive(configuration, resigned, now)
             if self.suspects and not suspected:
-                self._beat(now)  # before a PREPARE of this node, which others ignore until they have heard this
+                # Before a PREPARE of this node, which the others ignore until they have heard this.
+                self._beat(now)
         if self.leaving:
             reason = may_stop(plane, self._detector, self.recovery.initiative)
             if reason or now >= self._leave_by:
