@@ -226,8 +226,8 @@ def _publishers(
 ) -> list[PublisherProfile]:
     large_run = random.random() < 0.2
     profiles = []
-    for number in range(random.choice((2, 3, 3, 4, 5, 7))):
-        events = random.randint(70, 250)
+    for number in range(random.choice((3, 3, 4, 4, 5, 7))):
+        events = random.randint(120, 300)
         batch = random.choice((1, 3, 6, 30))
         acts = max(8, 2 * events // (1 + batch))
         profiles.append(

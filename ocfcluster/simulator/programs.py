@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ocfcluster.simulator.world import World
 
 FIRST_LOOK_NS: Final = 30 * limits.MILLISECOND_NS  # programs look so often whether somebody serves them
+PATIENT: Final = 0.9  # probability that a program without a topic does nothing now
 PRODUCER_LOST: Final = (errno.EBADF, errno.EILSEQ)
 EVENTS_PER_RUN: Final = 40
 RESENDS: Final = 12  # of one publisher: repeats fill the backlog too, and after a kill nothing empties it
@@ -133,7 +134,13 @@ class Publisher:
             line.control(control.Close(self.producer), self._closed)
             self.producer = 0
         elif self.left and len(self._runs) < self.profile.runs_unanswered and line.intake_bytes < (1 << 20):
+            if not calm and self._random.random() < PATIENT and not self._has_topic(line):
+                return  # most programs wait for their topic, some learn that it is not there
             self._send(line, self._new_publications(line))
+
+    def _has_topic(self, line: Connection) -> bool:
+        topics = line.topics
+        return any(name in topics and not topics[name].local for name in self.profile.topics)
 
     # --- the connection -----------------------------------------------------------------------------------------
 
