@@ -75,7 +75,9 @@ PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
 HISTORIES_REMEMBERED: Final = 4  # cluster_ids that a configuration says it supersedes
 EPOCHS_REMEMBERED: Final = 4  # (epoch, base) in a configuration: who is further behind begins anew
-EARLY_ORDERS: Final = 64  # ORDERs of the next epoch kept while its configuration goes to disk; more are asked for
+EARLY_ORDERS: Final = (
+    64  # ORDERs of the next epoch kept while its configuration goes to disk; more are asked for
+)
 NODES: Final = 64  # whom a node hears fits one heartbeat of 1500 bytes
 NODE_ID_MOST: Final = 0xFFFF_FFFF
 VOTES_MOST: Final = 255
@@ -83,7 +85,9 @@ VOTES_MOST: Final = 255
 # --- datagrams ------------------------------------------------------------------------------------------------
 CLEAR_HEADER_BYTES: Final = 32
 SEAL_BYTES: Final = 16  # an AEAD tag; its room is left free in every datagram
-MTU_MINIMUM: Final = 1280  # interface MTU (with IP and UDP headers): a configuration of 15 nodes fits a datagram
+MTU_MINIMUM: Final = (
+    1280  # interface MTU (with IP and UDP headers): a configuration of 15 nodes fits a datagram
+)
 MTU_MAXIMUM: Final = 9000  # jumbo frames; loopback's 65 536 is cut to this
 DATAGRAM_BYTES: Final = 65_507  # the largest UDP payload over IPv4
 SEGMENT_COUNT: Final = 64  # datagrams of one UDP_SEGMENT send (the kernel's UDP_MAX_SEGMENTS of old)
@@ -101,14 +105,18 @@ HEARTBEAT_NS: Final = 100 * MILLISECOND_NS
 HEARTBEAT_PADDED_EVERY: Final = 10  # one in ten fills the mtu: shows links that pass only small datagrams
 SUSPICION_NS: Final = SECOND_NS
 SYNC_TIMEOUT_NS: Final = 2 * SECOND_NS  # without progress of the members that fetch up to a proposed cut
-LEAVE_TIMEOUT_NS: Final = 5 * SECOND_NS  # a node that was told to stop waits so long for the others to let it go
+LEAVE_TIMEOUT_NS: Final = (
+    5 * SECOND_NS
+)  # a node that was told to stop waits so long for the others to let it go
 QUORUM_LOST_AFTER_NS: Final = SECOND_NS  # past the suspicion: then programs are told that this is no primary
 HISTORY_WAIT_NS: Final = 30 * SECOND_NS  # for the rest of a configuration before its history is declared lost
 NACK_DELAY_NS: Final = MILLISECOND_NS  # a reordered packet arrives within it and is not asked for
 AUDIT_EVERY: Final = 1024  # indexes between two checkpoints of the order auditor
 AUDIT_CHECKPOINTS: Final = 64  # remembered: as far as nodes that hear each other are apart
 SLEEP_MEMORY_NS: Final = 3600 * SECOND_NS  # whom a node heard before it slept longer, it has to hear anew
-PREPARE_FIRST_NS: Final = 10 * MILLISECOND_NS  # an unanswered PREPARE, SYNC or ACCEPT is said again after it ...
+PREPARE_FIRST_NS: Final = (
+    10 * MILLISECOND_NS
+)  # an unanswered PREPARE, SYNC or ACCEPT is said again after it ...
 PREPARE_MAX_NS: Final = 320 * MILLISECOND_NS  # ... doubled per try up to this
 PROMISE_WAIT_NS: Final = 100 * MILLISECOND_NS  # with enough promises, for those of the others that are heard
 PROPOSE_RANK_NS: Final = 150 * MILLISECOND_NS  # each younger node waits so much longer before it proposes
@@ -116,7 +124,9 @@ JOIN_WAIT_NS: Final = SECOND_NS  # a joiner that is ready waits for others: one 
 READMISSION_MAX_NS: Final = 10 * SECOND_NS  # the longest that a node with a bad link has to show it good
 BACKLOG_GRACE_NS: Final = 10 * SECOND_NS  # a member that keeps the backlog full so long is removed
 RESIGN_NS: Final = 2 * SECOND_NS  # a sequencer whose order is not committed for so long gives up its work
-JOIN_LAG_PACKETS: Final = 256  # a learner no further behind is ready: an epoch change takes longer than to catch up
+JOIN_LAG_PACKETS: Final = (
+    256  # a learner no further behind is ready: an epoch change takes longer than to catch up
+)
 NACK_RETRY_NS: Final = 10 * MILLISECOND_NS  # doubled per try up to NACK_RETRY_MAX_NS
 NACK_RETRY_MAX_NS: Final = 160 * MILLISECOND_NS
 ORDER_TIME_SLEW: Final = 2000  # order_time follows the wall clock by one part in so many

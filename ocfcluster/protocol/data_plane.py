@@ -621,8 +621,12 @@ class DataPlane:
         return self._is_sequencer and self.log.next_index - 1 > self.commit
 
     def lags(self, node_id: int) -> bool:
-        """Whether the window is closed for the backlog, and this member is the one it waits for."""
+        """Whether the window is closed, and this member is the one it waits for."""
         return self._sequencer.lags(node_id)
+
+    def standing_of(self, node_id: int) -> int:
+        """How far a member has got, where getting on is an excuse: not while the backlog is full."""
+        return 0 if self._sequencer.backlog_full else self._sequencer.held(node_id)
 
     @property
     def learners(self) -> dict[tuple[int, int], int]:
@@ -631,8 +635,9 @@ class DataPlane:
 
     @property
     def caught_up(self) -> bool:
-        """Whether a learner holds about all that is committed, and what it began with is."""
-        return self.position <= self.commit <= self._acknowledgeable() + limits.JOIN_LAG_PACKETS
+        """Whether a learner holds about all that is committed, and what it began with is; and can get the rest."""
+        near = self.position <= self.commit <= self._acknowledgeable() + limits.JOIN_LAG_PACKETS
+        return near and self.stable <= self.log.held
 
     def register_learner(self, node_id: int, incarnation: int, held: int) -> None:
         self._sequencer.learner_holds(node_id, incarnation, held)

@@ -53,6 +53,10 @@ class Detector:
         )
         self._present = {peer.node_id: peer for peer in self.heard}  # of each the incarnation heard last
 
+    def woke(self, now: int) -> None:
+        """This node slept: what others said meanwhile is old, and they get the time of a new view to speak again."""
+        self.installed_at = now
+
     def hears(self, node_id: int, incarnation: int) -> bool:
         return any((peer.node_id, peer.incarnation) == (node_id, incarnation) for peer in self.heard)
 

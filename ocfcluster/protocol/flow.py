@@ -84,6 +84,11 @@ class Flow:
         return self._closed_for_backlog
 
     @property
+    def lag_closes(self) -> bool:
+        """Whether the window is closed because a member lags."""
+        return self._closed_for_lag
+
+    @property
     def closed_because(self) -> str:
         """Why the window is closed, for people; empty while it is open."""
         if self._closed_for_backlog:

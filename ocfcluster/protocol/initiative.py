@@ -12,7 +12,7 @@ from ocfcluster.protocol.judgement import Candidate
 from ocfcluster.protocol.messages import BOOTSTRAP
 from ocfcluster.protocol.quorum import Quorums, is_primary
 from ocfcluster.protocol.readmission import Readmission
-from ocfcluster.protocol.settings import Ballot, Configuration, Settings
+from ocfcluster.protocol.settings import Ballot, Configuration, Member, Settings
 from ocfcluster.protocol.store import NO_LIMIT
 from ocfcluster.wire.datagram import MessageFlags
 
@@ -31,7 +31,7 @@ class Initiative:
 
     __slots__ = (
         "readmission", "leaving", "forced", "without", "_node", "_recovery", "_settings", "_detector", "_may_since",
-        "_ready_since", "_lagging_since", "_attempt_after", "_propose_at", "_draws", "_waiting_since",
+        "_ready_since", "_lagging_since", "_deaf_since", "_attempt_after", "_propose_at", "_draws", "_waiting_since",
     )  # fmt: skip
 
     def __init__(self, node: Node, recovery: Recovery, settings: Settings, detector: Detector) -> None:
@@ -45,7 +45,8 @@ class Initiative:
         self.without: set[int] = set()  # nodes that an operator's bootstrap does without
         self._may_since = 0  # since when this node might propose, if nobody older did
         self._ready_since = 0  # since when somebody is ready to join
-        self._lagging_since: dict[int, int] = {}
+        self._lagging_since: dict[int, tuple[int, int]] = {}  # node_id → since when, and how far it had got
+        self._deaf_since: dict[int, int] = {}  # members that are heard and do not hear this node
         self._attempt_after = 0
         self._propose_at = NO_LIMIT  # when it is this node's turn, if nobody else has begun
         self._draws = 0  # of chance
@@ -55,6 +56,7 @@ class Initiative:
         """A configuration was installed: the reasons for the last change are gone."""
         self._may_since = self._ready_since = 0
         self._lagging_since = {}
+        self._deaf_since = {}
         self._attempt_after = 0
         self.forced = False
 
@@ -238,7 +240,7 @@ class Initiative:
                 if settled or peer is not None:
                     gone.add(node_id)
                     reasons.append(f"node {node_id} is not heard any more")
-            elif settled and not detector.member_linked(node_id, member.incarnation):
+            elif settled and self._is_deaf(member, now):
                 gone.add(node_id)
                 reasons.append(f"node {node_id} does not hear the sequencer")
         joining = self._ready_joiners(configuration, now)
@@ -274,6 +276,16 @@ class Initiative:
         present = [one for one in {*staying, *restarted} if one in table]
         return bool(present) and (configuration.last_man_standing or is_primary(table, present))
 
+    def _is_deaf(self, member: Member, now: int) -> bool:
+        """Whether a member that is heard does not hear this node, and has had time to: when a link heals, heartbeats
+        cross each other."""
+        node_id = member.node_id
+        if self._detector.member_linked(node_id, member.incarnation):
+            self._deaf_since.pop(node_id, None)
+            return False
+        since = self._deaf_since.setdefault(node_id, now)
+        return now - since >= self._settings.suspicion_ns // 4
+
     def lagging(self, now: int) -> set[int]:
         """Members that have kept the backlog full for too long."""
         plane, configuration = self._node.plane, self._node.configuration
@@ -284,8 +296,13 @@ class Initiative:
             for one in configuration.members
             if one.node_id != self._settings.node_id and plane.lags(one.node_id)
         }
-        self._lagging_since = {one: self._lagging_since.get(one, now) for one in sorted(late)}
-        return {one for one, since in self._lagging_since.items() if now - since >= limits.BACKLOG_GRACE_NS}
+        since = {}
+        for one in sorted(late):
+            standing = plane.standing_of(one)
+            before = self._lagging_since.get(one)
+            since[one] = before if before is not None and before[1] == standing else (now, standing)
+        self._lagging_since = since
+        return {one for one, (when, _) in since.items() if now - when >= limits.BACKLOG_GRACE_NS}
 
     def _frozen_members(self, configuration: Configuration) -> bool:
         return any(
@@ -357,7 +374,7 @@ class Initiative:
             one.node_id
             for one in configuration.members
             if one.node_id == self._settings.node_id
-            or self._detector.member_linked(one.node_id, one.incarnation)
+            or (self._detector.hears(one.node_id, one.incarnation) and not self._is_deaf(one, now))
         }
         # Frozen, commit stands still by itself; but one that hears too few must not protect itself from the others.
         stuck = not plane.frozen and plane.uncommitted and now - plane.committed_at >= limits.RESIGN_NS

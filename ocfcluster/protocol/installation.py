@@ -124,6 +124,15 @@ class Installation:
         self._detector.installed_at = now
         node.silence(configuration.table)
         if before is not None and before.cluster_id == configuration.cluster_id:
+            for one in before.members:
+                # Its link was bad, if it spoke until now: whoever has died or was told to stop does not.
+                gone = configuration.member(one.node_id, one.incarnation) is None
+                peer = node.peers.get(one.node_id, one.incarnation)
+                left = peer is None or peer.beat is None or bool(peer.beat.flags & MessageFlags.LEAVING)
+                newest = self._detector.present(one.node_id)
+                speaks = peer is not None and peer.last_heard > now - self._settings.suspicion_ns
+                if gone and not left and speaks and (newest is None or newest is peer):
+                    node.recovery.initiative.readmission.left(one.node_id, now)
             self._departed = {
                 (one.node_id, one.incarnation)
                 for one in before.members

@@ -34,6 +34,7 @@ from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, OperatorC
 from ocfcluster.protocol.outbox import Outbox
 from ocfcluster.protocol.peers import Peer, PeerTable
 from ocfcluster.protocol.primacy import Primacy
+from ocfcluster.protocol.quorum import is_primary
 from ocfcluster.protocol.recovery import Recovery
 from ocfcluster.protocol.settings import Ballot, Configuration, Settings
 from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_snapshot
@@ -333,7 +334,10 @@ class Node:
                 return f"nodes {unknown} are not in cluster.nodes"
             if self.settings.node_id in command.nodes:
                 return f"this is node {self.settings.node_id} itself"
-            first = min(set(self.settings.table) - set(command.nodes))
+            rest = set(self.settings.table) - set(command.nodes)
+            if not is_primary(self.settings.table, rest):
+                return "the others have less than half of the votes: they could form no cluster that goes on"
+            first = min(rest)
             if first != self.settings.node_id:
                 return f"say it to node {first}: the lowest of the others proposes the first configuration"
             self.recovery.initiative.without = set(command.nodes)
@@ -350,7 +354,8 @@ class Node:
                 return "no other history of this cluster is heard"
             if self.state is State.ACTIVE:
                 return "this node is a member of a running cluster"
-            self._store.change(configuration=None, paxos=None, topics=[], next_topic_id=0, topics_index=0)
+            # The vote stays: this acceptor must not forget what it has promised to the others of its history.
+            self._store.change(configuration=None, topics=[], next_topic_id=0, topics_index=0)
             self._store.when_durable(
                 lambda _: self.evict("an operator has told it to join another history"), now
             )
@@ -409,6 +414,7 @@ class Node:
             return
         self.now = now
         if now - self._heartbeats.due > self.settings.suspicion_ns // 2:
+            self._detector.woke(now)
             self.peers.count_as_heard(now)  # this node slept: it says nothing of the others
         if self.plane is not None:
             self.plane.timer(now, wall_ns)

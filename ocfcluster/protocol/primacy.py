@@ -11,9 +11,20 @@ from ocfcluster.protocol.quorum import Quorums, is_primary
 from ocfcluster.protocol.settings import Configuration, Settings
 from ocfcluster.protocol.state import MEMBERSHIP_TOPIC
 
+_SUSPICIONS = 5  # that a new view may take where enough are there to make it: proposers may die, too
+
 
 class Primacy:
-    __slots__ = ("primary", "_settings", "_well_at", "_m_sequence", "_epoch", "_stuck_since", "_stuck_held")
+    __slots__ = (
+        "primary",
+        "_settings",
+        "_well_at",
+        "_m_sequence",
+        "_epoch",
+        "_stuck_since",
+        "_stuck_held",
+        "_suspects_since",
+    )
 
     def __init__(self, settings: Settings, now: int) -> None:
         self._settings = settings
@@ -21,6 +32,7 @@ class Primacy:
         self._well_at = now  # when a quorum was last in reach
         self._m_sequence = 0  # when NOT_PRIMARY was told
         self._epoch = 0
+        self._suspects_since = 0  # since when the sequencer does not count as alive
         self._stuck_since = now
         self._stuck_held = 0
 
@@ -47,7 +59,7 @@ class Primacy:
                     self._tell(NotificationCode.PRIMARY_RESTORED, plane, outbox)
             return
         if self.primary:
-            if self._in_reach(configuration, plane, detector, suspects) and not plane.backlogged(now):
+            if self._in_reach(configuration, plane, detector, suspects, now) and not plane.backlogged(now):
                 self._well_at = now
             elif now - self._well_at >= self._settings.quorum_lost_after_ns:
                 self.primary = False
@@ -55,39 +67,43 @@ class Primacy:
                 self._tell(NotificationCode.NOT_PRIMARY, plane, outbox)
         elif (
             delivered is configuration
-            and not suspects
+            and not plane.frozen
             and not plane.backlogged(now)
-            and self._is_back(configuration, plane, detector)
+            and self._in_reach(configuration, plane, detector, suspects, now)
         ):
             self.primary = True
             self._well_at = now
             self._tell(NotificationCode.PRIMARY_RESTORED, plane, outbox)
 
     def _in_reach(
-        self, configuration: Configuration, plane: DataPlane, detector: Detector, suspects: bool
+        self, configuration: Configuration, plane: DataPlane, detector: Detector, suspects: bool, now: int
     ) -> bool:
-        """A commit quorum is heard; and where the sequencer is gone, enough to make another view."""
-        if suspects and not configuration.last_man_standing:
-            heard = {peer.node_id for peer in detector.heard} | {plane.node_id}
-            if not is_primary(configuration.table, heard):
-                return False
-        nodes = [one.node_id for one in configuration.members if detector.hears(one.node_id, one.incarnation)]
-        return Quorums(configuration).commit([*nodes, plane.node_id])
+        """Whether the order goes on here, or may soon: hearing others is not enough, they may have gone on without us.
 
-    def _is_back(self, configuration: Configuration, plane: DataPlane, detector: Detector) -> bool:
-        """A commit quorum that hears us, with its unfrozen sequencer, reports our epoch: hearing others again is not
-        enough, they may have gone on without us."""
-        back = {} if plane.frozen else {plane.node_id: True}
+        The sequencer needs a commit quorum that it hears and that hears it, in this epoch and bound to no other
+        proposal. A member needs the sequencer likewise, which sees to the rest; where that is gone, enough of the
+        others to make another view, which has to come in time."""
+        if not suspects:
+            self._suspects_since = 0
+        else:
+            self._suspects_since = self._suspects_since or now
+            heard = {peer.node_id for peer in detector.heard} | {plane.node_id}
+            enough = configuration.last_man_standing or is_primary(configuration.table, heard)
+            in_time = now - self._suspects_since < _SUSPICIONS * self._settings.suspicion_ns
+            return self.primary and enough and in_time and detector.connected(configuration, plane.node_id)
+        there = {plane.node_id}
         for peer in detector.heard:
             if (
                 peer.beat is not None
                 and in_epoch(peer.beat, configuration)
-                and not peer.beat.promised_round
+                and (self.primary or not peer.beat.promised_round)
                 and configuration.member(peer.node_id, peer.incarnation) is not None
                 and detector.member_linked(peer.node_id, peer.incarnation)
             ):
-                back[peer.node_id] = True
-        return configuration.sequencer in back and Quorums(configuration).commit(back)
+                there.add(peer.node_id)
+        if plane.is_sequencer:
+            return Quorums(configuration).commit(there)
+        return configuration.sequencer in there
 
     def _tell(self, code: NotificationCode, plane: DataPlane, outbox: Outbox) -> None:
         seq = plane.state.last_seq[MEMBERSHIP_TOPIC.topic_id]

@@ -12,7 +12,17 @@ from typing import Protocol
 
 from ocfcluster import limits
 from ocfcluster.protocol.judgement import Evidence, Finish, Judgement, NewHistory, Propose, judge
-from ocfcluster.protocol.messages import Accept, Accepted, Instance, Message, Prepare, Promise, Reject, Sync
+from ocfcluster.protocol.messages import (
+    LOST,
+    Accept,
+    Accepted,
+    Instance,
+    Message,
+    Prepare,
+    Promise,
+    Reject,
+    Sync,
+)
 from ocfcluster.protocol.quorum import Quorums, is_primary
 from ocfcluster.protocol.settings import Ballot, Configuration, Settings
 from ocfcluster.protocol.validity import ballot_fault
@@ -211,6 +221,8 @@ class Proposer:
         if isinstance(judgement, Finish):
             self._sync(judgement.value, self._settings.node_id, now, finishing=True)
         elif isinstance(judgement, Propose):
+            if self._leaves_out(evidence, judgement.value) and now < self._enough_at + limits.PROMISE_WAIT_NS:
+                return  # where links have just healed heartbeats cross: a moment later it may not have to
             self._sync(judgement.value, judgement.source, now, finishing=False)
         elif isinstance(judgement, NewHistory):
             digest = promises[judgement.source].topics_digest
@@ -223,6 +235,16 @@ class Proposer:
             self.waiting_for = judgement.reason
             self._waiting_since = since
             self._not_again = set()
+
+    def _leaves_out(self, evidence: Evidence, value: Configuration) -> bool:
+        """Whether a member that has promised would go for its link."""
+        return any(
+            promise.standing != LOST
+            and value.member(node, self._incarnations[node]) is None
+            and node not in evidence.leaving
+            and node not in evidence.unwanted
+            for node, promise in evidence.promises.items()
+        )
 
     @property
     def _promised(self) -> set[int]:

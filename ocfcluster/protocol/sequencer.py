@@ -132,8 +132,19 @@ class Sequencer:
         return moved
 
     def lags(self, node_id: int) -> bool:
-        """Whether the window is closed for the backlog, and this member is the one it waits for."""
-        return self._flow.backlog_full and self._held.get(node_id, 0) <= self.stable
+        """Whether the window is closed, and this member is the one it waits for."""
+        flow = self._flow
+        return (flow.backlog_full or flow.lag_closes) and self._held.get(node_id, 0) <= min(
+            self._held.values()
+        )
+
+    @property
+    def backlog_full(self) -> bool:
+        return self._flow.backlog_full
+
+    def held(self, node_id: int) -> int:
+        """What the member has acknowledged."""
+        return self._held.get(node_id, 0)
 
     # --- the window -------------------------------------------------------------------------------------------------
 

@@ -80,11 +80,6 @@ def test_a_full_disk_gives_no_vote():
     check(scenario, "disk_full")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="a window closed because a live member lags is closed for good: only a full backlog has it removed, or told",
-)
 def test_a_member_that_gets_no_events_is_removed_after_a_while():
     """The backlog fills, the window closes, and after a time of grace the others go on without it."""
     scenario, publisher = running(
