@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ocfcluster.limits import SLOW_SUBSCRIBER_TIMEOUT_NS
+from ocfcluster.limits import SECOND_NS, SLOW_SUBSCRIBER_TIMEOUT_NS
 from ocfcluster.protocol.effects import (
     Delivery,
     Fault,
@@ -155,6 +155,21 @@ class Checker:
                 f"node {shell.node_id} is restored with other members: {before}, {notification}",
             )
         shell.not_primary = None
+        self._look_for_later_epochs(shell)
+
+    def _look_for_later_epochs(self, shell: Shell) -> None:
+        """Who is told that it is back is not left out by an epoch that others have been in for long."""
+        cursor = shell.cursor
+        if cursor is None:
+            return
+        history, own = cursor.history, (shell.node_id, shell.settings.incarnation)
+        for epoch, configuration in history.configurations.items():
+            age_ns = self._world.now - history.first_seen[epoch]
+            if epoch > cursor.segment.epoch and age_ns > SECOND_NS and configuration.member(*own) is None:
+                raise Violation(
+                    "notifications",
+                    f"node {shell.node_id} is restored in epoch {cursor.segment.epoch}, and epoch {epoch} lacks it",
+                )
 
     def recorded(self, host: Host, record: bytes) -> None:
         """A record became durable."""
@@ -203,6 +218,7 @@ class Checker:
             first = configuration.epoch == 1 and not configuration.supersedes
             if not first and not self.operators and not self.votes.is_decided(configuration):
                 raise Violation("votes", f"{who} has {configuration}, which no quorum of disks has accepted")
+            self.memory.check_cut(configuration)
             history.configurations[configuration.epoch] = configuration
             history.first_seen[configuration.epoch] = self._world.now
         elif known != configuration:

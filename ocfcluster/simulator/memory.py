@@ -91,6 +91,25 @@ class Memory:
         shell = self.get(member)
         return shell is not None and observe.held_index(shell.node) >= index
 
+    def check_cut(self, configuration: Configuration) -> None:
+        """An epoch begins behind all that those who stay in it have counted for."""
+        for member in configuration.members:
+            shell = self.get(member)
+            if shell is None or not self.is_kept(member):
+                continue
+            theirs = shell.node.configuration
+            if theirs is None or (theirs.cluster_id, theirs.epoch + 1) != (
+                configuration.cluster_id,
+                configuration.epoch,
+            ):
+                continue
+            counted = observe.counted_index(shell.node)
+            if theirs.member(member.node_id, member.incarnation) is not None and counted > configuration.base:
+                raise Violation(
+                    "cut",
+                    f"node {member.node_id} counted for {counted} in epoch {theirs.epoch}: {configuration}",
+                )
+
     def check_freed(self, shell: Shell) -> None:
         """Nothing is freed that a member has not got."""
         freed = observe.freed_index(shell.node)

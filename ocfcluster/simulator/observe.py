@@ -53,6 +53,12 @@ def delivered_index(node: Node) -> int:
     return 0 if plane is None else plane.delivered
 
 
+def counted_index(node: Node) -> int:
+    """What this node counts for in its epoch: it holds that, and topics of it are on its disk."""
+    plane = node.plane
+    return 0 if plane is None else plane.acknowledged
+
+
 def freed_index(node: Node) -> int:
     """Nothing up to it is kept to serve others."""
     plane = node.plane
@@ -103,6 +109,11 @@ def leftovers(node: Node, now: int) -> Iterator[str]:
         yield "held {held}, commit {commit}, stable {stable} and delivered {delivered} differ".format(
             **figures
         )
+    plane, configuration = node.plane, node.configuration
+    if plane is not None and configuration is not None:
+        streams = len(plane.origins.streams)
+        if streams > len(configuration.members):
+            yield f"{streams} streams are kept of {len(configuration.members)} members"
     for name in AT_REST:
         if figures[name]:
             yield f"{name} is {figures[name]}"
