@@ -10,12 +10,13 @@ import pytest
 
 from tests.netns.cluster import Cluster
 from tests.netns.hosts import Hosts
-from tests.netns.test_order import SIZE, TOPICS, start, summary
-from tests.netns.traces import check
+from tests.netns.oracle import check
+from tests.netns.programs import Programs
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
-EVENTS = 20_000  # of each publisher
+TOPICS = ["red", "blue"]
+EVENTS = 10_000  # of each publisher
 PORT = 5405
 
 
@@ -55,17 +56,17 @@ def test_every_transport_carries_one_order(way: Way, tmp_path: Path) -> None:
     with Hosts(way.nodes, mtu=mtu) as hosts:
         options = dict(way.options)
         network = way.network(hosts) | options.pop("network", {})
-        with Cluster(hosts, topics=TOPICS, network=network, **options) as cluster:
+        with (
+            Cluster(hosts, topics=TOPICS, network=network, **options) as cluster,
+            Programs(cluster, TOPICS, tmp_path) as programs,
+        ):
             hosts.set_loss(way.loss_percent)
-            nodes = list(hosts.numbers)
-            traces = {i: tmp_path / f"{i}.trace" for i in nodes}
-            total = EVENTS * len(nodes)
-            subscribers = {i: start(cluster, i, "subscribe", count=total, trace=traces[i]) for i in nodes}
-            for subscriber in subscribers.values():
-                assert subscriber.stdout is not None
-                assert subscriber.stdout.readline() == "ready\n"
-            work = [start(cluster, i, "publish", count=EVENTS, publisher=i, size=SIZE) for i in nodes]
-            assert [summary(process)["published"] for process in work] == [EVENTS] * len(nodes)
-            for process in subscribers.values():
-                assert summary(process)["notices"] == []
-            check(traces, TOPICS, SIZE, EVENTS)
+            programs.subscribe(resume=False)
+            programs.publish(EVENTS)
+            published = programs.published()
+            assert [one["published"] for one in published.values()] == [EVENTS] * way.nodes
+            programs.mark_the_end(1)
+            for document in programs.received().values():
+                assert document["notices"] == {}
+            verdict = check(programs.traces, TOPICS, programs.known(), programs.answers)
+            assert verdict.events == EVENTS * way.nodes + 1
