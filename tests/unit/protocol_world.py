@@ -12,6 +12,7 @@ from ocfcluster.protocol import Node
 from ocfcluster.protocol.effects import (
     Deliver,
     Delivery,
+    Effect,
     Fault,
     FetchSnapshot,
     HistoryLost,
@@ -132,32 +133,39 @@ class World:
             elif isinstance(effect, Send):
                 self._send(node_id, int(effect.address[1]), effect.buffer, effect.segment)
             elif isinstance(effect, Deliver):
-                for item in effect.items:
-                    if isinstance(item, Outcome):
-                        self.outcomes[node_id].append(item)
-                    else:
-                        self.log[node_id].append(item)
-                        if isinstance(item, Delivery):
-                            self._counts[node_id] += item.count - item.skip
+                self._deliver(node_id, effect)
             elif isinstance(effect, Persist):
                 self.persists[node_id].append(effect)
                 self._persist(node_id, effect)
-            elif isinstance(effect, Fault):
-                self.faults[node_id].append(effect)
-            elif isinstance(effect, News):
-                self.news[node_id].append(effect.text)
             elif isinstance(effect, FetchSnapshot):
                 self._fetch(node_id, effect)
-            elif isinstance(effect, Notification | HistoryLost):
-                self.notices[node_id].append(effect)
-            elif isinstance(effect, StateChange):
-                if effect.state is State.EVICTED:
-                    self.later(200_000_000, lambda: self.restart(node_id))
-                    self.dead.add(node_id)
-                elif effect.state is State.STOPPED:
-                    self.dead.add(node_id)
             else:
-                assert isinstance(effect, Stop)
+                self._tell(node_id, effect)
+
+    def _deliver(self, node_id: int, effect: Deliver) -> None:
+        for item in effect.items:
+            if isinstance(item, Outcome):
+                self.outcomes[node_id].append(item)
+            else:
+                self.log[node_id].append(item)
+                if isinstance(item, Delivery):
+                    self._counts[node_id] += item.count - item.skip
+
+    def _tell(self, node_id: int, effect: Effect) -> None:
+        """What a node says of itself."""
+        if isinstance(effect, Fault):
+            self.faults[node_id].append(effect)
+        elif isinstance(effect, News):
+            self.news[node_id].append(effect.text)
+        elif isinstance(effect, Notification | HistoryLost):
+            self.notices[node_id].append(effect)
+        elif isinstance(effect, StateChange):
+            if effect.state is State.EVICTED:
+                self.later(200_000_000, lambda: self.restart(node_id))
+            if effect.state in (State.EVICTED, State.STOPPED):
+                self.dead.add(node_id)
+        else:
+            assert isinstance(effect, Stop)
 
     def _persist(self, node_id: int, effect: Persist) -> None:
         node = self.nodes[node_id]

@@ -333,6 +333,24 @@ def test_who_becomes_the_sequencer(
     assert proposed(given_).sequencer == sequencer
 
 
+@pytest.mark.parametrize(
+    ("sequencer", "resigned", "expected"), [(3, set(), 3), (3, {3}, 1), (2, {1}, 2), (1, {1, 2}, 3)]
+)
+def test_the_present_sequencer_stays_though_it_is_not_the_oldest(
+    sequencer: int, resigned: set[int], expected: int
+) -> None:
+    configuration = msgspec.structs.replace(THREE, sequencer=sequencer)
+    everybody = [promise(node, resigned=node in resigned) for node in (1, 2, 3)]
+    assert proposed(evidence(*everybody, configuration=configuration)).sequencer == expected
+
+
+def test_a_star_without_votes_is_passed_over() -> None:
+    configuration = configuration_of({1: 0, 2: 1, 3: 0}, last_man_standing=True, tie_breaker=2)
+    everybody = [promise(node) for node in (1, 2, 3)]
+    view = proposed(evidence(*everybody, configuration=configuration, linked=links((1, 2))))
+    assert (view.sequencer, ids(view)) == (2, [2, 3])
+
+
 def links(*pairs: tuple[int, int]) -> Any:
     """Everybody is linked but these."""
     return lambda one, other: (one, other) not in pairs and (other, one) not in pairs

@@ -192,7 +192,11 @@ def test_what_waited_behind_a_hole_and_behind_the_base_never_was() -> None:
     log.add([entry(7, 1, b, 3)])  # ahead, and wholly behind it
     log.install(view(2, 4))
     log.add([entry(2, 2, a, 1)])
-    assert (log.next_index, a.logged, b.logged) == (6, 2, 1)  # what lies before the base is kept; 5 is the view
+    assert (log.next_index, a.logged, b.logged) == (
+        6,
+        2,
+        1,
+    )  # what lies before the base is kept; 5 is the view
     log.add([entry(6, 1, a, 3)])
     assert (log.next_index, a.logged, b.logged, log.refused) == (7, 3, 1, 0)
 

@@ -477,6 +477,30 @@ def test_an_operators_word_makes_those_who_promised_enough() -> None:
     assert lab.decisions == [NEXT]
 
 
+def test_another_attempt_begins_with_nothing_of_the_one_before() -> None:
+    joiner = msgspec.structs.replace(OLD.members[2], incarnation=7777, born_on=2)
+    lab = Lab()
+    lab.judgement = Propose(
+        msgspec.structs.replace(NEXT, members=[*OLD.members[:2], joiner], m_sequence=2), 1
+    )
+    lab.begin().promise(1, 2)
+    lab.wait(limits.SYNC_TIMEOUT_NS + limits.PREPARE_MAX_NS)  # node 3 did not get ready
+    lab.judgement = Wait("node 2")
+    lab.promise(1, 2)
+    lab.judgement = Finish(NEXT)
+    lab.proposer.begin(
+        Instance(OLD.cluster_id, 2), 1, lab.now, configuration=OLD, acceptors={1: 2001, 2: 2002}
+    )
+    assert lab.proposer.waiting_for == ""
+    lab.promise(1, 2)
+    assert lab.judged[-1].not_again == set()
+    lab.judgement = Wait("node 2")
+    lab.begin().promise(1, 2)
+    assert lab.proposer.waiting_for == "node 2"
+    lab.proposer.abandon()
+    assert lab.proposer.waiting_for == ""
+
+
 def test_an_abandoned_attempt_is_over() -> None:
     lab = Lab().to_accepting()
     lab.proposer.abandon()
