@@ -241,8 +241,10 @@ def mute(drill: Drill, victim: int) -> None:
 
 
 def half_deaf(drill: Drill, victim: int) -> None:
-    """One link of the victim's works one way only: one of the two must go, and two go on."""
-    other = drill.others(victim)[0]
+    """The link between the victim and the sequencer works one way only: one of the two must go, and two go on.
+    (Between two others it would harm nobody: both reach the sequencer.)"""
+    sequencer = drill.sequencer()
+    other = sequencer if victim != sequencer else drill.others(victim)[0]
     drill.hosts.cut(victim, other, one_way=True)
     deadline = time.monotonic() + ON_S
     while drill.status(drill.others(victim, other)[0])["epoch"] <= drill.epoch:
