@@ -117,7 +117,7 @@ class _Reader:
         self._final = False
         # The simulator's rules for NOT_PRIMARY and PRIMARY_RESTORED, with as much of a node as they look at.
         self._checker = Checker(SimpleNamespace(now=0), "safe")  # type: ignore[arg-type]
-        self._shell: Any = SimpleNamespace(node_id=node, not_primary=None)
+        self._shell: Any = SimpleNamespace(node_id=node, not_primary=None, cursor=None)
 
     def take(self, line: Line) -> None:
         if self._final:

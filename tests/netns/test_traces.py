@@ -78,8 +78,11 @@ def a_run() -> Lines:
         *gaps, Told(0, "gap", "oc.membership", 2, 2, "away", final=False),
         Told(0, "resumed", "", 0, 0, "", final=False), *everything[out[2] :],
     ]  # fmt: skip
+    third = [
+        began, *everything[:5], local("NOT_PRIMARY", 1), local("PRIMARY_RESTORED", 1), *everything[5:],
+    ]  # fmt: skip
     return {
-        "1": [began, *everything], "2": second, "3": [began, *everything], "a1": answers[1], "a3": answers[3],
+        "1": [began, *everything], "2": second, "3": third, "a1": answers[1], "a3": answers[3],
     }  # fmt: skip
 
 
@@ -102,7 +105,9 @@ def test_a_good_run_passes(tmp_path: Path) -> None:
     verdict = judge(a_run(), tmp_path)
     assert (verdict.events, verdict.views) == (2 * EVENTS, 3)
     assert verdict.missed == {1: 0, 2: 9, 3: 0}
-    assert verdict.notifications == {1: [], 2: ["NOT_PRIMARY"], 3: []}
+    assert verdict.notifications == {
+        1: [], 2: ["NOT_PRIMARY"], 3: ["NOT_PRIMARY", "PRIMARY_RESTORED"],
+    }  # fmt: skip
 
 
 def test_a_line_that_was_not_written_to_its_end_is_left_out(tmp_path: Path) -> None:
