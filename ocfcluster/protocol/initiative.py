@@ -111,11 +111,12 @@ class Initiative:
             )
 
     def _consider_bootstrap(self, now: int) -> None:
-        if self._recovery.proposer.active:
-            return
+        proposer = self._recovery.proposer
         acceptors = self._recovery.formation.decide(self._detector.heard, self.without)
         if acceptors is None or now < self._attempt_after:
             return
+        if proposer.active and (acceptors == proposer.acceptors or not proposer.preparing):
+            return  # else one of them has lost its disk since: its successor is asked
         self._attempt_after = now + limits.PREPARE_MAX_NS
         self._recovery.counters["attempts"] += 1
         promised = self._recovery.promised

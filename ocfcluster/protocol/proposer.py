@@ -109,6 +109,10 @@ class Proposer:
         return self._acceptors
 
     @property
+    def preparing(self) -> bool:
+        return self.phase is Phase.PREPARING
+
+    @property
     def active(self) -> bool:
         return self.phase is not Phase.IDLE
 

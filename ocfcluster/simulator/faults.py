@@ -390,7 +390,7 @@ class Faults:
     def _streams_break(self) -> str | None:
         """Snapshots on their way do not arrive, or crawl."""
         streams = self._world.streams
-        before = streams.bytes_per_second
+        before = streams.usual_bytes_per_second  # and not what another such fault has left for now
         streams.breaking = self._random.choice((0.3, 1.0))
         streams.bytes_per_second = self._random.choice((before, before // 20 + 1000))
 

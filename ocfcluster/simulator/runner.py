@@ -80,6 +80,7 @@ class Simulation:
         world.network.echo = plan.echo
         world.calm_after = plan.calm_ns
         world.streams.bytes_per_second = plan.stream_bytes_per_second
+        world.streams.usual_bytes_per_second = plan.stream_bytes_per_second
         for host in plan.hosts:
             world.add_host(host, plan.link)
         for ends, profile in plan.links.items():

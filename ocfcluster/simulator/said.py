@@ -122,7 +122,9 @@ class Said:
     def _look_at_standing(self, shell: Shell, promise: Promise, previous: Configuration) -> None:
         """What a promise says of its sender's memory."""
         standings = self._standings.setdefault((promise.instance, promise.ballot), {})
-        standings[shell.node_id] = promise.standing
+        # A node that has restarted answers the same ballot again, with less: what it said first is still true, and the
+        # proposer may not have heard the second.
+        standings[shell.node_id] = min(promise.standing, standings.get(shell.node_id, LOST))
         if promise.standing == LOST:
             return
         held, member = observe.held_index(shell.node), self._is_member_of(shell, previous)

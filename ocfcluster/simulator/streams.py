@@ -23,11 +23,19 @@ PATIENCE_NS: Final = 4 * SECOND_NS  # of both ends with a peer that says nothing
 class Streams:
     """What connections between machines are like, and what became of them."""
 
-    __slots__ = ("breaking", "bytes_per_second", "faults", "given", "patience_ns", "random")
+    __slots__ = (
+        "breaking",
+        "bytes_per_second",
+        "faults",
+        "given",
+        "patience_ns",
+        "random",
+        "usual_bytes_per_second",
+    )
 
     def __init__(self, random: Random) -> None:
         self.random = random
-        self.bytes_per_second = 100_000_000
+        self.bytes_per_second = self.usual_bytes_per_second = 100_000_000
         self.breaking = 0.0  # probability that a stream breaks on its way
         self.patience_ns = PATIENCE_NS
         self.given = 0  # snapshots that arrived whole

@@ -116,11 +116,11 @@ def every_topic_is_global() -> None:
 def each_node_numbers_topics_for_itself() -> None:
     """A topic has another id on another node."""
 
-    def init(original: Any, self: TopicTable) -> None:
-        original(self)
-        self.next_id += 100
+    def init(original: Any, self: ReplicatedState, *arguments: Any) -> None:
+        original(self, *arguments)
+        self.topics.next_id += 100
 
-    wrap(TopicTable, "__init__", init)
+    wrap(ReplicatedState, "__init__", init)
 
 
 @mutation("E3", "local_ids_are_marked", agents=1)
