@@ -132,7 +132,6 @@ class DataPlane:
         for held in self.log.runs:
             if held.run[4] in STAGED_KINDS:
                 self._stage(held)
-        self._topic_disk.flush()
 
     def _enter(self, configuration: Configuration, now: int, wall_ns: int) -> None:
         settings = self._settings
@@ -442,8 +441,9 @@ class DataPlane:
             for held in self.log.staged_runs:
                 self._stage(held)
             self.log.staged_runs.clear()
-            self._topic_disk.flush()
             self._topic_disk.before_uncommitted(self.commit)  # forgets the old ones where nobody else asks
+        if self._topic_disk.pending:
+            self._topic_disk.flush(everything=self.log.held >= max(self.commit, self._fetch))
         if self._is_sequencer and not self.frozen:
             self._sequencer.acknowledged(self._node_id, self._acknowledgeable(), self.log.next_index - 1)
             if self._sequencer.count():

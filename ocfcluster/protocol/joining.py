@@ -142,13 +142,6 @@ class Joiner:
         restored = restore(snapshot, max(most, limits.RUN_BYTES))
         if restored.configuration != configuration:
             return
-        table = restored.state.topics
-        if topics_digest(table.rows, table.next_id) != topics_digest(
-            self._store.record.topics, self._store.record.next_topic_id
-        ):
-            self._store.change(
-                topics=table.rows, next_topic_id=table.next_id, topics_index=restored.delivered
-            )
         self.counters["snapshots_fetched"] += 1
         self._held, self._held_at = restored.log.held, now
         node.installation.learn(restored, now)

@@ -19,11 +19,13 @@ from ocfcluster.wire.run import RunHeader, read_header
 class TopicDisk:
     """Stages topic changes in the node's record, and says how far may be acknowledged."""
 
-    __slots__ = ("_store", "_table", "_changes", "_unwritten")
+    __slots__ = ("pending", "_store", "_table", "_changes", "_unwritten", "_borrowed")
 
     def __init__(self, store: Store, table: TopicTable) -> None:
         """``table``: what is on disk already, or in ``store`` on its way there."""
         self._store = store
+        self.pending = False  # something is staged that is not in the record
+        self._borrowed = False  # the table came with a snapshot
         self._table = TopicTable.of(table.rows, table.next_id)
         self._changes: deque[int] = deque()  # indexes of changes that commit does not cover yet
         self._unwritten: deque[tuple[int, int]] = (
@@ -41,20 +43,28 @@ class TopicDisk:
         if change is not None:
             self._changes.append(index)
             self._unwritten.append((index, NO_LIMIT))
+            self.pending = True
 
     def require(self, index: int) -> None:
-        """The record as it is staged now came with the order up to ``index``: not to be acknowledged before."""
-        self._unwritten.append((index, self._store.version))
+        """The table came with the order up to ``index``, which is not to be acknowledged before it is on disk."""
+        self._unwritten.append((index, NO_LIMIT))
+        self.pending = self._borrowed = True
 
-    def flush(self) -> None:
-        """Put what was staged into the record: once for many changes that came together."""
-        unwritten = self._unwritten
-        if unwritten and unwritten[-1][1] == NO_LIMIT:
-            table = self._table
+    def flush(self, everything: bool) -> None:
+        """Put what was staged into the record: once for many changes that came together.
+
+        ``everything``: all that is committed is staged. A table that came with a snapshot waits for that: what this
+        node's disk has from before may be newer, and must not go while others count on it."""
+        if not self.pending or (self._borrowed and not everything):
+            return
+        self.pending = self._borrowed = False
+        table, record, unwritten = self._table, self._store.record, self._unwritten
+        version = self._store.version
+        if (table.rows, table.next_id) != (record.topics, record.next_topic_id):
             version = self._store.change(
                 topics=table.rows, next_topic_id=table.next_id, topics_index=unwritten[-1][0]
             )
-            self._unwritten = deque((index, min(known, version)) for index, known in unwritten)
+        self._unwritten = deque((index, min(known, version)) for index, known in unwritten)
 
     @property
     def limit(self) -> int:
