@@ -73,7 +73,7 @@ PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each pr
 # Runs ordered since a producer was last met, after which its node may reuse its place for a new one.
 PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
-HISTORIES_REMEMBERED: Final = 4  # cluster_ids that a configuration says it supersedes
+HISTORIES_REMEMBERED: Final = 8  # cluster_ids that a configuration says it supersedes
 EPOCHS_REMEMBERED: Final = 4  # (epoch, base) in a configuration: who is further behind begins anew
 EARLY_ORDERS: Final = (
     64  # ORDERs of the next epoch kept while its configuration goes to disk; more are asked for
@@ -86,7 +86,7 @@ VOTES_MOST: Final = 255
 CLEAR_HEADER_BYTES: Final = 32
 SEAL_BYTES: Final = 16  # an AEAD tag; its room is left free in every datagram
 MTU_MINIMUM: Final = (
-    1280  # interface MTU (with IP and UDP headers): a configuration of 15 nodes fits a datagram
+    1280  # interface MTU (with IP and UDP headers): a configuration of 14 nodes fits a datagram
 )
 MTU_MAXIMUM: Final = 9000  # jumbo frames; loopback's 65 536 is cut to this
 DATAGRAM_BYTES: Final = 65_507  # the largest UDP payload over IPv4

@@ -378,7 +378,7 @@ def test_a_command_that_takes_something_away_comes_behind_what_was_published_bef
 
 
 def test_a_node_table_that_does_not_fit_a_datagram_is_refused_at_the_start() -> None:
-    table = dict.fromkeys(range(1, 24), 1)
+    table = dict.fromkeys(range(1, 21), 1)
     Node(settings_of(1, table), 0, WALL_NS)
     with pytest.raises(ConfigurationError, match="use fewer nodes or a network with a larger mtu"):
         Node(settings_of(1, table, mtu=1280), 0, WALL_NS)
