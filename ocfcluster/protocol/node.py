@@ -571,6 +571,7 @@ class Node:
         if counter <= peer.beat_counter:
             return  # overtaken by a newer one
         peer.beat_counter = counter
+        peer.beat_at = now
         before, peer.beat = peer.beat, beat
         peer.address = source
         self.installation.hear_departed(peer, beat, now)

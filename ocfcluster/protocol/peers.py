@@ -75,6 +75,7 @@ class Peer:
         "replay",
         "beat",
         "origin",
+        "beat_at",
         "beat_counter",
     )
 
@@ -88,6 +89,7 @@ class Peer:
         self.replay = ReplayWindow()
         self.beat: Heartbeat | None = None  # the newest
         self.beat_counter = 0
+        self.beat_at = now  # when it came
         self.origin: OriginStream | None = None  # its stream, where it is a member
 
 
