@@ -1,15 +1,12 @@
 """Deliberate mistakes in the protocol: each must be found by the simulator, or the simulator cannot fail.
 
-A mutant is patched into the protocol's classes for as long as its ``with`` block lasts; nothing of it is in the
-product.
+Here those of the data plane and of what programs are told; votes and epoch changes have files of their own.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -28,23 +25,9 @@ from ocfcluster.protocol.state import ReplicatedState, TopicTable
 from ocfcluster.protocol.streams import Assembler
 from ocfcluster.protocol.topic_disk import NO_LIMIT, TopicDisk
 from ocfcluster.wire.run import RunKind, read_header
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """``rules``: what the checker may call it."""
-
-    name: str
-    mistake: str
-    rules: tuple[str, ...]
-    patches: Callable[[], list[Any]]
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for one in self.patches():
-                stack.enter_context(one)
-            yield
+from tests.simulation.mutants_base import ORDER, SAFETY, Mutant
+from tests.simulation.mutants_epochs import EPOCHS
+from tests.simulation.mutants_votes import VOTES
 
 
 def _deliver_before_commit() -> list[Any]:
@@ -208,7 +191,7 @@ def _receipts_at_publish() -> list[Any]:
         original(self, run)
         header = read_header(run)
         outcome = Outcome(header.kind, header.producer, header.first_number, header.count, 0, 1, 1, 0)
-        self._outbox.effects.append(Deliver([outcome]))
+        self.outbox.effects.append(Deliver([outcome]))
 
     return [patch.object(Node, "publish", publish)]
 
@@ -319,16 +302,13 @@ def _subscriber_skipped() -> list[Any]:
     return [patch.object(Hub, "deliver", deliver)]
 
 
-SAFETY = ("safe delivery", "durable topics")
-ORDER = ("agreement", "creation", "exactly once", "fifo", "seq", "ev_id", "liveness", *SAFETY)
-
-MUTANTS = (
+DATA_PLANE = (
     Mutant("deliver before commit", "safe delivery delivers what is held", SAFETY, _deliver_before_commit),
     Mutant("half is a quorum", "commit with one vote too few", SAFETY, _half_is_a_quorum),
     Mutant(
         "acknowledge what is ordered",
         "ACKs do not wait for the packets",
-        SAFETY,
+        (*SAFETY, "stable"),
         _acknowledge_what_is_ordered,
     ),
     Mutant(
@@ -369,13 +349,11 @@ MUTANTS = (
         _topic_ids_used_again,
     ),
     Mutant("freed before stable", "packets are freed once held here", ("liveness",), _freed_before_stable),
-    Mutant(
-        "stable by the fastest", "stable is the highest held", ("liveness", "buffers"), _stable_by_the_fastest
-    ),
+    Mutant("stable by the fastest", "stable is the highest held", ("stable",), _stable_by_the_fastest),
     Mutant(
         "runs end with their extent",
         "the begun run is dropped where a buffer ends",
-        ORDER,
+        (*ORDER, "virtual synchrony"),
         _runs_end_with_their_extent,
     ),
     Mutant(
@@ -430,3 +408,5 @@ MUTANTS = (
     Mutant("subscriber skipped", "an event socket misses a run silently", ("client",), _subscriber_skipped),
     Mutant("own clock in the order", "order_time differs by node", ("agreement",), _own_clock_in_the_order),
 )
+
+MUTANTS = (*DATA_PLANE, *VOTES, *EPOCHS)
