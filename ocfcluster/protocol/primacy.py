@@ -92,7 +92,9 @@ class Primacy:
             in_time = now - self._suspects_since < _SUSPICIONS * self._settings.suspicion_ns
             return self.primary and enough and in_time and detector.connected(configuration, plane.node_id)
         there = {plane.node_id}
-        oldest = now - self._settings.suspicion_ns  # an older word of an epoch says nothing about the present one
+        oldest = (
+            now - self._settings.suspicion_ns
+        )  # an older word of an epoch says nothing about the present one
         for peer in detector.heard:
             if (
                 peer.beat is not None
