@@ -300,6 +300,26 @@ def _wrong_next_packet() -> Patches:
     return [around(OriginStream, "begin_behind", begin_behind)]
 
 
+def _learner_beyond_the_cut() -> Patches:
+    """A learner holds whatever is ordered, and keeps it where the epoch is cut below."""
+
+    def limit(value: int, self: DataPlane) -> int:
+        return value if self.is_member else NO_LIMIT
+
+    def take(original: Any, self: Installation, configuration: Configuration, now: int) -> None:
+        plane = self._node.plane
+        if plane is not None and not plane.is_member and plane.log.held > configuration.base:
+            mine = plane.configuration
+            if (mine.cluster_id, mine.epoch + 1) == (configuration.cluster_id, configuration.epoch):
+                plane.log.held = configuration.base
+        original(self, configuration, now)
+
+    return [around(DataPlane, "_limit", limit), around(Installation, "take", take)]
+
+
+# --- incarnations and suspicion ---------------------------------------------------------------------------------------
+
+
 def _same_incarnation_after_restart() -> Patches:
     def init(original: Any, self: Shell, world: Any, host: Any, settings: Any, random: Any) -> None:
         first = host.profile.settings.incarnation
@@ -470,6 +490,12 @@ EPOCHS = (
         "each origin goes on one packet early",
         (*ORDER, "receipts", "buffers", "exception"),
         _wrong_next_packet,
+    ),
+    Mutant(
+        "learner beyond the cut",
+        "a learner keeps what was ordered behind a cut",
+        (*RECOVERY, *ORDER, "exception"),
+        _learner_beyond_the_cut,
     ),
     Mutant(
         "same incarnation again",

@@ -211,6 +211,15 @@ def _found_values_ignored() -> Patches:
     return [patch.object(judgement, "accepted_value", lambda configuration, promises: None)]
 
 
+def _found_by_ballot() -> Patches:
+    return _found(
+        lambda configuration, promises, ballot, value: (
+            {node for node, one in promises.items() if one.accepted_ballot == ballot}
+            | _silent(configuration, promises)
+        )
+    )
+
+
 def _found_by_reporters() -> Patches:
     return _found(
         lambda configuration, promises, ballot, value: {
@@ -371,6 +380,7 @@ VOTES = (
         _silent_sequencer_forgotten,
     ),
     Mutant("found value ignored", "what was accepted is not finished", DECISIONS, _found_values_ignored),
+    Mutant("found by ballot", "reporters of a value are counted by ballot", DECISIONS, _found_by_ballot),
     Mutant("found by reporters", "who did not promise is not counted", DECISIONS, _found_by_reporters),
     Mutant(
         "cut too low",
