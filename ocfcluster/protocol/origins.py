@@ -46,10 +46,6 @@ class Origins:
         """The members' streams of an epoch, by node_id; None where it is not remembered."""
         return self._by_epoch.get(epoch)
 
-    @property
-    def epochs_remembered(self) -> int:
-        return len(self._by_epoch)
-
     def forget_departed(self, log: OrderLog) -> None:
         """Let go of what nobody needs any more of those that are gone."""
         if len(self.streams) == len(self.present) or log.next_index <= self._base:
