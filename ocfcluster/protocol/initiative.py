@@ -58,14 +58,22 @@ class Initiative:
         self._lagging_since = {}
         self._deaf_since = {}
         self._attempt_after = 0
-        self.forced = False
+        configuration = self._node.configuration
+        if self._node.plane is not None or (configuration and self._detector.voices(configuration)):
+            self.forced = False  # else what was accepted before is finished, and has lost its members, too
 
-    def force(self) -> None:
-        """Go on without who is missing. An attempt that still waits for them is over."""
+    def force(self) -> str:
+        """Go on without who is missing: empty, or why this node cannot. An attempt that still waits is over."""
+        configuration = self._node.configuration
+        if configuration is not None and not self._detector.is_acceptor(configuration):
+            voices = sorted(self._detector.voices(configuration))
+            if voices:
+                return f"this node's disk has no vote on what follows: say it to node {voices[0]}, whose disk has one"
         if not self.forced:
             self.forced = True
             self._recovery.proposer.abandon()
             self._attempt_after = 0
+        return ""
 
     def consider(self, now: int) -> None:
         """Start an epoch change, or a bootstrap, where it is this node's turn."""
@@ -104,8 +112,7 @@ class Initiative:
             self._waiting_since = 0
             return
         self._waiting_since = self._waiting_since or now
-        if now - self._waiting_since >= after and not self.forced:
-            self.force()
+        if now - self._waiting_since >= after and not self.forced and not self.force():
             self._node.say_news(
                 "new_history", "the others did not come back in time: this node goes on without them"
             )

@@ -347,8 +347,7 @@ class Node:
                 return "this node knows no cluster whose history could be given up"
             if self.state is State.ACTIVE and self.primary:
                 return "the cluster runs"
-            self.recovery.initiative.force()
-            return ""
+            return self.recovery.initiative.force()
         if isinstance(command, Rejoin):
             if not self.installation.foreign:
                 return "no other history of this cluster is heard"
