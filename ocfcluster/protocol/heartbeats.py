@@ -32,15 +32,16 @@ class Heartbeats:
         promised: Ballot | None,
         heard: list[tuple[int, int]],
         table_hash: int,
+        padded: bool,
         now: int,
     ) -> bytes:
-        """The body of the next heartbeat."""
+        """The body of the next heartbeat; ``padded``: somebody waits for a full datagram of this node."""
         settings = self._settings
         self.wanted = False
         self.due = now + settings.heartbeat_ns
         mtu = settings.mtu if configuration is None else min(settings.mtu, configuration.mtu)
         payload = payload_bytes(mtu, settings.ip_overhead_bytes)
-        padded = self._number % limits.HEARTBEAT_PADDED_EVERY == 0
+        padded = padded or self._number % limits.HEARTBEAT_PADDED_EVERY == 0
         self._number += 1
         audited = plane.auditor.announced(plane.commit) if plane and plane.is_member else (0, 0)
         history = history_numbers(configuration.cluster_id if configuration else "")

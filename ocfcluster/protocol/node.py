@@ -636,6 +636,7 @@ class Node:
             self.recovery.promised,
             heard,
             self.recovery.formation.hash,
+            self.peers.somebody_misses(self.settings.node_id, self.settings.incarnation, now),
             now,
         )
         self.outbox.multicast(body)

@@ -132,6 +132,14 @@ class PeerTable:
         silent = self._suspicion_ns // 4  # while another incarnation of the same node speaks
         return [peer for peer in live if newest[peer.node_id].last_heard - peer.last_heard < silent]
 
+    def somebody_misses(self, node_id: int, incarnation: int, now: int) -> bool:
+        """Whether a node whose heartbeats come says that it does not hear this one."""
+        oldest = now - self._suspicion_ns
+        return any(
+            peer.beat is not None and peer.beat_at > oldest and (node_id, incarnation) not in peer.beat.heard
+            for peer in self._peers.values()
+        )
+
     def all(self) -> Iterator[Peer]:
         yield from self._peers.values()
 

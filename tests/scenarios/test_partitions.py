@@ -132,11 +132,6 @@ def test_who_is_evicted_while_cut_off_is_told_nothing_else_between():
     check(scenario, "partition_evicted")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a link that is judged at the instant of the healing costs a healthy member its place",
-)
 def test_a_short_cut_restores_what_was_there():
     """Everybody lost the quorum, nobody could form a view: the same members go on, and say so."""
     scenario, publisher = running()
