@@ -40,6 +40,7 @@ from ocfcluster.protocol.effects import (
     Effect,
     Fault,
     FetchSnapshot,
+    Forget,
     HistoryLost,
     Multicast,
     News,
@@ -51,7 +52,7 @@ from ocfcluster.protocol.effects import (
     StateChange,
     Stop,
 )
-from ocfcluster.protocol.operator import OperatorCommand, Rejoin
+from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import Answer, Error, Full, NoticeCode, Shutdown, control_frame
 from ocfcluster.wire.run import RunHeader
@@ -113,7 +114,9 @@ class Agent:
         self._stop_reason = ""
         self._leaving = ""  # why this node has asked to leave
         self.evicted = ""  # why the cluster went on without this incarnation, which has ended it
-        self.told_to_rejoin = False  # by an operator, whatever the configuration says
+        self.forgets = (
+            False  # told by an operator to begin again as a stranger, whatever the configuration says
+        )
         self.evictions = 0  # of this node's incarnations before, in this process
         self.evicted_because = ""  # the last of them
         self.failure: BaseException | None = None  # a mistake in the agent itself, which has ended it
@@ -206,6 +209,11 @@ class Agent:
         self.transport.close()
         self.listener.close()
         self._writer.close()
+        if self.forgets:
+            try:
+                self.state_dir.forget()
+            except OSError as error:
+                log.error("the state directory could not be emptied: empty it by hand", error=error.strerror)
         self.state_dir.close()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
@@ -270,26 +278,32 @@ class Agent:
             elif kind is Send:
                 self.counters.buffers_sent += 1
                 self.transport.send(effect.address, effect.buffer, effect.segment)  # type: ignore[union-attr]
-            elif isinstance(effect, Persist):
-                self._persist(effect)
-            elif isinstance(effect, StateChange):
-                self._state_changed(effect)
-            elif isinstance(effect, FetchSnapshot):
-                self.snapshots.fetch(effect)
-            elif isinstance(effect, Stop):
-                self.stop(effect.reason)
-            elif isinstance(effect, Notification):
-                log.warning("primary", told=effect.code.value, m_sequence=effect.m_sequence)
-                self.router.views.notify(effect, self.config.node.id, self.incarnation)
-            elif isinstance(effect, HistoryLost):
-                self._history_lost(effect, now)
-            elif isinstance(effect, Fault):
-                self.counters.faults += 1
-                log.error("fault", code=effect.code, text=effect.text)
-            elif isinstance(effect, News):
-                self._news(effect)
+            else:
+                self._carry_rare(effect, now)
         if self.requests.deferred:
             self.requests.run_deferred()
+
+    def _carry_rare(self, effect: Effect, now: int) -> None:
+        if isinstance(effect, Persist):
+            self._persist(effect)
+        elif isinstance(effect, StateChange):
+            self._state_changed(effect)
+        elif isinstance(effect, FetchSnapshot):
+            self.snapshots.fetch(effect)
+        elif isinstance(effect, Stop):
+            self.stop(effect.reason)
+        elif isinstance(effect, Forget):
+            self.forgets = True
+        elif isinstance(effect, Notification):
+            log.warning("primary", told=effect.code.value, m_sequence=effect.m_sequence)
+            self.router.views.notify(effect, self.config.node.id, self.incarnation)
+        elif isinstance(effect, HistoryLost):
+            self._history_lost(effect, now)
+        elif isinstance(effect, Fault):
+            self.counters.faults += 1
+            log.error("fault", code=effect.code, text=effect.text)
+        elif isinstance(effect, News):
+            self._news(effect)
 
     def _arm(self, now: int) -> None:
         """Have the timer ring when the node or the hub wants it; a later ring that is armed already is moved."""
@@ -340,9 +354,7 @@ class Agent:
         return self.node.control(operand, behind)
 
     def operator(self, command: OperatorCommand) -> str:
-        why = self.node.operator(command, time.monotonic_ns())
-        self.told_to_rejoin = self.told_to_rejoin or (not why and isinstance(command, Rejoin))
-        return why
+        return self.node.operator(command, time.monotonic_ns())
 
     def give_snapshot(self, request: bytes) -> list[bytes] | None:
         now = time.monotonic_ns()

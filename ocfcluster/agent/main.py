@@ -121,7 +121,7 @@ class Incarnations:
                 log.info("stopped")
                 return 0
             evictions, because = evictions + 1, agent.evicted
-            rejoins = self._config.cluster.rejoin or agent.told_to_rejoin
+            rejoins = self._config.cluster.rejoin or agent.forgets
             del agent  # what it held is freed before the next one fetches as much
             if not rejoins:
                 log.error("evicted", reason=because, rejoins=False)

@@ -147,6 +147,17 @@ class StateDirectory:
         header = RECORD_HEADER.pack(MAGIC, RECORD_VERSION, len(body), xxh3_64_intdigest(body))
         _replace(self.path / _RECORD, header + body)
 
+    def forget(self) -> None:
+        """Empty the directory, durably: who opens it next is a stranger. Blocks for the disk. Raises OSError.
+
+        The new identity comes first: where the power fails between, a record of another store has no vote.
+        """
+        raw = msgspec.json.decode((self.path / _IDENTITY).read_bytes(), type=Identity)
+        identity = Identity(IDENTITY_VERSION, raw.cluster, raw.node_id, f"{secrets.randbits(64):016x}")
+        _replace(self.path / _IDENTITY, msgspec.json.encode(identity) + b"\n")
+        (self.path / _RECORD).unlink(missing_ok=True)
+        _sync_directory(self.path)
+
     def close(self) -> None:
         """Give up the lock."""
         if self._lock >= 0:
@@ -222,7 +233,11 @@ def _replace(file: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)  # on a full disk it takes room
         raise
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync_directory(file.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:

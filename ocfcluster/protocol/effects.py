@@ -108,6 +108,12 @@ class Persist:
 
 
 @dataclass(slots=True, frozen=True)
+class Forget:
+    """Empty the state directory once this incarnation has ended, before the next one begins: that one is a stranger,
+    with a store_id that has promised nothing to anybody."""
+
+
+@dataclass(slots=True, frozen=True)
 class FetchSnapshot:
     """Fetch the state of a running cluster from ``address`` by TCP: send ``request``, and give what comes back to
     ``Node.snapshot_fetched(token, snapshot, now)``; None where nothing whole came. A newer one replaces it."""
@@ -186,6 +192,7 @@ Effect = (
     | Send
     | Deliver
     | Persist
+    | Forget
     | FetchSnapshot
     | Notification
     | HistoryLost

@@ -18,6 +18,7 @@ from ocfcluster.protocol.effects import (
     Deliver,
     Effect,
     Fault,
+    Forget,
     News,
     Outcome,
     State,
@@ -353,11 +354,8 @@ class Node:
                 return "no other history of this cluster is heard"
             if self.state is State.ACTIVE:
                 return "this node is a member of a running cluster"
-            # The vote stays: this acceptor must not forget what it has promised to the others of its history.
-            self._store.change(configuration=None, topics=[], next_topic_id=0, topics_index=0)
-            self._store.when_durable(
-                lambda _: self.evict("an operator has told it to join another history"), now
-            )
+            self.outbox.effects.append(Forget())  # as another acceptor, not as one that forgets its promises
+            self.evict("an operator has told it to join another history")
         return ""
 
     def persisted(self, token: int, ok: bool, now: int) -> None:

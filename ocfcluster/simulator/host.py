@@ -192,16 +192,19 @@ class Host:
         if evicted:
             self.evictions += 1
             delay = self.profile.back_off_ns + self._random.randrange(self.profile.back_off_ns)
-            self._world.after(delay, self.boot_after_writes)
+            self._world.after(delay, self.boot_after_writes, shell.forgets)
 
-    def boot_after_writes(self) -> None:
-        """Starts a process once nothing of the one before is on its way to the disk any more."""
+    def boot_after_writes(self, wiped: bool = False) -> None:
+        """Starts a process once nothing of the one before is on its way to the disk any more; ``wiped``: as a
+        stranger."""
         if self.shell is not None:
             return
         if self.disk.waiting:  # of the incarnation before
-            self._world.after(LOOK_NS, self.boot_after_writes)
-        else:
-            self.boot()
+            self._world.after(LOOK_NS, self.boot_after_writes, wiped)
+            return
+        if wiped:
+            self.wipe(self._random.getrandbits(63) | 1)
+        self.boot()
 
     def _end(self, why: str) -> None:
         shell, self.shell = self.shell, None

@@ -19,6 +19,7 @@ from ocfcluster.protocol.effects import (
     Effect,
     Fault,
     FetchSnapshot,
+    Forget,
     HistoryLost,
     Multicast,
     News,
@@ -142,6 +143,7 @@ class Shell:
         "declared",
         "distinct",
         "ended_because",
+        "forgets",
         "leaving",
         "node",
         "node_id",
@@ -164,6 +166,7 @@ class Shell:
         self.paused_at = self.woke_at = world.now
         self.leaving = False
         self.ended_because = ""
+        self.forgets = False  # the next process begins with an empty disk
         self.started_at = world.now
         self.state = State.FORMING
         self.cursor: Cursor | None = None  # where in its history this incarnation is; the checker's
@@ -444,6 +447,9 @@ class Shell:
             if effect.state in (State.EVICTED, State.STOPPED):
                 self._host.notices.append(effect)
             world.checker.state_changed(self)
+        elif isinstance(effect, Forget):
+            add(now, node_id, "forget")
+            self.forgets = True
         elif isinstance(effect, FetchSnapshot):
             add(now, node_id, "fetch", f"token {effect.token} from {effect.address[0]}")
             if self._fetch is not None:

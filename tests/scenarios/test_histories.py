@@ -7,7 +7,6 @@ import pytest
 from ocfcluster.protocol.effects import State
 from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, Rejoin
 from ocfcluster.simulator.scenario import Scenario
-from ocfcluster.simulator.trace import Violation
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
 from tests.scenarios.steps import accepted, epoch, part_of_a_table, promised, running
@@ -272,11 +271,6 @@ def test_five_of_whom_three_formed_and_two_never_started():
     check(scenario, "history_majority_that_never_was")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=Violation,
-    reason="rejoin forgets this acceptor's votes and keeps its store_id: the next incarnation should be a stranger",
-)
 def test_a_node_of_another_history_rejoins_when_it_is_told():
     """1 waits in a history that the others have forgotten: it says so, and waits for an operator."""
     scenario, _ = running(nodes=3)

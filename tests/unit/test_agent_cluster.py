@@ -58,7 +58,9 @@ def test_a_paused_agent_comes_back_in_the_same_process_with_the_state_it_missed(
         seen = []
         while not seen or not (seen[-1].notice and seen[-1].notice.code is NoticeCode.RESUMED):
             seen.append(events.get(timeout=10))
-        with cluster.connect(1) as other:  # not before the client is back: what passes until then is in the gap
+        with cluster.connect(
+            1
+        ) as other:  # not before the client is back: what passes until then is in the gap
             other.publish("t", b"seen").wait(5)
         seen.append(events.get(timeout=10))
         assert (seen[-1].seq, bytes(seen[-1].data)) == (2, b"seen")
@@ -152,3 +154,24 @@ def test_a_cluster_forms_without_a_node_that_is_missing_when_it_is_told() -> Non
     finally:
         cluster.stop()
         shutil.rmtree(cluster.directory)
+
+
+def test_a_node_of_another_history_joins_the_live_one_when_it_is_told() -> None:
+    with LoopbackCluster(3, timing=TIMING) as cluster:
+        for i in cluster.nodes:
+            cluster.stop_agent(i, kill=True)
+        for i in (2, 3):
+            shutil.rmtree(cluster.state_dir(i))
+            cluster.start_agent(i)
+        until(lambda: cluster.status(2)["waiting_for"] == "nodes 1")
+        with cluster.connect(2) as client:
+            client.admin.bootstrap_without([1], timeout=5)
+        cluster.wait_active([2, 3])
+        cluster.start_agent(1)
+        until(lambda: "another history" in cluster.status(1)["waiting_for"])
+        before = (cluster.state_dir(1) / "identity.json").read_bytes()
+        with cluster.connect(1) as client:
+            client.admin.rejoin(timeout=5)
+        until(lambda: cluster.status(1)["state"] == "active")
+        assert members(cluster, 2) == [2, 3, 1]
+        assert (cluster.state_dir(1) / "identity.json").read_bytes() != before

@@ -90,6 +90,24 @@ def test_a_later_version_and_a_lost_identity(tmp_path: Path) -> None:
         StateDirectory(tmp_path, "blue", 3)
 
 
+def test_what_forgets_is_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = StateDirectory(tmp_path, "blue", 3)
+    made.write_record(b"votes")
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: pytest.fail("power cut"))
+    with pytest.raises(pytest.fail.Exception):
+        made.forget()
+    made.close()
+    monkeypatch.undo()
+    half = StateDirectory(tmp_path, "blue", 3)  # never the old store without its votes
+    assert (half.record, half.store_id == made.store_id) == (b"votes", False)
+    half.forget()
+    half.close()
+    whole = StateDirectory(tmp_path, "blue", 3)
+    whole.close()
+    assert whole.record == b""
+    assert whole.store_id not in (made.store_id, half.store_id)
+
+
 def test_what_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StateDirectoryError, match=r"node\.state_dir"):
