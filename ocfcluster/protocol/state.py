@@ -147,8 +147,12 @@ class ProducerEntry:
         self.last_position = position
 
 
+_POSITION_BITS: Final = 43  # of a producer's id; below the bit that marks the ids of local producers
+_EPOCH_MASK: Final = (1 << 20) - 1
+
+
 class ReplicatedState:
-    """Applies runs in their order. ``position`` counts them: it is the id of the producer that a run opens."""
+    """Applies runs in their order. ``position`` counts them; with the epoch it is the id of a producer opened there."""
 
     __slots__ = (
         "_limits", "m_sequence", "topics", "last_seq", "ev_id", "position", "producers", "_per_node",
@@ -291,9 +295,12 @@ class ReplicatedState:
             self._forget_idle(node_id)
             if self._per_node.get(node_id, 0) >= self._limits.producers_per_node:
                 return errno.ENOMEM, 0
-        self.producers[self.position] = ProducerEntry(node_id, self.position, self._limits.producer_runs)
+        epoch = self.configuration.epoch if self.configuration is not None else 0
+        # With agreed delivery an OPEN may be lost and its position given again, but never in the same epoch.
+        producer_id = (epoch & _EPOCH_MASK) << _POSITION_BITS | self.position
+        self.producers[producer_id] = ProducerEntry(node_id, self.position, self._limits.producer_runs)
         self._per_node[node_id] = self._per_node.get(node_id, 0) + 1
-        return 0, self.position
+        return 0, producer_id
 
     def restore_producer(
         self, producer_id: int, node_id: int, next_number: int, last_position: int,

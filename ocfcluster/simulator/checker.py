@@ -22,6 +22,7 @@ from ocfcluster.protocol.effects import (
     TopicChange,
     View,
 )
+from ocfcluster.protocol.quorum import Quorums
 from ocfcluster.protocol.settings import Configuration
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.history import Cursor, History, Place, Publication, Segment, shown, view_text
@@ -48,6 +49,7 @@ class Checker:
 
     __slots__ = (
         "_agreed",
+        "_alone",
         "_bursts",
         "_judges",
         "_removals_asked",
@@ -66,6 +68,9 @@ class Checker:
     def __init__(self, world: World, delivery: str) -> None:
         self._world = world
         self._agreed = delivery == "agreed"
+        self._alone: set[int] = (
+            set()
+        )  # nodes that could commit by themselves: no window holds back what waits there
         self._bursts: Counter[int] = Counter()
         self._judges: dict[str, Judge] = {}
         self._removals_asked: Counter[str] = Counter()
@@ -443,6 +448,9 @@ class Checker:
     def after_burst(self, shell: Shell) -> None:
         """What must hold whenever a node has finished a burst."""
         self._look_at_configuration(shell)
+        configuration = shell.node.configuration
+        if configuration is not None and Quorums(configuration).commit([shell.node_id]):
+            self._alone.add(shell.node_id)
         if not self._agreed:
             self.memory.check_held(shell)
         self.memory.check_freed(shell)
@@ -457,6 +465,8 @@ class Checker:
             raise Violation("bounds", f"node {shell.node_id}: {text}")
         subscriber = self._world.hosts[shell.node_id].subscriber
         most = subscriber.profile.mark_bytes + observe.on_the_way_bytes(shell.settings, nodes)
+        if shell.node_id in self._alone:
+            most += observe.pending_bytes(shell.settings)
         if subscriber.most_bytes > most and self._world.now < SUBSCRIBERS_ARE_WAITED_FOR_NS:
             raise Violation(
                 "bounds",

@@ -79,6 +79,14 @@ def on_the_way_bytes(settings: Settings, nodes: int) -> int:
     return settings.backlog_bytes + nodes * (window + run)
 
 
+def pending_bytes(settings: Settings) -> int:
+    """What may wait for room in the window at the node of its programs."""
+    run = max(
+        settings.limits.event_bytes + limits.RUN_HEADER_BYTES + limits.PROPERTIES_BYTES, limits.RUN_BYTES
+    )
+    return max(limits.WINDOW_BYTES, run) + run + limits.CONTROL_FRAME_BYTES
+
+
 def excesses(node: Node, settings: Settings, now: int, nodes: int) -> Iterator[str]:
     """Figures of the node's status that are above their bound."""
     figures: dict[str, Any] = node.status(now)["data_plane"]
@@ -92,7 +100,7 @@ def excesses(node: Node, settings: Settings, now: int, nodes: int) -> Iterator[s
         + limits.CONTROL_RESERVE_BYTES
         + limits.SEGMENT_BUFFER_BYTES
         + run,
-        "pending_bytes": max(limits.WINDOW_BYTES, run) + run + limits.CONTROL_FRAME_BYTES,
+        "pending_bytes": pending_bytes(settings),
         "kept_bytes": on_the_way_bytes(settings, nodes),
         "ahead_bytes": nodes * limits.OUT_OF_ORDER_BYTES,
         "unfinished_bytes": nodes * run,

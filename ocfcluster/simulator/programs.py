@@ -175,7 +175,9 @@ class Publisher:
             self.next_number = 1
 
     def _closed(self, outcome: Outcome) -> None:
-        if outcome.error:
+        # With agreed delivery the OPEN may have been lost with the node that confirmed it.
+        lost = outcome.error == errno.EBADF and self._host.profile.settings.delivery == "agreed"
+        if outcome.error and not lost:
             self._world.checker.complain("producers", f"closing an open producer: {outcome}")
 
     def _new_publications(self, line: Connection) -> list[Kept]:

@@ -19,8 +19,8 @@ from ocfcluster.agent.main import EXIT_EVICTED, EXIT_FAILURE, Incarnations
 from ocfcluster.client.session import Stage
 from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.limits import MILLISECOND_NS
-from ocfcluster.protocol.effects import FetchSnapshot, Persist, State, Stop
-from ocfcluster.protocol.operator import NewHistory, Rejoin
+from ocfcluster.protocol.effects import FetchSnapshot, Forget, Persist, State, Stop
+from ocfcluster.protocol.operator import Rejoin
 from ocfcluster.wire.frames import Shutdown
 from tests.unit.fake_node import FakeNode, RawClient
 
@@ -288,7 +288,7 @@ def test_an_operator_has_it_rejoin_all_the_same(
         assert one.agent.operator(Rejoin()) == "no"
         one.nodes[0].operator_refusal = ""
         assert one.agent.operator(Rejoin()) == ""
-        assert one.agent.operator(NewHistory()) == ""
+        one.nodes[0].effect(Forget())
         one.decide(State.EVICTED, "test")
         await one.until(lambda: len(one.nodes) == 2 and one.agent and one.agent._stopping)
         one.nodes[1].operator_refusal = "no"

@@ -132,6 +132,15 @@ def test_a_producer_is_named_by_the_position_of_its_open() -> None:
     assert [one.producer(), one.topic("x") and one.producer()] == [1, 3]
 
 
+def test_a_position_that_is_given_again_in_another_epoch_is_another_producer() -> None:
+    one, other = Applied(), Applied()
+    for state, epoch in ((one.state, 3), (other.state, 4)):
+        state.view(configuration_of({1: 1}, epoch=epoch), [])
+    ids = [one.producer(), other.producer()]
+    assert [producer % 2**43 for producer in ids] == [1, 1]
+    assert [producer >> 43 for producer in ids] == [3, 4]
+
+
 def test_unknown_producers_and_jumps_are_refused_and_use_up_nothing() -> None:
     one = Applied()
     topic_id, producer = one.topic(), one.producer()
