@@ -27,7 +27,17 @@ _NO_MEMBER = int(MessageFlags.FORMING | MessageFlags.LEARNING | MessageFlags.LEA
 class Installation:
     """Installs configurations in a node; one at a time is on its way to disk."""
 
-    __slots__ = ("_departed", "_detector", "_early", "_node", "_settings", "_store", "foreign", "under_way")
+    __slots__ = (
+        "_departed",
+        "_detector",
+        "_early",
+        "_foreign_told",
+        "_node",
+        "_settings",
+        "_store",
+        "foreign",
+        "under_way",
+    )
 
     def __init__(self, node: Node, settings: Settings, store: Store, detector: Detector) -> None:
         self._node = node
@@ -38,6 +48,7 @@ class Installation:
         self._early: list[tuple[Peer, bytes, int]] = []  # ORDERs that came meanwhile, with their counters
         self._departed: set[tuple[int, int]] = set()  # members of the epoch before that are none now
         self.foreign = ""  # another history that is heard, and that this node cannot follow by itself
+        self._foreign_told: set[str] = set()  # bounded: histories that anybody may make up would fill the log
 
     def take(self, configuration: Configuration, now: int) -> None:
         """A configuration that was decided, from whomever: take it where it is newer than the one in force."""
@@ -216,10 +227,10 @@ class Installation:
 
     def _hear_foreign(self, configuration: Configuration) -> None:
         """Another history of this cluster's name, that neither supersedes this one nor is superseded by it."""
-        node = self._node
-        if self.foreign != configuration.cluster_id:
-            self.foreign = configuration.cluster_id
-            node.say_fault(
+        self.foreign = configuration.cluster_id
+        if self.foreign not in self._foreign_told and len(self._foreign_told) < limits.HISTORIES_REMEMBERED:
+            self._foreign_told.add(self.foreign)
+            self._node.say_fault(
                 "foreign_history",
                 f"another history of this cluster is heard ({configuration.cluster_id}, epoch {configuration.epoch}, "
                 f"nodes {sorted(configuration.table)}); `ocfcluster rejoin` gives up this node's and joins it",

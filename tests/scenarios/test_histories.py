@@ -291,6 +291,29 @@ def test_a_node_of_another_history_rejoins_when_it_is_told():
     check(scenario, "history_rejoin")
 
 
+def test_an_operators_word_lasts_until_a_view_goes_on():
+    """3 is let go by a view of {1, 2} that it has accepted and not installed; 1 and 2 lose their disks. Its vote
+    finishes that view, which nobody alive is a member of: the word that was said for the one counts for the next."""
+    scenario, _ = running(nodes=3)
+    scenario.drop(MessageType.INSTALL, to=3)
+    scenario.leave(3)
+    scenario.wait_until(what=lambda: accepted(scenario, 3) and epoch(scenario, 1) == epoch(scenario, 2) == 2)
+    scenario.power_cut()
+    scenario.heal_all()
+    scenario.forget()
+    scenario.restart(1, 2, wiped=True)
+    scenario.restart(3)
+    scenario.run(ms=3000)
+    scenario.show_states()
+    assert "say it to node 3" in scenario.operator(1, NewHistory())
+    assert scenario.operator(3, NewHistory()) == ""
+    scenario.wait_until(history="new", on=(3,))
+    scenario.run(ms=3000)
+    scenario.show()
+    scenario.show_states()
+    check(scenario, "history_operators_word")
+
+
 def test_two_histories_that_meet_do_not_end_each_other():
     """Operators formed two halves apart: both are reported, neither gives up by itself."""
     scenario = Scenario(nodes=4)
