@@ -18,6 +18,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 BUILD: Final = ROOT / "build" / "bench"
 REQUIREMENTS: Final = ROOT / "requirements" / "peers.txt"
 VENV: Final = BUILD / "python"
+CLIENTS: Final = Path(__file__).with_name("clients")
+GCC: Final = ("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 TIMEOUT_S: Final = 600.0
 
 
@@ -97,28 +99,28 @@ def make_venv() -> None:
 # --- our own clients ----------------------------------------------------------------------------------------------
 
 
-def compile_c(source: Path, *libraries: str, tree: Tree | None = None) -> Path:
+def compile_c(name: str, *libraries: str, tree: Tree | None = None) -> Path:
     """Compile a client with gcc, unless that is done already; the program. Raises InstallError."""
-    program = BUILD / source.stem
-    if _newer(program, source, *source.parent.glob("*.h")):
+    source, program = CLIENTS / f"{name}.c", BUILD / f"{name}-client"
+    if _newer(program, source, CLIENTS / "client.h"):
         return program
-    flags = []
+    headers, folders = [], []
     if tree is not None and tree.root.exists():
-        folders = tree.libraries.split(os.pathsep)
-        flags += [f"-I{tree.root}/usr/include"]
-        flags += [f"-L{folder}" for folder in folders] + [f"-Wl,-rpath-link,{folder}" for folder in folders]
+        headers = [f"-I{tree.root}/usr/include"]
+        for folder in tree.libraries.split(os.pathsep):
+            folders += [f"-L{folder}", f"-Wl,-rpath-link,{folder}"]
     BUILD.mkdir(parents=True, exist_ok=True)
-    run(["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", *flags[:1], "-o", str(program), str(source),
-         *flags[1:], *(f"-l{library}" for library in libraries), "-lpthread"])  # fmt: skip
+    named = [f"-l{library}" for library in libraries]
+    run([*GCC, *headers, "-o", str(program), str(source), *folders, *named, "-lpthread"])
     return program
 
 
-def compile_java(source: Path, classpath: str) -> Path:
+def compile_java(name: str, classpath: Path) -> Path:
     """Compile a client with javac, unless that is done already; the folder of its classes. Raises InstallError."""
-    classes = BUILD / f"{source.stem}.classes"
-    if not _newer(classes / f"{source.stem}.class", source):
+    source, classes = CLIENTS / f"{name}.java", BUILD / "classes"
+    if not _newer(classes / f"{name}.class", source):
         classes.mkdir(parents=True, exist_ok=True)
-        run(["javac", "-Xlint:-options", "-cp", classpath, "-d", str(classes), str(source)])
+        run(["javac", "-Xlint:all", "-cp", str(classpath), "-d", str(classes), str(source)])
     return classes
 
 

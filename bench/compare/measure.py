@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 from bench.compare.peers.peer import Peer, PeerError, Program
@@ -9,6 +10,7 @@ from bench.compare.work import HOSTS, Latency, Throughput
 from bench.worker import WARM_UP_SAMPLES
 
 REPORT_S: Final = 90.0
+SETTLE_S: Final = 0.2  # that there is a subscriber comes to a publisher's daemon a little later
 GROWTH: Final = 6  # from one attempt to find the number of events to the next
 ENOUGH_S: Final = 0.4  # an attempt that took so long says how many events are needed
 MOST_BYTES: Final = 2 * 10**9  # of one measurement
@@ -37,6 +39,7 @@ def throughput(peer: Peer, work: Throughput, events: int) -> Result:
             publishers = [start(i, "publish", share) for i in publishing]
         for program in programs:
             program.wait_ready()
+        time.sleep(SETTLE_S)
         before = peer.cpu_s()
         for program in publishers:
             program.go()
@@ -74,6 +77,7 @@ def latency(peer: Peer, work: Latency) -> Result:
         programs.append(peer.program(host, "latency", WARM_UP_SAMPLES, work.samples, work.event_bytes))
         for program in programs:
             program.wait_ready()
+        time.sleep(SETTLE_S)
         programs[-1].go()
         *taken, report = [program.report(REPORT_S) for program in programs]
     finally:

@@ -9,13 +9,15 @@ A node without a table (development) forms alone, at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from xxhash import xxh3_64_intdigest
 
 from ocfcluster import limits
 from ocfcluster.protocol.peers import Peer
 from ocfcluster.protocol.settings import Configuration, Member, Settings
-from ocfcluster.wire.datagram import VERSION, Heartbeat, MessageFlags
+from ocfcluster.wire.datagram import VERSION, Heartbeat, MessageFlags, history_tag
 
 
 def table_hash(settings: Settings) -> int:
@@ -26,11 +28,16 @@ def table_hash(settings: Settings) -> int:
     return xxh3_64_intdigest(msgspec.msgpack.encode(alike))
 
 
-def new_cluster_id(settings: Settings, wall_ns: int) -> str:
-    """Creation time and a random number: smaller is older."""
+def new_cluster_id(settings: Settings, wall_ns: int, supersedes: Sequence[str] = ()) -> str:
+    """Creation time and a random number: smaller is older. Datagrams tell it from those that it supersedes."""
     time_ns = max(1, wall_ns)
-    entropy = xxh3_64_intdigest(f"{settings.seed} {settings.incarnation} {time_ns}".encode())
-    return f"{time_ns & (2**64 - 1):016x}{entropy:016x}"
+    tags = {0, *map(history_tag, supersedes)}
+    while True:
+        entropy = xxh3_64_intdigest(f"{settings.seed} {settings.incarnation} {time_ns}".encode())
+        cluster_id = f"{time_ns & (2**64 - 1):016x}{entropy:016x}"
+        if history_tag(cluster_id) not in tags:
+            return cluster_id
+        time_ns += 1
 
 
 class Formation:

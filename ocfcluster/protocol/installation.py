@@ -105,9 +105,12 @@ class Installation:
         own = self._settings
         member = configuration.member(own.node_id, own.incarnation) is not None
         wall = node.wall_clock
+        node.enter_history()
+        if before is not None and before.cluster_id != configuration.cluster_id:
+            self._early.clear()
         if before is not None and before.cluster_id != configuration.cluster_id and node.plane is not None:
             if node.plane.is_member:
-                node.outbox.effects.append(HistoryLost(configuration.cluster_id, before.cluster_id))
+                node.lose_history(HistoryLost(configuration.cluster_id, before.cluster_id))
             node.plane = None
         if node.plane is not None:
             node.plane.install(configuration, now, wall)

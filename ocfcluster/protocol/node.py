@@ -19,6 +19,7 @@ from ocfcluster.protocol.effects import (
     Effect,
     Fault,
     Forget,
+    HistoryLost,
     News,
     Outcome,
     State,
@@ -63,8 +64,9 @@ class Node:
         self._store = Store(settings.record)
         self.configuration: Configuration | None = self._store.record.configuration
         self._cluster = wire.cluster_hash(settings.cluster_name)
-        prefix = wire.clear_prefix(self._cluster, settings.node_id, settings.incarnation)
-        self.outbox = Outbox(prefix)
+        self.outbox = Outbox()
+        self._history = b""  # as the clear header has it
+        self.enter_history()
         self.peers = PeerTable(settings.suspicion_ns, settings.heartbeat_ns)
         self._detector = Detector(settings, self.peers, now)
         self.plane: DataPlane | None = None
@@ -76,6 +78,7 @@ class Node:
         self.suspects = False  # this node does not count the sequencer as alive
         self._next_control_token = 1
         self._waiting_controls: list[bytes] = []  # control runs that came before the first view
+        self._history_untold = False  # HistoryLost has not been taken yet
         self._reconsider = True  # something has changed that an epoch change may follow from
         self._asked_configuration_at = now - limits.SECOND_NS
         self._namesake = Namesake(settings.suspicion_ns, now)
@@ -88,6 +91,7 @@ class Node:
         self.last_eviction = ""
         self.counters: dict[str, int] = {
             "datagrams": 0, "malformed": 0, "foreign": 0, "wrong_version": 0, "replayed": 0, "strangers": 0,
+            "other_history": 0,
         }  # fmt: skip
         table = self.configuration.table if self.configuration is not None else settings.table
         if settings.table and settings.node_id not in settings.table:
@@ -106,6 +110,14 @@ class Node:
             )
         self.silence(table)
 
+    def enter_history(self) -> None:
+        """Speak and listen in the history of the configuration in force. Indexes, packet numbers and epochs begin anew
+        in each, and an incarnation may live in several: traffic says which one it belongs to."""
+        own, configuration = self.settings, self.configuration
+        tag = wire.history_tag(configuration.cluster_id if configuration is not None else "")
+        self.outbox.prefix = wire.clear_prefix(self._cluster, own.node_id, own.incarnation, tag)
+        self._history = self.outbox.prefix[wire.HISTORY]
+
     # --- inputs -----------------------------------------------------------------------------------------------------
 
     def datagram(self, buffer: bytes, segment: int, source: Address, now: int) -> None:
@@ -120,7 +132,9 @@ class Node:
                 if peer.replay.accept(counter, extent.count):
                     peer.last_heard = peer.last_large = now
                     self.counters["datagrams"] += extent.count
-                    if self.plane is not None and peer.origin is not None:
+                    if buffer[wire.HISTORY] != self._history:
+                        self.counters["other_history"] += extent.count
+                    elif self.plane is not None and peer.origin is not None:
                         self.plane.on_packets(peer.origin, extent)
                     if end == len(buffer):
                         return
@@ -145,8 +159,8 @@ class Node:
         if len(datagram) <= BODY:
             self.counters["malformed"] += 1
             return None
-        magic, version, flags, cluster, node_id, reserved_, incarnation, _ = wire.CLEAR.unpack_from(datagram)
-        if magic != wire.MAGIC or flags or reserved_ or cluster != self._cluster:
+        magic, version, flags, cluster, node_id, _, incarnation, _ = wire.CLEAR.unpack_from(datagram)
+        if magic != wire.MAGIC or flags or cluster != self._cluster:
             self.counters["foreign"] += 1
             return None
         if version != wire.VERSION:
@@ -211,7 +225,9 @@ class Node:
         if kind == MessageType.HEARTBEAT:
             self._on_heartbeat(peer, wire.decode_heartbeat(datagram), counter, source, now)
         elif kind <= MessageType.RETRANSMIT:
-            if self.plane is not None:
+            if datagram[wire.HISTORY] != self._history:
+                self.counters["other_history"] += 1
+            elif self.plane is not None:
                 self._take_traffic(self.plane, peer, datagram, counter, now)
         elif kind == MessageType.INSTALL:
             self._on_install(datagram, now)
@@ -303,6 +319,7 @@ class Node:
             or plane.frozen
             or self.leaving
             or not self.primary
+            or self._history_untold
         ):
             return 0
         return plane.room()
@@ -412,6 +429,7 @@ class Node:
         self.now = now
         if now - self._heartbeats.due > self.settings.suspicion_ns // 2:
             self._detector.woke(now)
+            self._primacy.woke(now)
             self.peers.count_as_heard(now)  # this node slept: it says nothing of the others
         if self.plane is not None:
             self.plane.timer(now, wall_ns)
@@ -467,7 +485,14 @@ class Node:
         """What is to be done since the last call, in order."""
         effects = self.outbox.effects
         self.outbox.effects = []
+        self._history_untold = False
         return effects
+
+    def lose_history(self, lost: HistoryLost) -> None:
+        """What programs have handed in belongs to the history that has ended: nothing is taken until they are told."""
+        self.outbox.effects.append(lost)
+        self._history_untold = True
+        self._waiting_controls = []
 
     def _consider(self, now: int) -> None:
         """Something has changed: who is heard, what they say, or the time."""

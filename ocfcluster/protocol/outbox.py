@@ -15,18 +15,18 @@ _COUNTER: Final = struct.Struct("<Q")
 class Outbox:
     """Numbers datagrams and collects effects in their order."""
 
-    __slots__ = ("effects", "silent", "_prefix", "_counter")
+    __slots__ = ("effects", "prefix", "silent", "_counter")
 
-    def __init__(self, prefix: bytes) -> None:
+    def __init__(self, prefix: bytes = b"") -> None:
         self.effects: list[Effect] = []
         self.silent = False  # nobody listens: this node is alone
-        self._prefix = prefix
+        self.prefix = prefix  # of every datagram
         self._counter = 1  # of the next datagram
 
     def _datagram(self, body: bytes) -> bytes:
         counter = self._counter
         self._counter = counter + 1
-        return b"".join((self._prefix, _COUNTER.pack(counter), body))
+        return b"".join((self.prefix, _COUNTER.pack(counter), body))
 
     def multicast(self, body: bytes) -> None:
         """One datagram to all. Where it fits behind the packets just before it, it travels in their buffer: one
@@ -71,4 +71,4 @@ class Outbox:
     def _packets(self, head: bytes, extent: Extent) -> tuple[bytes, int]:
         counter = self._counter
         self._counter = counter + extent.count
-        return encode_packets(self._prefix, counter, head, extent)
+        return encode_packets(self.prefix, counter, head, extent)

@@ -21,6 +21,7 @@ class Primacy:
         "_well_at",
         "_m_sequence",
         "_epoch",
+        "_awake_since",
         "_stuck_since",
         "_stuck_held",
         "_suspects_since",
@@ -33,8 +34,13 @@ class Primacy:
         self._m_sequence = 0  # when NOT_PRIMARY was told
         self._epoch = 0
         self._suspects_since = 0  # since when the sequencer does not count as alive
+        self._awake_since = now - settings.suspicion_ns
         self._stuck_since = now
         self._stuck_held = 0
+
+    def woke(self, now: int) -> None:
+        """This node slept: for the suspicion time what it hears may be what waited in its socket."""
+        self._awake_since = now
 
     def installed(self, plane: DataPlane, now: int) -> None:
         """This node became a member."""
@@ -69,6 +75,7 @@ class Primacy:
             delivered is configuration
             and not plane.frozen
             and not plane.backlogged(now)
+            and now - self._awake_since >= self._settings.suspicion_ns
             and self._in_reach(configuration, plane, detector, suspects, now)
         ):
             self.primary = True

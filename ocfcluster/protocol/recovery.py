@@ -105,6 +105,9 @@ class Recovery:
         """A message of an epoch change. Raises MalformedDatagram."""
         if ballot_fault(message.ballot):
             raise MalformedDatagram("a ballot that cannot be")
+        proposes = isinstance(message, Prepare | Sync | Accept)
+        if proposes and (message.ballot.node_id, message.ballot.incarnation) != (node_id, incarnation):
+            raise MalformedDatagram("a ballot of another node")
         if isinstance(message, Prepare):
             self._on_prepare(message, node_id, incarnation, reply, now)
         elif isinstance(message, Promise):
@@ -226,11 +229,10 @@ class Recovery:
             raise MalformedDatagram("ACCEPT of a configuration that cannot be")
         if not self._is_about_now(accept, None, accept.ballot.node_id, now):
             return
+        if self.acceptor.record(self.instance) is None:
+            return  # it has promised nothing to anybody: who proposes asks first
         configuration = self._node.configuration
-        if configuration is None:
-            if self.acceptor.record(BOOTSTRAP) is None:
-                return
-        elif not self._detector.is_acceptor(configuration):
+        if configuration is not None and not self._detector.is_acceptor(configuration):
             return
         if self.acceptor.on_accept(accept, reply, now):
             self._freeze()
@@ -356,10 +358,11 @@ class Recovery:
         if not (self.initiative.forced or own.last_man_standing or is_primary(table, ids)):
             return None
         members.sort()
+        supersedes = [*configuration.supersedes, configuration.cluster_id][-limits.HISTORIES_REMEMBERED :]
         time_ns = max(1, self._node.wall_clock, configuration.order_time)
         return Configuration(
-            cluster_id=new_cluster_id(own, self._node.wall_clock),
-            supersedes=[*configuration.supersedes, configuration.cluster_id][-limits.HISTORIES_REMEMBERED :],
+            cluster_id=new_cluster_id(own, self._node.wall_clock, supersedes),
+            supersedes=supersedes,
             epoch=1,
             base=0,
             table=table,

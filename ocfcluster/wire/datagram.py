@@ -38,7 +38,9 @@ MAGIC: Final = 0x0CF1
 VERSION: Final = 1
 
 CLEAR: Final = struct.Struct("<HBBIIIQQ")
-PREFIX_BYTES: Final = 24  # of the clear header: equal in all datagrams of one incarnation
+PREFIX_BYTES: Final = 24  # of the clear header: equal in all datagrams of one incarnation in one history
+HISTORY: Final = slice(12, 16)  # of the clear header
+INCARNATION: Final = slice(16, 24)  # of the clear header: no other node has it
 DATA: Final = struct.Struct("<BBHQ")  # type, flags, 0, packet number; then the packet's stream bytes
 RETRANSMIT: Final = struct.Struct(
     "<BBHIQQ"
@@ -161,9 +163,14 @@ def cluster_hash(name: str) -> int:
     return xxh3_64_intdigest(name.encode()) & 0xFFFF_FFFF
 
 
-def clear_prefix(cluster: int, node_id: int, incarnation: int) -> bytes:
-    """The first PREFIX_BYTES of all datagrams of one incarnation."""
-    return CLEAR.pack(MAGIC, VERSION, 0, cluster, node_id, 0, incarnation, 0)[:PREFIX_BYTES]
+def history_tag(cluster_id: str) -> int:
+    """The clear header's ``history`` field of a node that is in this history; 0 for none. 32 of its random bits."""
+    return int(cluster_id[-8:], 16) if cluster_id else 0
+
+
+def clear_prefix(cluster: int, node_id: int, incarnation: int, history: int = 0) -> bytes:
+    """The first PREFIX_BYTES of all datagrams of one incarnation in one history."""
+    return CLEAR.pack(MAGIC, VERSION, 0, cluster, node_id, history, incarnation, 0)[:PREFIX_BYTES]
 
 
 def packet_bytes(mtu: int, ip_overhead_bytes: int) -> int:

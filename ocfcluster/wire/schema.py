@@ -349,8 +349,7 @@ CLEAR_HEADER: Final = Struct(
     _between("flags", 0, 0),
     "cluster" / Int32ul,
     "node_id" / Int32ul,
-    "reserved" / Int32ul,
-    _between("reserved", 0, 0),
+    "history" / Int32ul,
     "incarnation" / Int64ul,
     "counter" / Int64ul,
 )

@@ -48,7 +48,7 @@ from tests.property.wire_helpers import U32, U64, damaged, damages, taken
 FLAGS = st.integers(0, 255)
 PAYLOADS = st.binary(min_size=1, max_size=30)
 HEARD = st.lists(st.tuples(U32, U64), max_size=4)
-PREFIXES = st.builds(clear_prefix, U32, U32, U64)
+PREFIXES = st.builds(clear_prefix, U32, U32, U64, U32)
 
 
 class Document(msgspec.Struct, array_like=True):
@@ -134,8 +134,8 @@ def fast(datagram: bytes) -> Any:
     """What a node makes of ``datagram``: the guards of ``Node._sender``, then the decoder of its type."""
     if len(datagram) <= BODY:
         raise MalformedDatagram("too short")
-    magic, version, flags, _, _, reserved, _, _ = CLEAR.unpack_from(datagram)
-    if (magic, version, flags, reserved) != (MAGIC, VERSION, 0, 0) or datagram[BODY] not in DECODERS:
+    magic, version, flags, *_ = CLEAR.unpack_from(datagram)
+    if (magic, version, flags) != (MAGIC, VERSION, 0) or datagram[BODY] not in DECODERS:
         raise MalformedDatagram("foreign")
     return DECODERS[datagram[BODY]](datagram)
 
@@ -196,7 +196,7 @@ def test_codec_equals_declaration(kind: MessageType, compiled: bool, data: st.Da
     fields = DATAGRAMS[kind].parse(datagram, compiled=compiled)
     clear = fields["clear"]  # the attribute is the method of dict
     assert CLEAR.unpack_from(datagram) == (
-        clear.magic, clear.version, clear.flags, clear.cluster, clear.node_id, clear.reserved, clear.incarnation,
+        clear.magic, clear.version, clear.flags, clear.cluster, clear.node_id, clear.history, clear.incarnation,
         clear.counter,
     )  # fmt: skip
     assert DATAGRAMS[kind].build(fields, compiled=compiled) == datagram

@@ -9,7 +9,7 @@ from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, Rejoin
 from ocfcluster.simulator.scenario import Scenario
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
-from tests.scenarios.steps import accepted, epoch, part_of_a_table, promised, running
+from tests.scenarios.steps import accepted, epoch, part_of_a_table, promised, running, status
 from tests.scenarios.transcript import check
 
 
@@ -312,6 +312,30 @@ def test_an_operators_word_lasts_until_a_view_goes_on():
     scenario.show()
     scenario.show_states()
     check(scenario, "history_operators_word")
+
+
+def test_a_packet_of_the_old_history_is_none_of_the_new_one():
+    """3 goes from one history into the next in the same incarnation, and its packets count from 1 again: one of the
+    old ones comes late, where the new one of that number has not been sent yet."""
+    scenario, publisher = running(nodes=3, publisher=3)
+    late = scenario.late(MessageType.DATA, source=3, to=1, ms=1500)
+    for number in range(9):
+        publisher.publish("t", f"old {number}")
+        scenario.run(ms=5)
+    scenario.crash(1, 2)
+    scenario.heal(late)
+    scenario.restart(1, 2)
+    scenario.wait_until(view=(1, 2, 3), history="new")
+    scenario.wait_until(what=lambda: publisher.producer != 0)
+    scenario.run(ms=1500)
+    scenario.forget()
+    for number in range(9):
+        publisher.publish("t", f"new {number}")
+        scenario.run(ms=5)
+    scenario.run(ms=300)
+    scenario.show()
+    assert status(scenario, 1)["datagrams"]["other_history"] > 0
+    check(scenario, "history_late_packet")
 
 
 def test_two_histories_that_meet_do_not_end_each_other():

@@ -64,9 +64,11 @@ def configuration_of(members: dict[int, int] | list[Member], **other: Any) -> Co
     return Configuration(**{**values, **other})
 
 
-def datagram(body: bytes, counter: int, node_id: int, incarnation: int, cluster: str = CLUSTER) -> bytes:
+def datagram(
+    body: bytes, counter: int, node_id: int, incarnation: int, cluster: str = CLUSTER, history: int = 0
+) -> bytes:
     """A datagram with a valid clear header."""
-    prefix = wire.clear_prefix(wire.cluster_hash(cluster), node_id, incarnation)
+    prefix = wire.clear_prefix(wire.cluster_hash(cluster), node_id, incarnation, history)
     return prefix + counter.to_bytes(8, "little") + body
 
 
@@ -338,6 +340,11 @@ class World:
         """A datagram with ``body`` as the member itself would send it, under its next counter."""
         made: bytes = self.nodes[node_id].outbox._datagram(body)
         return made
+
+    def history(self) -> int:
+        """As clear headers of node 1 have it."""
+        configuration = self.nodes[1].configuration
+        return wire.history_tag(configuration.cluster_id if configuration is not None else "")
 
     def agree(self, nodes: Sequence[int] | None = None) -> None:
         """All (or ``nodes``) have delivered the same; seq and ev_id count without a hole."""

@@ -302,12 +302,27 @@ def test_strangers_change_nothing(bodies: list[bytes], who: tuple[int, int], cou
         # A later configuration of this history is believed, whoever brings it: what is not sealed can be forged.
         if body[:1] in (bytes([MessageType.INSTALL]), bytes([MessageType.PREPARE])):
             continue
-        one = datagram(body, min(counter + number, 2**64 - 1), *who)
+        one = datagram(body, min(counter + number, 2**64 - 1), *who, history=world.history())
         world.inject([1, 2, 3], one)
-        world.inject([1, 2, 3], datagram(body, counter, 2, 1002, cluster="another"))
+        world.inject([1, 2, 3], datagram(body, counter, 2, 1002, "another", world.history()))
     traffic(world, [1, 2, 3, EVIL], 3)
     world.agree()
     assert all(world.plane(node_id).log.refused == 0 for node_id in world.nodes)
+
+
+def test_who_proposes_speaks_for_itself_and_asks_before_it_tells() -> None:
+    world = four()
+    about = (honest().cluster_id, 1)
+    value = msgspec.structs.replace(honest(), epoch=2, base=50, epochs=[(1, 0), (2, 50)])
+    for number, ballot in enumerate((Ballot(1, 1, 1001), Ballot(1, EVIL, 77), Ballot(1, EVIL, 1000 + EVIL))):
+        for message in (Prepare(*about, ballot, honest(), [], 0), Sync(*about, ballot, value, 1)):
+            world.inject([2], datagram(heartbeat(), 3 * number + 1, EVIL, 77))
+            world.inject([2], datagram(messages.encode(message), 3 * number + 2, EVIL, 77))
+        world.inject([2], world.forge(EVIL, messages.encode(Accept(*about, ballot, value))))
+        assert world.nodes[2].recovery.promised is None
+        assert not world.plane(2).frozen
+    traffic(world, [1, 2, 3], 3)
+    world.agree()
 
 
 def test_a_member_whose_stream_is_broken_keeps_nobody_else_from_publishing() -> None:
@@ -392,7 +407,7 @@ def test_a_member_that_ignores_the_window_fills_no_memory() -> None:
     for number in range(200):
         first = begin + number * 44
         buffer, segment = wire.encode_packets(
-            world.nodes[1].outbox._prefix,
+            world.nodes[1].outbox.prefix,
             10**6 + number * 44,
             wire.DATA_HEAD,
             Extent(first, 44, size, bytes(44 * size)),
@@ -441,7 +456,8 @@ def test_what_waits_for_a_slow_disk_does_not_pile_up(kind: str) -> None:
     world.persist_ns = 3600 * SECOND_NS
     about = (honest().cluster_id, 1)
     value = msgspec.structs.replace(honest(), epoch=2, base=50, epochs=[(1, 0), (2, 50)])
-    message: Message
+    message: Message = Prepare(*about, Ballot(1, 1, 1001), honest(), [], 0)
+    world.inject([2], world.forge(1, messages.encode(message)))
     for number in range(1, 400):
         ballot = Ballot(number // 2 + 1, 1, 1001)  # each twice
         if kind == "prepare":

@@ -335,6 +335,16 @@ def test_two_of_three_that_lost_their_memory_wait_for_the_third_that_may_have_it
     assert lost == [HistoryLost(configuration(world, 3).cluster_id, cluster_id)]
 
 
+def test_nothing_of_the_old_history_is_taken_until_programs_are_told_of_the_new_one() -> None:
+    world = World(3).form()
+    node = world.nodes[3]
+    assert node.room() > 0
+    node.lose_history(HistoryLost("1" * 32, "2" * 32))
+    assert node.room() == 0
+    node.take_effects()
+    assert node.room() > 0
+
+
 def test_a_wiped_majority_begins_a_new_history_only_after_a_while() -> None:
     world = World(3, history_wait_ns=5 * SECOND_NS).form()
     world.topic("kept")

@@ -6,6 +6,8 @@ from typing import Final
 
 from bench.compare.peers.corosync import Corosync
 from bench.compare.peers.floor import Floor
+from bench.compare.peers.jgroups import Jgroups
+from bench.compare.peers.nats import Nats
 from bench.compare.peers.peer import Peer
 
-PEERS: Final[dict[str, type[Peer]]] = {peer.name: peer for peer in (Corosync, Floor)}
+PEERS: Final[dict[str, type[Peer]]] = {peer.name: peer for peer in (Corosync, Jgroups, Nats, Floor)}

@@ -9,8 +9,6 @@ from bench.compare.install import compile_c, run
 from bench.compare.peers.peer import Peer
 from tests.netns.hosts import Hosts
 
-SOURCE: Final = Path(__file__).with_name("corosync_client.c")
-
 # Debian's file, but for the network, what is logged, and the nodes.
 CONFIGURATION: Final = """\
 totem {{
@@ -63,7 +61,7 @@ class Corosync(Peer):
         self._client = ""
 
     def build(self) -> None:
-        self._client = str(compile_c(SOURCE, "cpg", tree=self.tree))
+        self._client = str(compile_c("corosync", "cpg", tree=self.tree))
 
     def version(self) -> str:
         return run([self._program(), "-v"], LD_LIBRARY_PATH=self.tree.libraries).splitlines()[0]

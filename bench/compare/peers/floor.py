@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from bench.compare.install import compile_c, run
 from bench.compare.peers.peer import Peer
 from tests.netns.hosts import Hosts
-
-SOURCE: Final = Path(__file__).with_name("floor_client.c")
 
 
 class Floor(Peer):
@@ -25,7 +22,7 @@ class Floor(Peer):
         self._client = ""
 
     def build(self) -> None:
-        self._client = str(compile_c(SOURCE))
+        self._client = str(compile_c("floor"))
 
     def version(self) -> str:
         return run(["gcc", "--version"]).splitlines()[0]

@@ -159,6 +159,9 @@ class Peer(ABC):
         """End what ``start`` started."""
         for daemon in self._daemons.values():
             self.hosts.end(daemon)
+            for stream in (daemon.stdin, daemon.stdout):
+                if stream is not None:
+                    stream.close()
         self._daemons.clear()
 
     def missing(self) -> list[str]:

@@ -1,4 +1,4 @@
-/* What the clients in C have in common: see peer.py for what a program says and takes. */
+/* What the clients in C have in common: see ../peers/peer.py for what a program says and takes. */
 
 #include <stdint.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* The floor: how fast three hosts take multicast when nothing is promised.
  *
- *     floor_client ADDRESS subscribe EVENTS EVENT_BYTES
- *     floor_client ADDRESS publish EVENTS EVENT_BYTES
- *     floor_client ADDRESS latency WARM_UP SAMPLES EVENT_BYTES
+ *     floor ADDRESS subscribe EVENTS EVENT_BYTES
+ *     floor ADDRESS publish EVENTS EVENT_BYTES
+ *     floor ADDRESS latency WARM_UP SAMPLES EVENT_BYTES
  *
  * Datagrams of 1472 bytes are handed over 44 at a time, to be cut by the kernel (UDP_SEGMENT) or below, and are taken
  * joined again (UDP_GRO). Each has a header of 8 bytes; behind it is a piece of the stream of events.
