@@ -14,7 +14,7 @@ from ocfcluster.net.multicast import MulticastTransport
 from ocfcluster.net.tcp import PortTaken, listen_at
 from ocfcluster.net.transport import Transport
 from ocfcluster.net.unicast import UnicastTransport, resolve_peers
-from ocfcluster.wire.datagram import INCARNATION, clear_prefix, cluster_hash
+from ocfcluster.wire.datagram import INCARNATION_AT, clear_prefix, cluster_hash
 
 _LOOPBACK_INTERFACE = "lo"
 
@@ -61,7 +61,7 @@ def open_transport(config: AgentConfig, incarnation: int) -> tuple[Transport, li
         prefix = clear_prefix(cluster_hash(config.cluster.name), config.node.id, incarnation)
         transport = MulticastTransport(
             interface, network.group, network.port, unicast_port=network.unicast_port, ttl=network.ttl,
-            loop=network.loop, own_prefix=(INCARNATION.start, prefix[INCARNATION]), mtu=network.mtu,
+            loop=network.loop, own_prefix=(INCARNATION_AT, prefix[INCARNATION_AT:]), mtu=network.mtu,
             segmentation=network.segmentation,
             receive_buffer_bytes=config.limits.receive_buffer_bytes,
         )  # fmt: skip

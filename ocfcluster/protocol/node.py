@@ -116,7 +116,7 @@ class Node:
         own, configuration = self.settings, self.configuration
         tag = wire.history_tag(configuration.cluster_id if configuration is not None else "")
         self.outbox.prefix = wire.clear_prefix(self._cluster, own.node_id, own.incarnation, tag)
-        self._history = self.outbox.prefix[wire.HISTORY]
+        self._history = self.outbox.prefix[wire.HISTORY_AT : wire.INCARNATION_AT]
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Node:
                 if peer.replay.accept(counter, extent.count):
                     peer.last_heard = peer.last_large = now
                     self.counters["datagrams"] += extent.count
-                    if buffer[wire.HISTORY] != self._history:
+                    if buffer[wire.HISTORY_AT : wire.INCARNATION_AT] != self._history:
                         self.counters["other_history"] += extent.count
                     elif self.plane is not None and peer.origin is not None:
                         self.plane.on_packets(peer.origin, extent)
@@ -225,7 +225,7 @@ class Node:
         if kind == MessageType.HEARTBEAT:
             self._on_heartbeat(peer, wire.decode_heartbeat(datagram), counter, source, now)
         elif kind <= MessageType.RETRANSMIT:
-            if datagram[wire.HISTORY] != self._history:
+            if datagram[wire.HISTORY_AT : wire.INCARNATION_AT] != self._history:
                 self.counters["other_history"] += 1
             elif self.plane is not None:
                 self._take_traffic(self.plane, peer, datagram, counter, now)

@@ -39,8 +39,8 @@ VERSION: Final = 1
 
 CLEAR: Final = struct.Struct("<HBBIIIQQ")
 PREFIX_BYTES: Final = 24  # of the clear header: equal in all datagrams of one incarnation in one history
-HISTORY: Final = slice(12, 16)  # of the clear header
-INCARNATION: Final = slice(16, 24)  # of the clear header: no other node has it
+HISTORY_AT: Final = 12  # in the clear header, up to the incarnation
+INCARNATION_AT: Final = 16  # in the clear header, up to PREFIX_BYTES: no other node has it
 DATA: Final = struct.Struct("<BBHQ")  # type, flags, 0, packet number; then the packet's stream bytes
 RETRANSMIT: Final = struct.Struct(
     "<BBHIQQ"
