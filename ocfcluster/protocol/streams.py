@@ -117,6 +117,7 @@ class OriginStream:
         "_kept",
         "_firsts",
         "_freed",
+        "_freed_packet",
         "_untaken",
         "_taken_of_first",
         "_ahead",
@@ -138,6 +139,7 @@ class OriginStream:
         self._kept: list[Extent] = []
         self._firsts: list[int] = []
         self._freed = 0  # how many at the head of _kept are freed
+        self._freed_packet = 0  # up to which packet they may be
         self._untaken: deque[Extent] = deque()
         self._taken_of_first = 0
         self._ahead: dict[int, Extent] = {}
@@ -277,6 +279,7 @@ class OriginStream:
                 untaken.append(extent.part(0, limit + 1 - extent.first))
         if not untaken:
             self._taken_of_first = 0
+        self.free(self._freed_packet)  # what waited for the rest of its extent
 
     @property
     def idle(self) -> bool:
@@ -305,7 +308,8 @@ class OriginStream:
                 yield extent.part(begin - extent.first, stop - begin)
 
     def free(self, packet: int) -> None:
-        """Forget packets up to ``packet``: all members hold them."""
+        """Forget packets up to ``packet``: all members hold them. An extent goes with the last of its packets."""
+        self._freed_packet = packet
         kept = self._kept
         at = self._freed
         while at < len(kept) and kept[at].last <= packet:

@@ -179,6 +179,17 @@ def test_departing_in_the_middle_of_what_is_taken() -> None:
     assert origin.kept_bytes == 0
 
 
+def test_an_extent_of_which_only_what_is_freed_remains_is_freed() -> None:
+    origin = stream()
+    origin.add(extent(1, 6))
+    list(origin.take(4))
+    origin.logged = 4
+    origin.free(4)  # 5 and 6 may still be ordered
+    assert numbers(list(origin.find(1, 100))) == [1, 2, 3, 4, 5, 6]
+    origin.depart()
+    assert (origin.idle, origin.kept_bytes) == (True, 0)
+
+
 def test_what_was_freed_stays_so_when_an_origin_departs() -> None:
     origin = stream()
     for first in (1, 4, 7):
