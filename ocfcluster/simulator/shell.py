@@ -40,6 +40,7 @@ from ocfcluster.protocol.settings import Settings
 from ocfcluster.simulator.streams import Transfer
 from ocfcluster.simulator.trace import Violation
 from ocfcluster.wire.control import Close, Operand, TopicRemove
+from ocfcluster.wire.run import RunKind
 
 if TYPE_CHECKING:
     from ocfcluster.simulator.history import Cursor, History
@@ -497,7 +498,7 @@ class Shell:
                 connection.take(item)
 
     def _answer(self, outcome: Outcome) -> None:
-        if outcome.producer:
+        if outcome.kind <= RunKind.VOID:  # of publications; as the agent tells them from commands
             for connection in self._connections:
                 connection.tell(outcome)
             return
