@@ -5,12 +5,13 @@ set -eu
 cd "$(dirname "$0")/.."
 
 pin() {
-    output=$1
-    shift
+    output=$1 source=$2
+    shift 2
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
         --no-emit-index-url --no-emit-find-links --output-file "$output" "$@"
-    sed -i '1i # Pinned by hash from pyproject.toml: written by `make pins`, not by hand.' "$output"
+    sed -i "1i # Pinned by hash from $source: written by \`make pins\`, not by hand." "$output"
 }
 
-pin requirements/runtime.txt pyproject.toml "$@"
-pin requirements/dev.txt --group dev --constraint requirements/runtime.txt pyproject.toml "$@"
+pin requirements/runtime.txt pyproject.toml pyproject.toml "$@"
+pin requirements/dev.txt pyproject.toml --group dev --constraint requirements/runtime.txt pyproject.toml "$@"
+pin requirements/peers.txt requirements/peers.in requirements/peers.in "$@" # of what bench.compare measures beside us

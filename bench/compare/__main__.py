@@ -65,7 +65,11 @@ def main() -> int:
     if not peers:
         console.print("bench.compare: nothing to compare with")
         return 1
-    document = Comparing([Ocfcluster(), *peers], works, arguments, console).run()
+    try:
+        document = Comparing([Ocfcluster(), *peers], works, arguments, console).run()
+    except (PeerError, ClusterError, InstallError) as error:
+        console.print(f"bench.compare: {error}", markup=False)
+        return 1
     document["skipped"] |= skipped
     return _hand_over(document, arguments)
 
@@ -154,7 +158,8 @@ class Comparing:
     def __init__(
         self, systems: list[Peer], works: list[Work], arguments: argparse.Namespace, console: Console
     ) -> None:
-        self._systems = systems
+        self._all = tuple(systems)
+        self._systems = list(systems)
         self._works = works
         self._arguments = arguments
         self._console = console
@@ -180,11 +185,14 @@ class Comparing:
                 if self._start(peer, hosts):
                     versions[peer.name] = peer.version()
             self._prepare()
+            if len(self._systems) < 2 or self._systems[0].name != Ocfcluster.name:
+                raise PeerError("nothing is left to compare")
             for number in range(1, self._arguments.rounds + 1):
                 for work in self._works:
-                    for peer in self._systems:
+                    # To and fro, so that it is not always the same one that comes after another.
+                    for peer in self._systems[:: 1 if number % 2 else -1]:
                         if self._does(peer, work):
-                            self._measure(peer, work, f"{number}/{self._arguments.rounds}")
+                            self._measure(peer, work, number)
         began["load_average_after"] = os.getloadavg()
         spread = spreads(self._raw, Ocfcluster.name)
         return {
@@ -200,7 +208,8 @@ class Comparing:
                     "api": peer.api,
                     "latency": peer.waits_for,
                 }
-                for peer in self._systems
+                for peer in self._all
+                if peer.name in self._raw
             },
             "skipped": self._skipped,
             "raw": self._raw,
@@ -215,15 +224,14 @@ class Comparing:
         except (InstallError, *FAILURES) as error:
             self._skip(peer, str(error))
             return False
-        self._raw[peer.name] = {}
         return True
 
     def _skip(self, peer: Peer, reason: str) -> None:
+        """Go on without it; figures that it has already stay."""
         self._console.print(f"{peer.name} is skipped: {reason}", markup=False)
         self._skipped[peer.name] = reason
         peer.stop()
         self._systems.remove(peer)
-        self._raw.pop(peer.name, None)
 
     def _does(self, peer: Peer, work: Work) -> bool:
         return isinstance(work, Latency) or not work.way or peer.name == Ocfcluster.name
@@ -241,7 +249,7 @@ class Comparing:
                     self._events[peer.name, work.name] = events
                     self._console.print(f"[dim]prepare[/] {work.name:10} {peer.name:11} {events} events")
 
-    def _measure(self, peer: Peer, work: Work, label: str) -> None:
+    def _measure(self, peer: Peer, work: Work, number: int) -> None:
         try:
             if isinstance(work, Latency):
                 result = latency(peer, work)
@@ -257,20 +265,24 @@ class Comparing:
         except FAILURES as error:
             result = {"error": str(error)}
             text = f"failed: {error}"
-        result["at"] = time.strftime("%H:%M:%S", time.gmtime())
-        self._raw[peer.name].setdefault(work.name, []).append(result)
-        self._console.print(f"{label} {work.name:10} {peer.name:11} {text}", markup=False)
+        result |= {"round": number, "at": time.strftime("%H:%M:%S", time.gmtime())}
+        self._raw.setdefault(peer.name, {}).setdefault(work.name, []).append(result)
+        self._console.print(
+            f"{number}/{self._arguments.rounds} {work.name:10} {peer.name:11} {text}", markup=False
+        )
         if "error" in result:
             self._restart(peer)
 
     def _restart(self, peer: Peer) -> None:
-        """After a failure: what it left in the system is not measured."""
+        """After a failure: what it left in the system is not measured. One that does not come again is out."""
         hosts = peer.hosts
-        peer.stop()
-        directory = self._directories[peer.name]
-        again = directory / f"again-{time.monotonic_ns()}"
+        again = self._directories[peer.name] / f"again-{time.monotonic_ns()}"
         again.mkdir()
-        peer.start(hosts, again)
+        try:
+            peer.stop()
+            peer.start(hosts, again)
+        except FAILURES as error:
+            self._skip(peer, str(error))
 
 
 if __name__ == "__main__":

@@ -99,19 +99,23 @@ def make_venv() -> None:
 # --- our own clients ----------------------------------------------------------------------------------------------
 
 
-def compile_c(name: str, *libraries: str, tree: Tree | None = None) -> Path:
-    """Compile a client with gcc, unless that is done already; the program. Raises InstallError."""
+def compile_c(name: str, *libraries: str, tree: Tree | None = None, generated: Sequence[Path] = ()) -> Path:
+    """Compile a client with gcc, unless that is done already; the program. Raises InstallError.
+
+    ``generated`` are sources beside it; their headers are found.
+    """
     source, program = CLIENTS / f"{name}.c", BUILD / f"{name}-client"
     if _newer(program, source, CLIENTS / "client.h"):
         return program
-    headers, folders = [], []
+    headers, folders = [f"-I{one.parent}" for one in generated], []
     if tree is not None and tree.root.exists():
-        headers = [f"-I{tree.root}/usr/include"]
+        headers += [f"-I{tree.root}/usr/include"]
+        headers += [f"-I{folder}" for folder in tree.root.glob("usr/include/*-linux-gnu")]
         for folder in tree.libraries.split(os.pathsep):
             folders += [f"-L{folder}", f"-Wl,-rpath-link,{folder}"]
     BUILD.mkdir(parents=True, exist_ok=True)
     named = [f"-l{library}" for library in libraries]
-    run([*GCC, *headers, "-o", str(program), str(source), *folders, *named, "-lpthread"])
+    run([*GCC, *headers, "-o", str(program), *map(str, [source, *generated]), *folders, *named, "-lpthread"])
     return program
 
 

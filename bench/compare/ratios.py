@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.compare.work import COMPARISONS, Comparison
 
-Rounds = Sequence[Mapping[str, Any]]  # one result per round; without figures where the measurement failed
+Rounds = Sequence[Mapping[str, Any]]  # a result has its "round", and figures unless it failed
 Raw = Mapping[str, Mapping[str, Rounds]]  # by system and work
 
 
@@ -29,11 +29,8 @@ def figures(rounds: Rounds, figure: str) -> list[float]:
 
 def paired(ours: Rounds, theirs: Rounds, figure: str) -> list[float]:
     """Ours over theirs, of the rounds where both have the figure (a noisy minute then touches both)."""
-    return [
-        mine[figure] / other[figure]
-        for mine, other in zip(ours, theirs, strict=True)
-        if figure in mine and other.get(figure)
-    ]
+    mine = {one["round"]: one[figure] for one in ours if figure in one}
+    return [mine[one["round"]] / one[figure] for one in theirs if one.get(figure) and one["round"] in mine]
 
 
 def ratio(raw: Raw, ours: str, peer: str, comparison: Comparison) -> dict[str, float] | None:

@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#define HOSTS 3
 #define IDLE_S 5 /* a subscriber gives up when nothing has come for so long */
 
 static double begun_cpu;
