@@ -6,10 +6,10 @@ STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format bench pins clean
+.PHONY: help setup demo test test-long lint format bench bench-compare pins clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything needed (quiet, and nothing to do the second time)
 	@:
@@ -32,6 +32,9 @@ format: $(STAMP) ## let ruff lay out the code and mend what it safely can
 
 bench: $(STAMP) ## throughput and latency of three hosts in network namespaces (needs root)
 	@$(BIN)/python -m bench.run $(ARGS)
+
+bench-compare: $(STAMP) ## the same work on ocfcluster and on other systems (needs root; see ARGS=--help)
+	@$(BIN)/python -m bench.compare $(ARGS)
 
 pins: ## pin the requirements anew (needs uv; ARGS=--upgrade for the newest versions)
 	@command -v uv >/dev/null || { echo "make pins needs uv on the PATH" >&2; exit 1; }

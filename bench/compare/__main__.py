@@ -30,9 +30,10 @@ from bench.compare.measure import Result, how_many, latency, throughput
 from bench.compare.peers import PEERS
 from bench.compare.peers.ocf import Ocfcluster
 from bench.compare.peers.peer import Peer, PeerError
+from bench.compare.picture import draw
 from bench.compare.ratios import medians, spreads
 from bench.compare.report import show
-from bench.compare.work import HOSTS, WORKS, Latency, Throughput, Work
+from bench.compare.work import HOSTS, OURS, WORKS, Latency, Throughput, Work
 from bench.run import environment
 from tests.cluster import ClusterError
 from tests.netns.hosts import Hosts
@@ -149,6 +150,8 @@ def _hand_over(document: dict[str, Any], arguments: argparse.Namespace) -> int:
     show(document)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    if arguments.picture:
+        Path(arguments.picture).write_text(draw(document), "utf-8")
     return 0
 
 
@@ -185,7 +188,7 @@ class Comparing:
                 if self._start(peer, hosts):
                     versions[peer.name] = peer.version()
             self._prepare()
-            if len(self._systems) < 2 or self._systems[0].name != Ocfcluster.name:
+            if len(self._systems) < 2 or self._systems[0].name != OURS:
                 raise PeerError("nothing is left to compare")
             for number in range(1, self._arguments.rounds + 1):
                 for work in self._works:
@@ -194,7 +197,7 @@ class Comparing:
                         if self._does(peer, work):
                             self._measure(peer, work, number)
         began["load_average_after"] = os.getloadavg()
-        spread = spreads(self._raw, Ocfcluster.name)
+        spread = spreads(self._raw, OURS)
         return {
             "environment": began,
             "rounds": self._arguments.rounds,
@@ -205,6 +208,7 @@ class Comparing:
                     "title": peer.title,
                     "version": versions[peer.name],
                     "guarantee": peer.guarantee,
+                    "total_order": peer.total_order,
                     "api": peer.api,
                     "latency": peer.waits_for,
                 }
@@ -234,7 +238,7 @@ class Comparing:
         self._systems.remove(peer)
 
     def _does(self, peer: Peer, work: Work) -> bool:
-        return isinstance(work, Latency) or not work.way or peer.name == Ocfcluster.name
+        return isinstance(work, Latency) or not work.way or peer.name == OURS
 
     def _prepare(self) -> None:
         """Find how many events take as long as wanted, which warms all up as well; nothing of it counts."""

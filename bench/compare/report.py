@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import statistics
 import sys
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.compare.ratios import figures
-from bench.compare.work import COMPARISONS
-
-OURS: Final = "ocfcluster"
+from bench.compare.work import COMPARISONS, OURS
 
 
 def show(document: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+OURS: Final = "ocfcluster"
 HOSTS: Final = 3
-PUBLISHER: Final = 1  # the host of a single publisher
 KIB: Final = 1024
 
 

@@ -50,6 +50,7 @@ class Corosync(Peer):
     guarantee = (
         "agreed: one total order for all members, reliable; delivered before a majority is known to hold it"
     )
+    total_order = True
     api = "cpg_mcast_joined and cpg_dispatch (C)"
     debian = ("corosync", "libcpg-dev")
     needs = (("usr/sbin/corosync", "corosync"), ("usr/include/corosync/cpg.h", "libcpg-dev"))

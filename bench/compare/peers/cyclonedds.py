@@ -15,6 +15,7 @@ class CycloneDDS(Peer):
     guarantee = (
         "reliable: each publisher's order, none among publishers; publishers wait for a slow subscriber"
     )
+    total_order = False
     api = "dds_write with batches, dds_take of a reader's loans (C)"
     waits_for = "half of the way to another host and back"
     debian = ("cyclonedds-dev", "cyclonedds-tools")

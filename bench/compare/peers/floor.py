@@ -13,6 +13,7 @@ class Floor(Peer):
     name = "floor"
     title = "Floor (C, no reliability)"
     guarantee = "none: no order among publishers, what is lost stays lost, nobody waits for a slow receiver"
+    total_order = False
     api = "sendmmsg with UDP_SEGMENT, recvmmsg with UDP_GRO (C)"
     waits_for = "the first answer of another host: what a majority of three needs at least"
     tools = (("gcc", "gcc libc6-dev"),)

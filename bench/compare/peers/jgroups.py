@@ -21,6 +21,7 @@ class Jgroups(Peer):
     name = "jgroups"
     title = "JGroups SEQUENCER"
     guarantee = "one total order for all members, reliable; delivered before a majority is known to hold it"
+    total_order = True
     api = "JChannel.send, Receiver.receive (Java, in the process of the member)"
     debian = ("libjgroups-java",)
     needs = ((JAR, "libjgroups-java"),)

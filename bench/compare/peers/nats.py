@@ -13,6 +13,7 @@ class Nats(Peer):
     name = "nats"
     title = "NATS"
     guarantee = "at most once: each publisher's order, over TCP; a subscriber that is too slow is cut off"
+    total_order = False
     api = "natsConnection_Publish, callback of natsConnection_Subscribe (C)"
     debian = ("nats-server", "libnats-dev")
     needs = (("usr/sbin/nats-server", "nats-server"), ("usr/include/nats/nats.h", "libnats-dev"))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.compare.peers.peer import Peer, Program
+from bench.compare.work import OURS
 from bench.load import TOPIC, TOPICS
 from ocfcluster import __version__
 from tests.cluster import ClusterError
@@ -17,9 +18,10 @@ from tests.netns.hosts import Hosts
 class Ocfcluster(Peer):
     """The peer of all others. ``way`` is the API of subscribers: a key of ``bench.load.SUBSCRIBING``."""
 
-    name = "ocfcluster"
+    name = OURS
     title = "ocfcluster"
     guarantee = "safe: one total order for all, delivered when nodes with more than half of the votes hold it"
+    total_order = True
     api = "publish_many; runs(), opened on access (Python)"
 
     def __init__(self) -> None:

@@ -117,6 +117,7 @@ class Peer(ABC):
     name: ClassVar[str]  # on the command line and in the JSON
     title: ClassVar[str]  # in tables and pictures
     guarantee: ClassVar[str]  # what is promised, as it is configured here
+    total_order: ClassVar[bool]  # all subscribers get all publishers' events in one order
     api: ClassVar[str]  # of publisher and subscriber
     waits_for: ClassVar[str] = "its own event, from publish to delivery"  # what a sample of latency is
     debian: ClassVar[tuple[str, ...]] = ()  # packages that ``install`` unpacks

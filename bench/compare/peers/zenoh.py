@@ -17,6 +17,7 @@ class Zenoh(Peer):
     guarantee = (
         "each publisher's order, over TCP, none among publishers; publishers wait for a slow subscriber"
     )
+    total_order = False
     api = "Publisher.put, callback of declare_subscriber (Python, over a library in Rust)"
     waits_for = "half of the way to another host and back"
     pypi = True
