@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.compare.ratios import figures
@@ -20,7 +21,8 @@ def show(document: dict[str, Any]) -> None:
     console.print(_figures(document))
     for system in document["systems"].values():
         console.print(
-            f"[bold]{system['title']}[/] ({system['version']}): {system['guarantee']}. {system['api']}."
+            f"[bold]{escape(system['title'])}[/] ({escape(system['version'])})\n"
+            f"  promises: {system['guarantee']}\n  API: {system['api']}\n  latency: {system['latency']}"
         )
     for name, reason in document["skipped"].items():
         console.print(f"{name} was skipped: {reason}", markup=False)

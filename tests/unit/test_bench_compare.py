@@ -46,7 +46,14 @@ DOCUMENT: dict[str, Any] = {
     "ratios": medians(spreads(RAW, OURS)),
     "spreads": spreads(RAW, OURS),
     "systems": {
-        name: {"title": f"{name} <&>", "version": "1", "guarantee": "g", "total_order": True, "api": "a"}
+        name: {
+            "title": f"{name} <&>",
+            "version": "1",
+            "guarantee": "g",
+            "total_order": True,
+            "api": "a",
+            "latency": "l",
+        }
         for name in RAW
     },
     "skipped": {"nats": "there is no nats-server"},
