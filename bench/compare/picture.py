@@ -20,7 +20,7 @@ GAP: Final = 14
 ROW: Final = 20
 HEAD: Final = 44
 FOOT: Final = 30
-LEGEND: Final = 30
+LEGEND: Final = 40
 SVG: Final = "http://www.w3.org/2000/svg"
 SMALL: Final[dict[str, object]] = {"font-size": 10, "fill": "#64748b"}
 COLOURS: Final = {True: "#c2410c", False: "#475569"}  # ours, others
@@ -67,11 +67,17 @@ def draw(document: dict[str, Any]) -> str:
         parts += _panel(document, panel, systems, x, index // COLUMNS * height)
     environment = document["environment"]
     legend = (
-        f"● one total order for all  ○ no order among publishers · median of {document['rounds']} rounds, "
-        "line from min to max, logarithmic scales · "
-        f"{environment['cores']} cores, {environment['time'][:10]}, commit {environment['commit']}"
+        (
+            f"● one total order for all  ○ no order among publishers · median of {document['rounds']} rounds, "
+            "line from min to max, logarithmic scales"
+        ),
+        (
+            "* latency of something else than ocfcluster's: see the text · "
+            f"{environment['cores']} cores, {environment['time'][:10]}, commit {environment['commit']}"
+        ),
     )
-    parts.append(_text(NAMES, rows * height + 18, legend, **SMALL))
+    for line, text in enumerate(legend):
+        parts.append(_text(NAMES, rows * height + 14 + 15 * line, text, **SMALL))
     view = f"0 0 {size['width']} {size['height']}"
     font = {"font-family": "sans-serif", "font-size": 12}
     return _tag("svg", *parts, xmlns=SVG, viewBox=view, **size, **font) + "\n"
@@ -121,11 +127,19 @@ def _panel(document: dict[str, Any], panel: Panel, systems: Sequence[str], left:
         colour = COLOURS[name == OURS]
         pen = {"stroke": colour, "stroke-width": 2}
         middle = statistics.median(values)
+        # A sample that is of something else than ours is marked.
+        latency = {system: document["systems"][system]["latency"] for system in (OURS, name)}
+        mark = "*" if panel.work == "latency" and latency[name] != latency[OURS] else ""
         fill = colour if document["systems"][name]["total_order"] else "#ffffff"
         parts += [
             _tag("line", x1=at(min(values)), y1=y, x2=at(max(values)), y2=y, **pen),
             _tag("circle", cx=at(middle), cy=y, r=4.5, fill=fill, **pen),
-            _text(left + PANEL + VALUES - 4, y + 4, number(middle), **{"text-anchor": "end", "fill": colour}),
+            _text(
+                left + PANEL + VALUES - 4,
+                y + 4,
+                number(middle) + mark,
+                **{"text-anchor": "end", "fill": colour},
+            ),
         ]
     return parts
 

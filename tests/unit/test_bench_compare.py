@@ -52,7 +52,7 @@ DOCUMENT: dict[str, Any] = {
             "guarantee": "g",
             "total_order": True,
             "api": "a",
-            "latency": "l",
+            "latency": f"of {name}",
         }
         for name in RAW
     },
@@ -349,6 +349,8 @@ def test_the_picture_has_a_dot_for_every_figure() -> None:
     texts = [one.text for one in root.findall(f"{space}text")]
     assert "corosync <&>" in texts
     assert {panel.title for panel in PANELS} <= set(texts)
+    assert "400" in texts
+    assert "100*" in texts, "a sample of another kind than ours"
     assert "0.2" in texts, "200 events/s, in thousands"
     by_ours, by_other = (float(dot.attrib["cx"]) for dot in dots[:2])
     assert by_ours - by_other == pytest.approx(

@@ -36,7 +36,8 @@ class Jgroups(Peer):
         self._classes = compile_java("Jgroups", self._jar())
 
     def version(self) -> str:
-        return run(["java", "-cp", str(self._jar()), "org.jgroups.Version"]).split("\n\n")[0].strip()
+        said = run(["java", "-cp", str(self._jar()), "org.jgroups.Version"])
+        return f"JGroups {said.partition('Version:')[2].split()[0]}"
 
     def start(self, hosts: Hosts, directory: Path) -> None:
         """The first is the sequencer: it is not the publisher's."""
