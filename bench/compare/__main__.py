@@ -61,7 +61,7 @@ def main() -> int:
         return 3
     skipped = {peer.name: ", ".join(peer.missing()) for peer in chosen if peer.missing()}
     for name, missing in skipped.items():
-        console.print(f"{name} is skipped, as there is no {missing}", markup=False)
+        console.print(f"{name} is skipped, missing: {missing}", markup=False)
     peers = [peer for peer in chosen if peer.name not in skipped]
     if not peers:
         console.print("bench.compare: nothing to compare with")
@@ -142,7 +142,7 @@ def _install(peers: list[Peer], console: Console) -> int:
         return 1
     for peer in peers:
         if missing := peer.missing():
-            console.print(f"{peer.name}: there is still no {', '.join(missing)}", markup=False)
+            console.print(f"{peer.name} still misses {', '.join(missing)}", markup=False)
     return 0
 
 

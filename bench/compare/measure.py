@@ -9,7 +9,7 @@ from bench.compare.peers.peer import Peer, PeerError, Program
 from bench.compare.work import HOSTS, Latency, Throughput
 from bench.worker import WARM_UP_SAMPLES
 
-REPORT_S: Final = 90.0
+REPORT_S: Final = 60.0
 SETTLE_S: Final = 0.2  # that there is a subscriber comes to a publisher's daemon a little later
 GROWTH: Final = 6  # from one attempt to find the number of events to the next
 ENOUGH_S: Final = 0.4  # an attempt that took so long says how many events are needed

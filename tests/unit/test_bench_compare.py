@@ -291,7 +291,7 @@ def test_with_all_peers_missing_there_is_nothing_to_compare(
     monkeypatch.setattr(sys, "argv", ["bench.compare", "--peers", "absent"])
     assert command.main() == 1
     said = capsys.readouterr().err
-    assert "absent is skipped, as there is no absentd" in said
+    assert "absent is skipped, missing: absentd" in said
     assert "nothing to compare with" in said
 
 

@@ -167,10 +167,10 @@ class Peer(ABC):
 
     def missing(self) -> list[str]:
         """What is not on this machine, each with what to do about it."""
-        install = f"python -m bench.compare --install {self.name}"
-        found = [f"{name} ({install})" for path, name in self.needs if self.tree.find(path) is None]
+        names = [name for path, name in self.needs if self.tree.find(path) is None]
         if self.pypi and not VENV.exists():
-            found.append(f"its Python package ({install})")
+            names.append("its Python package")
+        found = [f"{', '.join(names)} (python -m bench.compare --install {self.name})"] if names else []
         return found + [
             f"{tool} (apt-get install {package})"
             for tool, package in self.tools
