@@ -345,7 +345,8 @@ class DataPlane:
 
     def _learn(self, counter: int, commit: int, stable: int, window: int) -> None:
         self.commit = max(self.commit, commit)
-        self.stable = max(self.stable, min(stable, self.commit))
+        if not self.frozen:  # what it has promised to serve it keeps
+            self.stable = max(self.stable, min(stable, self.commit))
         if counter > self._window_counter:
             self._window_counter = counter
             self._window = window

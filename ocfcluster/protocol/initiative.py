@@ -342,11 +342,12 @@ class Initiative:
         self._ready_since = self._ready_since or now
         return ready if not others or now >= self._ready_since + limits.JOIN_WAIT_NS else []
 
-    def candidates(self, configuration: Configuration, now: int) -> list[Candidate]:
-        """Nodes that are heard and no members. Who lacks what is freed already is not ready: nobody could serve it."""
+    def candidates(self, configuration: Configuration, now: int, freed: int = 0) -> list[Candidate]:
+        """Nodes that are heard and no members. Who lacks what is freed already, here or (``freed``) by those who have
+        promised, is not ready: nobody could serve it."""
         found = []
         own, plane = self._settings, self._node.plane
-        freed = plane.stable if plane is not None else 0
+        freed = max(freed, plane.stable if plane is not None else 0)
         for peer in self._detector.heard:
             beat = peer.beat
             if beat is None or configuration.member(peer.node_id, peer.incarnation) is not None:

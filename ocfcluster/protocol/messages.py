@@ -65,6 +65,7 @@ class Promise(Message, frozen=True):
     resigned: bool  # it was the sequencer, and had resigned before it froze
     topics_index: int  # how far its topic table on disk reaches
     topics_digest: int
+    freed: int = 0  # up to where it serves nobody any more; it frees nothing before the next view
 
 
 class Reject(Message, frozen=True):

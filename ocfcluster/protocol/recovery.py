@@ -203,7 +203,7 @@ class Recovery:
     def _promise(self, record: PaxosRecord, ballot: Ballot) -> Promise:
         plane = self._node.plane
         standing, held, order_time = LOST, 0, 0
-        table, wanted, resigned = None, 0, False
+        table, wanted, resigned, freed = None, 0, False, 0
         if plane is not None and plane.is_member:
             standing = HELD if plane.synced else UNSYNCED
             held = plane.log.held
@@ -212,10 +212,11 @@ class Recovery:
             table = staged.votes if staged.votes != plane.configuration.table else None
             wanted = staged.wanted_sequencer
             resigned = plane.resigned
+            freed = plane.stable
         return Promise(
             record.cluster_id, record.epoch, ballot, self._settings.store_id, standing, held, order_time,
             record.accepted_ballot, record.accepted, table, wanted, resigned,
-            self._store.record.topics_index, self.topics_digest(),
+            self._store.record.topics_index, self.topics_digest(), freed,
         )  # fmt: skip
 
     def topics_digest(self) -> int:
@@ -313,7 +314,9 @@ class Recovery:
             linked=self._detector.linked,
             leaving=leaving,
             unwanted=self.initiative.lagging(now),
-            candidates=self.initiative.candidates(configuration, now),
+            candidates=self.initiative.candidates(
+                configuration, now, max([one.freed for one in promises.values()], default=0)
+            ),
             order_time=max(configuration.order_time, last),
         )
 

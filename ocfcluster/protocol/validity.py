@@ -79,6 +79,7 @@ def promise_fault(promise: Promise) -> str:
     checks = (
         (promise.standing in (HELD, UNSYNCED, LOST), "standing"),
         (0 <= promise.held < _COUNTED and 0 <= promise.order_time < _COUNTED, "held, order_time"),
+        (0 <= promise.freed < _COUNTED, "freed"),
         (0 <= promise.topics_index < _COUNTED and 0 <= promise.topics_digest < _U64, "topics"),
         (is_table(table), "table"),
         ((accepted is None) == (ballot is None), "accepted"),

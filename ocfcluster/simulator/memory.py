@@ -116,6 +116,8 @@ class Memory:
         configuration = shell.node.configuration
         if freed <= shell.checked_freed or configuration is None:
             return
+        if configuration.member(shell.node_id, shell.settings.incarnation) is None:
+            return  # nobody asks it
         shell.checked_freed = freed
         for member in configuration.members:
             other = self.get(member)

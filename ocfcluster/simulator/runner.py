@@ -176,15 +176,18 @@ class Simulation:
         configuration = history.last_configuration
         if is_decision(configuration, world.checker.memory.disks_left(configuration)):
             return
-        # Who is told must have a disk that counts; where it does not help, another one is told.
+        # Who is told must have a disk that counts; where it refuses or does not help, another one is told.
         left = [node_id for node_id, _ in world.checker.memory.disks_left(configuration)]
         candidates = left + [node_id for node_id in world.hosts if node_id not in left]
-        node_id = candidates[world.checker.operators % len(candidates)]
-        shell = world.hosts[node_id].shell
-        if shell is not None:
-            world.checker.operator_acts()
-            refused = shell.operate(NewHistory())
-            world.trace.add(world.now, node_id, "operator", f"new history: {refused or 'taken'}")
+        first = world.checker.operators % len(candidates)
+        for node_id in candidates[first:] + candidates[:first]:
+            shell = world.hosts[node_id].shell
+            if shell is not None:
+                world.checker.operator_acts()
+                refused = shell.operate(NewHistory())
+                world.trace.add(world.now, node_id, "operator", f"new history: {refused or 'taken'}")
+                if not refused:
+                    return
 
     @property
     def finished(self) -> bool:

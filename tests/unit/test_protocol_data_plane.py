@@ -80,6 +80,9 @@ def test_a_frozen_member_neither_acknowledges_nor_cuts_short_and_what_it_counts_
     assert {one.held for one in beats} == {acknowledged}
     assert (plane.log.held, plane.acknowledged) == (held, acknowledged)
     assert [world.count(node_id) for node_id in world.nodes] == [28, 27, 28]  # 1 and 3 are enough
+    stable = plane.stable
+    plane._learn(2**40, plane.commit + 5, plane.commit + 5, 0)
+    assert (plane.stable, plane.commit) == (stable, held + 5)  # what it has promised to serve it keeps
 
 
 def test_a_frozen_member_still_answers_and_still_fetches_up_to_a_proposed_base() -> None:

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from ocfcluster.protocol.effects import FetchSnapshot, State, View
-from ocfcluster.protocol.settings import Configuration
+from ocfcluster.protocol.judgement import Candidate
+from ocfcluster.protocol.settings import Ballot, Configuration, PaxosRecord
 from ocfcluster.protocol.snapshot import Request, decode_topics, encode_request, encode_topics
 from ocfcluster.protocol.state import topics_digest
 from ocfcluster.wire import control
@@ -231,3 +232,24 @@ def test_other_topics_than_those_that_are_wanted_are_not_taken() -> None:
         node.snapshot_fetched(fetch.token, encode_topics(answer, 17, 10**6), world.now)
         assert node._store.record.topics == taken
         world.now += SECOND_NS
+
+
+def test_who_lacks_what_another_promiser_has_freed_is_not_ready() -> None:
+    """Its proposer may not know yet how far others have freed: they say so with their promises."""
+    world = World(3).form()
+    world.kill(3)
+    world.restart(3)
+    initiative = world.nodes[1].recovery.initiative
+
+    def candidate(freed: int = 0) -> Candidate | None:
+        configuration = world.nodes[1].configuration
+        assert configuration is not None
+        return next(
+            (one for one in initiative.candidates(configuration, world.now, freed) if one.node_id == 3), None
+        )
+
+    world.until(lambda: bool((found := candidate()) and found.ready))
+    held = world.plane(3).log.held
+    assert [found.ready for freed in (held, held + 1) if (found := candidate(freed))] == [True, False]
+    promise = world.nodes[2].recovery._promise(PaxosRecord("", 0, Ballot(1, 1, 1)), Ballot(1, 1, 1))
+    assert promise.freed == world.plane(2).stable > 0

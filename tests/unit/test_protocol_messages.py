@@ -59,7 +59,7 @@ THREE = configuration_of({1: 1, 2: 1, 3: 1})
 _ABOUT = (THREE.cluster_id, 1, Ballot(3, 2, 1002))
 EXAMPLES: dict[MessageType, Message] = {
     MessageType.PREPARE: Prepare(*_ABOUT, THREE, [(1, 2001)], 7),
-    MessageType.PROMISE: Promise(*_ABOUT, 2001, 0, 9, 8, Ballot(1, 1, 1), THREE, {1: 1}, 2, True, 4, 5),
+    MessageType.PROMISE: Promise(*_ABOUT, 2001, 0, 9, 8, Ballot(1, 1, 1), THREE, {1: 1}, 2, True, 4, 5, 7),
     MessageType.REJECT: Reject(*_ABOUT, Ballot(9, 9, 9)),
     MessageType.SYNC: Sync(*_ABOUT, THREE, 1),
     MessageType.SYNCED: Synced(*_ABOUT),
