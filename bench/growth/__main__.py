@@ -2,11 +2,11 @@
 
     python -m bench.growth --quick                                       # a few points of each axis, about a minute
     python -m bench.growth --json growth.json --picture docs/growth.svg  # all
-    python -m bench.growth --only nodes,simulated
+    python -m bench.growth --only nodes,simulated --rounds 5
     python -m bench.growth --from growth.json                            # the tables of an earlier run
 
 Each axis is a table of points of which one thing grows (bench/growth/axes.py). Agents run in network namespaces, which
-needs root; the axis ``simulated`` does not, it is the protocol in virtual time. docs/performance.md says what the
+needs root; the ``simulated`` ones do not, they are the protocol in virtual time. docs/performance.md says what the
 figures mean and what they were.
 """
 

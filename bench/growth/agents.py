@@ -56,7 +56,7 @@ def measure(point: Point, *, rounds: int, seconds: float, samples: int, say: Cal
 
 def line(result: Result) -> str:
     """One round, in words."""
-    lost = f", {result['lost']} left out" if result["lost"] else ""
+    lost = f", {result['left_out_percent']:.2g} % left out" if result["lost"] else ""
     return (
         f"{result['events_per_s'] / 1000:.1f} k/s {result['mb_per_s']:.1f} MB/s, "
         f"{result['cpu_s_per_million']:.2f} CPU s per million{lost}"
@@ -162,6 +162,7 @@ def summary(published: list[Result], taken: list[Result], agents_s: float, event
         "events": events,
         "deliveries": deliveries,
         "lost": lost,
+        "left_out_percent": 100 * lost / (deliveries + lost),
         "seconds": max(one["last"] for one in taken) - min(one["first"] for one in published),
         "events_per_s": min(rates),
         "mb_per_s": min(rates) * event_bytes / 1e6,

@@ -17,7 +17,7 @@ LEFT: Final = 44  # room for the scale
 GAP: Final = 22
 TITLE: Final = 40
 FOOT: Final = 22
-COLUMNS: Final = 3
+COLUMNS: Final = 4
 SVG: Final = "http://www.w3.org/2000/svg"
 COLOURS: Final = ("#c2410c", "#475569")
 SMALL: Final = {"font-size": "10", "fill": "#64748b"}
@@ -144,7 +144,7 @@ def _panel(svg: ET.Element, panel: Panel, points: Sequence[dict[str, Any]], left
             svg,
             across(place),
             upper + height + 13,
-            point["label"].replace(" (", "\u2009("),
+            point["label"],
             **{**SMALL, "font-size": "9", "text-anchor": "middle"},
         )
     for index, (line, values) in enumerate(zip(panel.lines, taken, strict=True)):

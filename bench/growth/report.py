@@ -65,6 +65,7 @@ AGENTS = (
     Column("MB/s", lambda result: spread(rounds_of(result, "mb_per_s"))),
     Column("k deliveries/s", lambda result: spread(rounds_of(result, "deliveries_per_s"), 1e-3)),
     Column("CPU s per million", lambda result: spread(rounds_of(result, "cpu_s_per_million"))),
+    Column("left out %", lambda result: spread(rounds_of(result, "left_out_percent"))),
     Column("p50 µs", _at("latency", "p50_us")),
     Column("p99 µs", _at("latency", "p99_us")),
     Column("RSS idle, loaded", _memory("rss_mib")),
