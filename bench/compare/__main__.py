@@ -17,30 +17,23 @@ import json
 import os
 import shlex
 import sys
-import tempfile
-import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
+from bench.compare.comparing import Comparing
 from bench.compare.install import InstallError, Tree, make_venv
-from bench.compare.measure import Result, how_many, latency, throughput
 from bench.compare.peers import PEERS
 from bench.compare.peers.ocf import Ocfcluster
 from bench.compare.peers.peer import Peer, PeerError
 from bench.compare.picture import draw
-from bench.compare.ratios import medians, spreads
 from bench.compare.report import show
-from bench.compare.work import HOSTS, OURS, WORKS, Latency, Throughput, Work
-from bench.run import environment
+from bench.compare.work import WORKS, Work
 from tests.cluster import ClusterError
-from tests.netns.hosts import Hosts
 
 ROUNDS: Final = 5
 SECONDS: Final = 2.0
-FAILURES: Final = (PeerError, ClusterError, RuntimeError, OSError)
 
 
 def main() -> int:
@@ -67,7 +60,14 @@ def main() -> int:
         console.print("bench.compare: nothing to compare with")
         return 1
     try:
-        document = Comparing([Ocfcluster(), *peers], works, arguments, console).run()
+        document = Comparing(
+            [Ocfcluster(), *peers],
+            works,
+            console,
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            command=shlex.join(["python", "-m", "bench.compare", *sys.argv[1:]]),
+        ).run()
     except (PeerError, ClusterError, InstallError) as error:
         console.print(f"bench.compare: {error}", markup=False)
         return 1
@@ -153,140 +153,6 @@ def _hand_over(document: dict[str, Any], arguments: argparse.Namespace) -> int:
     if arguments.picture:
         Path(arguments.picture).write_text(draw(document), "utf-8")
     return 0
-
-
-class Comparing:
-    """One run: each system on hosts of its own, all up all the time; work by work, round by round."""
-
-    def __init__(
-        self, systems: list[Peer], works: list[Work], arguments: argparse.Namespace, console: Console
-    ) -> None:
-        self._all = tuple(systems)
-        self._systems = list(systems)
-        self._works = works
-        self._arguments = arguments
-        self._console = console
-        self._events: dict[tuple[str, str], int] = {}
-        self._raw: dict[str, dict[str, list[Result]]] = {}
-        self._skipped: dict[str, str] = {}
-        self._directories: dict[str, Path] = {}
-
-    def run(self) -> dict[str, Any]:
-        """All of it; the document that is written as JSON."""
-        settings = argparse.Namespace(event_loop="asyncio", delivery="safe", mtu=1500)
-        began = environment(settings)
-        began["command"] = shlex.join(["python", "-m", "bench.compare", *sys.argv[1:]])
-        versions = {}
-        with ExitStack() as stack:
-            self._directories = {
-                peer.name: Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocf-bench-")))
-                for peer in self._systems
-            }
-            for peer in list(self._systems):
-                hosts = stack.enter_context(Hosts(HOSTS))
-                stack.callback(peer.stop)
-                if self._start(peer, hosts):
-                    versions[peer.name] = peer.version()
-            self._prepare()
-            if len(self._systems) < 2 or self._systems[0].name != OURS:
-                raise PeerError("nothing is left to compare")
-            for number in range(1, self._arguments.rounds + 1):
-                for work in self._works:
-                    # To and fro, so that it is not always the same one that comes after another.
-                    for peer in self._systems[:: 1 if number % 2 else -1]:
-                        if self._does(peer, work):
-                            self._measure(peer, work, number)
-        began["load_average_after"] = os.getloadavg()
-        spread = spreads(self._raw, OURS)
-        return {
-            "environment": began,
-            "rounds": self._arguments.rounds,
-            "ratios": medians(spread),
-            "spreads": spread,
-            "systems": {
-                peer.name: {
-                    "title": peer.title,
-                    "version": versions[peer.name],
-                    "guarantee": peer.guarantee,
-                    "total_order": peer.total_order,
-                    "api": peer.api,
-                    "latency": peer.waits_for,
-                }
-                for peer in self._all
-                if peer.name in self._raw
-            },
-            "skipped": self._skipped,
-            "raw": self._raw,
-        }
-
-    def _start(self, peer: Peer, hosts: Hosts) -> bool:
-        """Whether it works; else it is skipped, and the reason kept."""
-        self._console.print(f"[dim]starting[/] {peer.name}")
-        try:
-            peer.build()
-            peer.start(hosts, self._directories[peer.name])
-        except (InstallError, *FAILURES) as error:
-            self._skip(peer, str(error))
-            return False
-        return True
-
-    def _skip(self, peer: Peer, reason: str) -> None:
-        """Go on without it; figures that it has already stay."""
-        self._console.print(f"{peer.name} is skipped: {reason}", markup=False)
-        self._skipped[peer.name] = reason
-        peer.stop()
-        self._systems.remove(peer)
-
-    def _does(self, peer: Peer, work: Work) -> bool:
-        return isinstance(work, Latency) or not work.way or peer.name == OURS
-
-    def _prepare(self) -> None:
-        """Find how many events take as long as wanted, which warms all up as well; nothing of it counts."""
-        for work in self._works:
-            for peer in list(self._systems):
-                if isinstance(work, Throughput) and self._does(peer, work):
-                    try:
-                        events = how_many(peer, work, self._arguments.seconds)
-                    except FAILURES as error:
-                        self._skip(peer, f"{work.name}: {error}")
-                        continue
-                    self._events[peer.name, work.name] = events
-                    self._console.print(f"[dim]prepare[/] {work.name:10} {peer.name:11} {events} events")
-
-    def _measure(self, peer: Peer, work: Work, number: int) -> None:
-        try:
-            if isinstance(work, Latency):
-                result = latency(peer, work)
-                text = f"p50 {result['p50_us']:.0f} µs, p99 {result['p99_us']:.0f} µs"
-            else:
-                result = throughput(peer, work, self._events[peer.name, work.name])
-                text = (
-                    f"{result['events_per_s'] / 1000:9.1f} k/s {result['mb_per_s']:7.1f} MB/s, "
-                    f"{result['cpu_s_per_million']:.2f} CPU s per million"
-                )
-            if result["lost_share"]:
-                text += f", {result['lost_share']:.1%} lost"
-        except FAILURES as error:
-            result = {"error": str(error)}
-            text = f"failed: {error}"
-        result |= {"round": number, "at": time.strftime("%H:%M:%S", time.gmtime())}
-        self._raw.setdefault(peer.name, {}).setdefault(work.name, []).append(result)
-        self._console.print(
-            f"{number}/{self._arguments.rounds} {work.name:10} {peer.name:11} {text}", markup=False
-        )
-        if "error" in result:
-            self._restart(peer)
-
-    def _restart(self, peer: Peer) -> None:
-        """After a failure: what it left in the system is not measured. One that does not come again is out."""
-        hosts = peer.hosts
-        again = self._directories[peer.name] / f"again-{time.monotonic_ns()}"
-        again.mkdir()
-        try:
-            peer.stop()
-            peer.start(hosts, again)
-        except FAILURES as error:
-            self._skip(peer, str(error))
 
 
 if __name__ == "__main__":

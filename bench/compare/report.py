@@ -14,12 +14,18 @@ from bench.compare.ratios import figures
 from bench.compare.work import COMPARISONS, OURS
 
 
-def show(document: dict[str, Any]) -> None:
-    """Ratios, figures, and what each system promises, on standard output."""
+def show(document: dict[str, Any], *, promises: bool = True) -> None:
+    """Ratios, figures, and what each system promises (unless that is not asked for), on standard output."""
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    ours = escape(document["systems"][OURS]["title"])
+    # Titles of tables would be broken to the tables' widths.
+    console.print(f"[italic]{ours} over each, median (min-max) of {document['rounds']} rounds[/]")
     console.print(_ratios(document))
+    console.print(
+        "[italic]Medians: k events/s at the slowest subscriber; µs; CPU s per million deliveries[/]"
+    )
     console.print(_figures(document))
-    for system in document["systems"].values():
+    for system in document["systems"].values() if promises else ():
         console.print(
             f"[bold]{escape(system['title'])}[/] ({escape(system['version'])})\n"
             f"  promises: {system['guarantee']}\n  API: {system['api']}\n  latency: {system['latency']}"
@@ -29,7 +35,7 @@ def show(document: dict[str, Any]) -> None:
 
 
 def _ratios(document: dict[str, Any]) -> Table:
-    table = Table(title=f"ocfcluster over each, median (min-max) of {document['rounds']} rounds")
+    table = Table()
     table.add_column("figure")
     table.add_column("better is")
     for peer in document["spreads"]:
@@ -48,9 +54,7 @@ def _spread(value: dict[str, float] | None) -> str:
 
 
 def _figures(document: dict[str, Any]) -> Table:
-    table = Table(
-        title="Medians: k events/s at the slowest subscriber; µs; CPU s per million deliveries at 64 B"
-    )
+    table = Table()
     table.add_column("figure")
     for name in document["raw"]:
         table.add_column(name, justify="right")

@@ -67,6 +67,7 @@ COMPARISONS: Final = (
     Comparison("p50", "latency", "latency", "p50_us"),
     Comparison("p99", "latency", "latency", "p99_us"),
     Comparison("cpu", "64B", "64B", "cpu_s_per_million"),
+    *(Comparison(f"cpu-{name}", name, name, "cpu_s_per_million") for name in ("1KiB", "16KiB")),
     Comparison("64B-events", "64B-events", "64B", "events_per_s"),
     Comparison("64B-ocf", "64B-ocf", "64B", "events_per_s"),
     Comparison("cpu-events", "64B-events", "64B", "cpu_s_per_million"),

@@ -114,8 +114,8 @@ class Program:
 class Peer(ABC):
     """One system on three hosts. ``start``, any number of programs, ``stop``; both may be called again."""
 
-    name: ClassVar[str]  # on the command line and in the JSON
-    title: ClassVar[str]  # in tables and pictures
+    name: str  # on the command line and in the JSON
+    title: str  # in tables and pictures
     guarantee: ClassVar[str]  # what is promised, as it is configured here
     total_order: ClassVar[bool]  # all subscribers get all publishers' events in one order
     api: ClassVar[str]  # of publisher and subscriber
