@@ -18,7 +18,6 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -105,8 +104,8 @@ def _hand_over(document: dict[str, Any], arguments: argparse.Namespace) -> int:
         _write(document, arguments.json)
     if arguments.picture:
         Path(arguments.picture).write_text(draw(document), "utf-8")
-    failed = any("error" in point["result"] for axis in document["axes"].values() for point in axis["points"])
-    return 1 if failed else 0
+    points = [point for axis in document["axes"].values() for point in axis["points"]]
+    return 1 if any("error" in result for point in points for result in point["rounds"]) else 0
 
 
 def _write(document: dict[str, Any], path: str) -> None:
@@ -138,39 +137,37 @@ class Growing:
             "axes": {},
         }
         for axis in self._axes:
-            points: list[dict[str, Any]] = []
+            chosen_points = axis.chosen(self._arguments.quick)
+            points: list[dict[str, Any]] = [
+                {"label": axis.label(point), "point": asdict(point), "rounds": []} for point in chosen_points
+            ]
             document["axes"][axis.name] = {"what": axis.what, "points": points}
-            for point in axis.chosen(self._arguments.quick):
-                label = axis.label(point)
-                load = os.getloadavg()[0]
-                begun = time.monotonic()
-                result = self._measure(axis, point, label)
-                points.append(
-                    {
-                        "label": label,
-                        "point": asdict(point),
-                        "load_average": load,
-                        "took_s": round(time.monotonic() - begun, 1),
-                        "result": result,
-                    }
-                )
-                about["load_average_after"] = os.getloadavg()
-                if self._arguments.json:  # so that a run that is ended leaves what it has measured
-                    _write(document, self._arguments.json)
+            rounds = 1 if axis.simulated else self._rounds  # the simulator gives the same each time
+            for number in range(1, rounds + 1):
+                # Round by round, to and fro: a noisy minute touches all points, and not all rounds of one.
+                for place in range(len(points))[:: 1 if number % 2 else -1]:
+                    progress = f"{number}/{rounds} {axis.name:14} {points[place]['label']:>7}"
+                    result = self._measure(axis, chosen_points[place], progress)
+                    points[place]["rounds"].append({"load_average": os.getloadavg()[0], **result})
+                    about["load_average_after"] = os.getloadavg()
+                    if self._arguments.json:  # so that a run that is ended leaves what it has measured
+                        _write(document, self._arguments.json)
         return document
 
-    def _measure(self, axis: Axis, point: Point | Simulated, label: str) -> dict[str, Any]:
+    def _measure(self, axis: Axis, point: Point | Simulated, progress: str) -> dict[str, Any]:
         def say(text: str) -> None:
-            self._console.print(f"{axis.name:11} {label:>9}  {text}", markup=False)
+            self._console.print(f"{progress}  {text}", markup=False)
 
         try:
             if isinstance(point, Simulated):
                 return simulated.measure(point, say)
             samples = self._samples if axis.latency else 0
-            return agents.measure(point, rounds=self._rounds, seconds=self._seconds, samples=samples, say=say)
+            result = agents.measure(point, seconds=self._seconds, samples=samples)
         except FAILURES as error:
             say(f"failed: {error}")
             return {"error": str(error).partition("\n")[0]}
+        say(agents.line(result))
+        return result
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One point with real agents: a cluster in network namespaces of its own, measured some rounds, and taken down."""
+"""One round of a point with real agents: a cluster in network namespaces of its own, measured, and taken down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
@@ -31,35 +30,32 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 Result = dict[str, Any]
 
 
-def measure(point: Point, *, rounds: int, seconds: float, samples: int, say: Callable[[str], None]) -> Result:
-    """Rates and CPU time of ``rounds`` rounds in which is published for ``seconds``, the latency of ``samples`` events
-    one at a time (0: none), memory. Raises RuntimeError, PeerError, ClusterError, ClientError, OSError."""
+def measure(point: Point, *, seconds: float, samples: int) -> Result:
+    """One round: rates and CPU time while is published for ``seconds``, the latency of ``samples`` events one at a time
+    (0: none), and memory. Raises RuntimeError, PeerError, ClusterError, ClientError, OSError."""
     with Hosts(point.nodes) as hosts, Cluster(hosts) as cluster:
         time.sleep(SETTLE_S)
-        result: Result = {"idle": memory(cluster)}
+        idle = memory(cluster)
         begun = time.monotonic()
         asyncio.run(_create_topics(cluster.socket(1), [*topic_names(point.topics), f"{TOPIC}.warm"]))
-        result["topics_s"] = round(time.monotonic() - begun, 3)
+        created_s = time.monotonic() - begun
         if point.loss:
             hosts.set_loss(point.loss)
         with Work(cluster, point) as work, MemoryPeak(cluster) as peak:
-            result["rounds"] = []
-            for number in range(1, rounds + 1):
-                result["rounds"].append(work.throughput(seconds))
-                say(f"{number}/{rounds} {line(result['rounds'][-1])}")
-            result["loaded"] = peak.stop()
+            result = work.throughput(seconds)
+            result |= {"idle": idle, "loaded": peak.stop(), "topics_created_s": created_s}
             if samples:
-                result["latency"] = work.latency(samples)
-                say(f"p50 {result['latency']['p50_us']:.0f} µs, p99 {result['latency']['p99_us']:.0f} µs")
+                result |= work.latency(samples)
     return result
 
 
 def line(result: Result) -> str:
     """One round, in words."""
     lost = f", {result['left_out_percent']:.2g} % left out" if result["lost"] else ""
+    latency = f", p50 {result['p50_us']:.0f} µs, p99 {result['p99_us']:.0f} µs" if "p50_us" in result else ""
     return (
         f"{result['events_per_s'] / 1000:.1f} k/s {result['mb_per_s']:.1f} MB/s, "
-        f"{result['cpu_s_per_million']:.2f} CPU s per million{lost}"
+        f"{result['cpu_s_per_million']:.2f} CPU s per million{lost}{latency}"
     )
 
 
@@ -94,14 +90,17 @@ class Work:
         point, crowded = self._point, self._publishing[1 % len(self._publishing)]
         with ExitStack() as stack:
             self._stack = stack
-            for i in self._cluster.nodes:
-                count = point.subscribers if i == crowded else 1
-                self._subscribers.append(self._start(i, "subscribe", point.topics, count))
             for i, count in spread_over(point.publishers, self._publishing).items():
                 self._publishers.append(
                     self._start(i, "publish", point.topics, count, point.events_per_call, point.event_bytes)
                 )
-            for program in self._subscribers + self._publishers:
+            for program in self._publishers:
+                program.wait_ready()
+            # Only now, as publishers publish to get ready.
+            for i in self._cluster.nodes:
+                count = point.subscribers if i == crowded else 1
+                self._subscribers.append(self._start(i, "subscribe", point.topics, count))
+            for program in self._subscribers:
                 program.wait_ready()
             self._stack = stack.pop_all()
         return self
@@ -140,7 +139,7 @@ class Work:
         program.go()
         report = program.report(ANSWER_S)
         self._taken(WARM_UP_SAMPLES + samples)
-        return report
+        return {"p50_us": report["p50_us"], "p99_us": report["p99_us"]}
 
     def _taken(self, events: int) -> list[Result]:
         for program in self._subscribers:
@@ -168,6 +167,7 @@ def summary(published: list[Result], taken: list[Result], agents_s: float, event
         "mb_per_s": min(rates) * event_bytes / 1e6,
         "deliveries_per_s": sum(rates),
         "cpu_s_per_million": (agents_s + programs_s) / max(1, deliveries) * 1e6,
+        "first_use_s": max(one["first_use_s"] for one in published),
         "agents_cpu_s": agents_s,
         "programs_cpu_s": programs_s,
     }

@@ -10,7 +10,7 @@ from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 from bench.compare.picture import decades, number
-from bench.growth.report import Result, rounds_of
+from bench.growth.report import values
 
 PANEL: Final = (168, 104)  # pixels, width and height of what is drawn in
 LEFT: Final = 44  # room for the scale
@@ -25,10 +25,10 @@ SMALL: Final = {"font-size": "10", "fill": "#64748b"}
 
 @dataclass(frozen=True)
 class Line:
-    """One figure of all points: of a result its values, of which the median is drawn between the least and the most."""
+    """One figure of all points: the median of its rounds, between the least and the most."""
 
     name: str
-    values: Callable[[Result], list[float]]
+    path: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -37,46 +37,30 @@ class Panel:
     lines: tuple[Line, ...]
 
 
-def _rounds(figure: str, scale: float = 1.0) -> Callable[[Result], list[float]]:
-    return lambda result: [value * scale for value in rounds_of(result, figure)]
-
-
-def _one(*path: str) -> Callable[[Result], list[float]]:
-    def values(result: Result) -> list[float]:
-        value: Any = result
-        for name in path:
-            value = value.get(name, {})
-        return [] if value == {} else [value]
-
-    return values
-
-
 AGENTS: Final = (
     Panel(
         "MB/s at the slowest subscriber",
-        (Line("MB/s", _rounds("mb_per_s")),),
+        (Line("MB/s", ("mb_per_s",)),),
     ),
-    Panel("CPU s per million deliveries", (Line("CPU s", _rounds("cpu_s_per_million")),)),
-    Panel("latency, µs", (Line("p99", _one("latency", "p99_us")), Line("p50", _one("latency", "p50_us")))),
+    Panel("CPU s per million deliveries", (Line("CPU s", ("cpu_s_per_million",)),)),
+    Panel("latency, µs", (Line("p99", ("p99_us",)), Line("p50", ("p50_us",)))),
 )
 SIMULATED: Final = (
     Panel(
         "datagrams received per lone event",
         (
-            Line("sequencer", _one("lone", "received_by_sequencer")),
-            Line("a node", _one("lone", "received_per_node")),
+            Line("sequencer", ("lone", "received_by_sequencer")),
+            Line("a node", ("lone", "received_per_node")),
         ),
     ),
     Panel(
         "datagrams received per event of many",
         (
-            Line("sequencer", _one("bulk", "received_by_sequencer")),
-            Line("a node", _one("bulk", "received_per_node")),
+            Line("sequencer", ("bulk", "received_by_sequencer")),
+            Line("a node", ("bulk", "received_per_node")),
         ),
     ),
-    Panel(
-        "kill and join, ms of virtual time", (Line("join", _one("join_ms")), Line("kill", _one("kill_ms")))
-    ),
+    Panel("kill and join, ms of virtual time", (Line("join", ("join_ms",)), Line("kill", ("kill_ms",)))),
 )
 
 
@@ -101,7 +85,12 @@ def draw(document: dict[str, Any]) -> str:
         left = LEFT + place % columns * width
         top = place // columns * block
         text(svg, left, top + 18, axis["what"], **{"font-weight": "bold", "font-size": "13"})
-        points = [point for point in axis["points"] if not {"error", "refused"} & set(point["result"])]
+        # A point that was refused, or failed in all rounds, is left out.
+        points = [
+            point
+            for point in axis["points"]
+            if any(not {"error", "refused"} & set(one) for one in point["rounds"])
+        ]
         simulated = bool(points) and "mtu" in points[0]["point"]
         for row, panel in enumerate(SIMULATED if simulated else AGENTS):
             _panel(svg, panel, points, left, top + 20 + row * height)
@@ -121,8 +110,8 @@ def text(parent: ET.Element, x: float, y: float, content: str, **attributes: str
 
 def _panel(svg: ET.Element, panel: Panel, points: Sequence[dict[str, Any]], left: float, top: float) -> None:
     """Points are at equal distances, as an axis may begin with nothing and end with ten thousand."""
-    taken = [[line.values(point["result"]) for point in points] for line in panel.lines]
-    everything = [value for line in taken for values in line for value in values if value > 0]
+    taken = [[values(point["rounds"], *line.path) for point in points] for line in panel.lines]
+    everything = [value for line in taken for found in line for value in found if value > 0]
     if not everything:
         return
     text(svg, left, top + 16, panel.title, **SMALL)
@@ -147,8 +136,8 @@ def _panel(svg: ET.Element, panel: Panel, points: Sequence[dict[str, Any]], left
             point["label"],
             **{**SMALL, "font-size": "9", "text-anchor": "middle"},
         )
-    for index, (line, values) in enumerate(zip(panel.lines, taken, strict=True)):
-        _line(svg, line, values, COLOURS[index], (across, down), named=len(panel.lines) > 1)
+    for index, (line, found) in enumerate(zip(panel.lines, taken, strict=True)):
+        _line(svg, line, found, COLOURS[index], (across, down), named=len(panel.lines) > 1)
 
 
 def _line(
@@ -161,7 +150,7 @@ def _line(
 ) -> None:
     across, down = at
     pen = {"stroke": colour, "stroke-width": "1.5", "fill": "none"}
-    places = [place for place, values in enumerate(taken) if values and min(values) > 0]
+    places = [place for place, found in enumerate(taken) if found and min(found) > 0]
     middles = [(across(place), down(statistics.median(taken[place]))) for place in places]
     ET.SubElement(svg, "polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in middles), **pen)
     for place, (x, y) in zip(places, middles, strict=True):

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-Result = dict[str, Any]
+Rounds = list[dict[str, Any]]
 
 
-def rounds_of(result: Result, figure: str) -> list[float]:
-    """That figure of each round."""
-    return [one[figure] for one in result.get("rounds", ())]
+def values(rounds: Rounds, *path: str) -> list[float]:
+    """A figure of each round that has it: ``path`` are the keys that lead to it."""
+    found: list[float] = []
+    for one in rounds:
+        value: Any = one
+        for key in path:
+            value = value.get(key) if value is not None else None
+        if value is not None:
+            found.append(value)
+    return found
 
 
 def spread(values: list[float], scale: float = 1.0) -> str:
@@ -36,67 +42,52 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, and what a result says under it."""
+    """A heading, and the figure (times ``scale``) under it: its spread, or its median alone where ``plain``."""
 
     heading: str
-    cell: Callable[[Result], str]
+    path: tuple[str, ...]
+    scale: float = 1.0
+    plain: bool = False
 
-
-def _memory(kind: str) -> Callable[[Result], str]:
-    def cell(result: Result) -> str:
-        idle, loaded = result["idle"][kind], result["loaded"][kind]
-        return f"{idle:.0f}, {loaded:.0f}"
-
-    return cell
-
-
-def _at(*path: str) -> Callable[[Result], str]:
-    def cell(result: Result) -> str:
-        value: Any = result
-        for name in path:
-            value = value.get(name, {})
-        return short(value) if value != {} else ""
-
-    return cell
+    def cell(self, rounds: Rounds) -> str:
+        found = values(rounds, *self.path)
+        if self.plain and found:
+            found = [statistics.median(found)]
+        return spread(found, self.scale)
 
 
 AGENTS = (
-    Column("k events/s", lambda result: spread(rounds_of(result, "events_per_s"), 1e-3)),
-    Column("MB/s", lambda result: spread(rounds_of(result, "mb_per_s"))),
-    Column("k deliveries/s", lambda result: spread(rounds_of(result, "deliveries_per_s"), 1e-3)),
-    Column("CPU s per million", lambda result: spread(rounds_of(result, "cpu_s_per_million"))),
-    Column("left out %", lambda result: spread(rounds_of(result, "left_out_percent"))),
-    Column("p50 µs", _at("latency", "p50_us")),
-    Column("p99 µs", _at("latency", "p99_us")),
-    Column("RSS idle, loaded", _memory("rss_mib")),
-    Column("PSS idle, loaded", _memory("pss_mib")),
+    Column("k events/s", ("events_per_s",), 1e-3),
+    Column("MB/s", ("mb_per_s",)),
+    Column("k deliveries/s", ("deliveries_per_s",), 1e-3, plain=True),
+    Column("CPU s per million", ("cpu_s_per_million",)),
+    Column("left out %", ("left_out_percent",), plain=True),
+    Column("p50 µs", ("p50_us",)),
+    Column("p99 µs", ("p99_us",), plain=True),
+    Column("RSS idle", ("idle", "rss_mib"), plain=True),
+    Column("loaded", ("loaded", "rss_mib"), plain=True),
+    Column("PSS idle", ("idle", "pss_mib"), plain=True),
+    Column("loaded", ("loaded", "pss_mib"), plain=True),
 )
 SIMULATED = (
-    Column("sent per lone event", _at("lone", "sent")),
-    Column("B", _at("lone", "bytes_sent")),
-    Column("received per node", _at("lone", "received_per_node")),
-    Column("by the sequencer", _at("lone", "received_by_sequencer")),
-    Column("sent per event of many", _at("bulk", "sent")),
-    Column("B over its 1024", _at("bulk", "bytes_over_payload")),
-    Column("received per node ", _at("bulk", "received_per_node")),
-    Column("idle, received per s", _at("idle", "received")),
-    Column("kill ms", _at("kill_ms")),
-    Column("messages per node", _at("kill_received_per_node")),
-    Column("join ms", _at("join_ms")),
-    Column("pause ms", _at("join_pause_ms")),
+    Column("sent per lone event", ("lone", "sent")),
+    Column("B", ("lone", "bytes_sent")),
+    Column("received per node", ("lone", "received_per_node")),
+    Column("by the sequencer", ("lone", "received_by_sequencer")),
+    Column("sent per event of many", ("bulk", "sent")),
+    Column("B over its 1024", ("bulk", "bytes_over_payload")),
+    Column("received per node", ("bulk", "received_per_node")),
+    Column("idle, received per s", ("idle", "received")),
+    Column("kill ms", ("kill_ms",)),
+    Column("messages per node", ("kill_received_per_node",)),
+    Column("join ms", ("join_ms",)),
+    Column("pause ms", ("join_pause_ms",)),
 )
 
 
 def columns_of(points: list[dict[str, Any]]) -> tuple[Column, ...]:
     """The columns of an axis: its points are agents' or simulated ones."""
     return SIMULATED if points and "mtu" in points[0]["point"] else AGENTS
-
-
-def cells(result: Result, columns: tuple[Column, ...]) -> list[str]:
-    """The row of a result; of one that failed or was refused all are empty."""
-    if "error" in result or "refused" in result:
-        return [""] * len(columns)
-    return [column.cell(result) for column in columns]
 
 
 def show(document: dict[str, Any]) -> None:
@@ -115,16 +106,24 @@ def show(document: dict[str, Any]) -> None:
         for column in columns:
             table.add_column(column.heading, justify="right")
         for point in axis["points"]:
-            table.add_row(point["label"], *cells(point["result"], columns))
+            table.add_row(point["label"], *(column.cell(point["rounds"]) for column in columns))
         console.print(table)
         for point in axis["points"]:
-            reason = point["result"].get("refused") or point["result"].get("error")
-            if reason:
-                console.print(f"{point['label']}: {reason}", markup=False)
-        fit = {point["point"]["mtu"]: point["result"] for point in axis["points"] if simulated}
-        for mtu, result in fit.items():
-            if "fit_one_datagram" in result:
-                console.print(
-                    f"mtu {mtu}: a configuration of {result['fit_one_datagram']} nodes fits one datagram, "
-                    f"and {result['nodes_most']} nodes are the most in any case"
-                )
+            for one in point["rounds"]:
+                if reason := one.get("refused") or one.get("error"):
+                    console.print(f"{point['label']}: {reason}", markup=False)
+        if simulated:
+            _bounds(console, axis["points"])
+
+
+def _bounds(console: Console, points: list[dict[str, Any]]) -> None:
+    fit = {
+        point["point"]["mtu"]: (one["fit_one_datagram"], one["nodes_most"])
+        for point in points
+        for one in point["rounds"]
+        if "nodes_most" in one
+    }
+    for mtu, (nodes, most) in fit.items():
+        console.print(
+            f"mtu {mtu}: a configuration of {nodes} nodes fits one datagram, and {most} nodes are the most in any case"
+        )

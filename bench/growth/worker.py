@@ -1,4 +1,4 @@
-"""A program of ``bench.growth``: many subscribers, or many publishers, that stay for several rounds.
+"""A program of ``bench.growth``: many subscribers, or many publishers, that are told what to do.
 
 It prints ``ready``, then answers each line of standard input with one line, a JSON object, and ends with its input.
 Times are seconds of the monotonic clock; ``cpu_s`` is its own, user and system, since the answer before.
@@ -6,7 +6,8 @@ Times are seconds of the monotonic clock; ``cpu_s`` is its own, user and system,
     python -m bench.growth.worker subscribe SOCKET TOPICS SUBSCRIBERS
         EVENTS   when each subscriber has taken so many since the last answer: {"rates", "cpu_s", "lost", "last"}
     python -m bench.growth.worker publish SOCKET TOPICS PUBLISHERS BATCH EVENT_BYTES
-        SECONDS  publishes for so long, then awaits the receipts: {"events", "first", "cpu_s"}
+        SECONDS  publishes for so long, then awaits the receipts: {"events", "first", "cpu_s", "first_use_s"};
+                 the last is how long one event to each topic took, before it was ready
 """
 
 from __future__ import annotations
@@ -144,6 +145,11 @@ def publish(socket: str, topics: str, publishers: str, batch: str, event_bytes: 
         everybody = [stack.enter_context(client.publisher()) for _ in range(int(publishers))]
         for publisher in everybody:
             publisher.publish_many([b""], topic=f"{TOPIC}.warm").wait()  # opens the producer
+        begun = time.monotonic()
+        for name in topic_names(int(topics)):  # at its first use a name is asked for
+            everybody[0].publish(b"", topic=name)
+        everybody[0].flush()
+        first_use_s = time.monotonic() - begun
         print("ready", flush=True)
         used = cpu_seconds()
         for line in sys.stdin:
@@ -157,7 +163,7 @@ def publish(socket: str, topics: str, publishers: str, batch: str, event_bytes: 
             for publisher in everybody:
                 publisher.flush()
             now = cpu_seconds()
-            say(events=events, first=first, cpu_s=now - used)
+            say(events=events, first=first, cpu_s=now - used, first_use_s=first_use_s)
             used = now
 
 

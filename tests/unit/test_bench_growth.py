@@ -15,7 +15,7 @@ from bench.growth import __main__ as command
 from bench.growth import agents, simulated
 from bench.growth.axes import AXES, Axis, Point, Simulated, chosen, size_text, spread_over
 from bench.growth.picture import draw
-from bench.growth.report import short, spread
+from bench.growth.report import short, spread, values
 from bench.growth.worker import Taken, Tally, batched_topics, topic_names
 from ocfcluster.limits import TOPICS_PER_SUBSCRIPTION
 from ocfcluster.simulator.scenario import Scenario
@@ -113,7 +113,10 @@ def test_all_may_have_arrived_before_anybody_waits() -> None:
 
 
 def test_the_figures_of_a_round() -> None:
-    published = [{"events": 600, "first": 10.0, "cpu_s": 0.25}, {"events": 400, "first": 10.1, "cpu_s": 0.25}]
+    published = [
+        {"events": 600, "first": 10.0, "cpu_s": 0.25, "first_use_s": 0.1},
+        {"events": 400, "first": 10.1, "cpu_s": 0.25, "first_use_s": 0.2},
+    ]
     taken = [
         {"rates": [500.0], "lost": 0, "last": 12.0, "cpu_s": 0.5},
         {"rates": [400.0, 800.0, 450.0], "lost": 200, "last": 12.5, "cpu_s": 1.0},
@@ -125,6 +128,7 @@ def test_the_figures_of_a_round() -> None:
     assert result["mb_per_s"] == pytest.approx(0.4)
     assert result["deliveries_per_s"] == 2150
     assert result["seconds"] == pytest.approx(2.5)
+    assert result["first_use_s"] == 0.2
     assert result["cpu_s_per_million"] == pytest.approx(4.0 / 3800 * 1e6)
     assert result["left_out_percent"] == pytest.approx(5)
     assert "5 % left out" in agents.line(result)
@@ -255,8 +259,11 @@ def test_a_point_that_fails_is_named_and_the_next_follows(
     file = tmp_path / "growth.json"
     assert call(monkeypatch, "--only", "simulated", "--quick", "--json", str(file)) == 1
     document = json.loads(file.read_text())
-    points = document["axes"]["simulated"]["points"]
-    assert [point["result"] for point in points] == [{"refused": "too many"}, {"error": "nobody came"}]
+    rounds = [point["rounds"] for point in document["axes"]["simulated"]["points"]]
+    assert [[one.get("refused") or one.get("error") for one in each] for each in rounds] == [
+        ["too many"],
+        ["nobody came"],
+    ]
     out = capsys.readouterr().out
     assert "3: too many" in out
     assert "16: nobody came" in out
@@ -265,23 +272,17 @@ def test_a_point_that_fails_is_named_and_the_next_follows(
 # --- tables and the picture -------------------------------------------------------------------------------------------
 
 
-def round_of(rate: float) -> dict[str, float]:
+def round_of(rate: float) -> dict[str, Any]:
     return {
         "events_per_s": rate,
         "mb_per_s": rate / 1000,
         "deliveries_per_s": 3 * rate,
         "cpu_s_per_million": 3.0,
-        "lost": 0,
-        "left_out_percent": 0.5,
-    }
-
-
-def agents_result(*rates: float) -> dict[str, Any]:
-    return {
+        "left_out_percent": 0.0,
+        "p50_us": 700.0,
+        "p99_us": 2900.0,
         "idle": {"rss_mib": 47.0, "pss_mib": 35.0},
         "loaded": {"rss_mib": 66.0, "pss_mib": 53.0},
-        "rounds": [round_of(rate) for rate in rates],
-        "latency": {"p50_us": 700.0, "p99_us": 2900.0},
     }
 
 
@@ -306,11 +307,9 @@ def simulated_result(nodes: int) -> dict[str, Any]:
     }
 
 
-def points(**results: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"label": label, "point": {"mtu": 1500} if "lone" in result else {"nodes": 3}, "result": result}
-        for label, result in results.items()
-    ]
+def point(label: str, *rounds: dict[str, Any]) -> dict[str, Any]:
+    simulated_one = any("lone" in one for one in rounds)
+    return {"label": label, "point": {"mtu": 1500} if simulated_one else {"nodes": 3}, "rounds": list(rounds)}
 
 
 DOCUMENT: dict[str, Any] = {
@@ -319,15 +318,15 @@ DOCUMENT: dict[str, Any] = {
     "axes": {
         "nodes": {
             "what": "nodes <&>",
-            "points": points(
-                three=agents_result(150_000, 160_000, 140_000),
-                five=agents_result(80_000, 90_000, 85_000),
-                eight={"error": "it hung"},
-            ),
+            "points": [
+                point("three", round_of(150_000), round_of(160_000), round_of(140_000)),
+                point("five", round_of(80_000), {"error": "it hung"}, round_of(90_000)),
+                point("eight", {"error": "it hung, too"}),
+            ],
         },
         "simulated": {
             "what": "simulated",
-            "points": points(three=simulated_result(3), many=simulated_result(16)),
+            "points": [point("3", simulated_result(3)), point("16", simulated_result(16))],
         },
     },
 }
@@ -339,11 +338,12 @@ def test_an_earlier_run_is_shown_and_drawn(
     earlier, again, picture = tmp_path / "earlier.json", tmp_path / "again.json", tmp_path / "picture.svg"
     earlier.write_text(json.dumps(DOCUMENT))
     arguments = ["--from", str(earlier), "--json", str(again), "--picture", str(picture)]
-    assert call(monkeypatch, *arguments) == 1, "a point has failed"
+    assert call(monkeypatch, *arguments) == 1, "a round has failed"
     out = capsys.readouterr().out
     assert "150 (140-160)" in out
-    assert "47, 66" in out
-    assert "eight: it hung" in out
+    assert "85 (80-90)" in out, "of the rounds that did not fail"
+    assert "five: it hung\n" in out
+    assert "eight: it hung, too" in out
     assert "a configuration of 20 nodes fits one datagram" in out
     assert json.loads(again.read_text()) == DOCUMENT
     assert picture.read_text() == draw(DOCUMENT)
@@ -372,3 +372,9 @@ def test_numbers_have_three_digits_that_count_and_no_exponent() -> None:
     assert spread([3.0, 1.0, 2.0], 10) == "20 (10-30)"
     assert spread([2.0]) == "2"
     assert spread([]) == ""
+
+
+def test_a_figure_is_of_the_rounds_that_have_it() -> None:
+    rounds = [{"idle": {"pss_mib": 35.0}}, {"error": "it hung"}, {"idle": {"pss_mib": 0.0}}]
+    assert values(rounds, "idle", "pss_mib") == [35.0, 0.0]
+    assert values(rounds, "lone", "sent") == []
