@@ -63,7 +63,13 @@ def main() -> int:
                 f"bench.growth: there is no {', '.join(missing)} (apt-get install iproute2 nftables)"
             )
             return 3
-    return _hand_over(Growing(axes, arguments, console).run(), arguments)
+    try:
+        document = Growing(axes, arguments, console).run()
+    except KeyboardInterrupt:
+        kept = f"; {arguments.json} has what was measured" if arguments.json else ""
+        console.print(f"bench.growth: interrupted{kept}", markup=False)
+        return 130
+    return _hand_over(document, arguments)
 
 
 def _parse() -> argparse.Namespace:
