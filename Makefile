@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format bench bench-compare pins clean
+.PHONY: help setup demo test test-long lint format bench bench-quick bench-compare pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ format: $(STAMP) ## let ruff lay out the code and mend what it safely can
 
 bench: $(STAMP) ## throughput and latency of three hosts in network namespaces (needs root)
 	@$(BIN)/python -m bench.run $(ARGS)
+
+bench-quick: $(STAMP) ## did a change cost speed? against the newest tag and a floor in C, in 3 minutes (needs root)
+	@$(BIN)/python -m bench.quick $(ARGS)
 
 bench-compare: $(STAMP) ## the same work on ocfcluster and on other systems (needs root; see ARGS=--help)
 	@$(BIN)/python -m bench.compare $(ARGS)
