@@ -3,6 +3,8 @@
 One line per stage with its time; a failing stage shows the end of its output, and all output is kept under
 build/test-logs/. A failing stage does not keep the later ones from running. The exit code is 0 only if none failed.
 The last line sums up the tests: `N passed, N failed, N skipped`.
+
+The last stage, bench, measures speed, for information: it never fails.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ BIN = Path(sys.executable).parent
 PYTEST_PASSED, PYTEST_FAILED, PYTEST_NO_TESTS = 0, 1, 5
 SHOWN_LINES = 60  # of a failing stage's output
 LONG_TEST_TIMEOUT_S = 3600
+BENCH = "bench"  # the stage that measures
+BENCH_TIMEOUT_S = 300  # it takes less than three minutes, unless something hangs
+BENCH_NOT_HERE = 3  # exit code of bench.quick: nothing to measure with or against; its last line says what
 
 sys.path.insert(0, str(ROOT))
 from tests.capabilities import CAPABILITIES, required  # noqa: E402 - the path comes first
@@ -130,6 +135,36 @@ class Runner:
         total = [line.split()[-1] for line in log.read_text().splitlines() if line.startswith("TOTAL")]
         self._end(name, started, code == 0, f"{total[0]} of protocol/ and wire/" if total else "", log)
 
+    def bench(self) -> None:
+        """Speed against another revision and the floor, for information: whatever comes of it, nothing has failed."""
+        started = self._begin(BENCH)
+        reason = CAPABILITIES["netns"]()
+        if reason is not None:
+            print(f"not run: {reason}")
+            return
+        # In the foreground it hears Ctrl-C, too, and takes down what it has set up, as on SIGTERM.
+        limit = ["timeout", "--foreground", "--kill-after=30", str(BENCH_TIMEOUT_S)]
+        log = LOGS / f"{BENCH}.log"
+        with log.open("w") as output:
+            done = subprocess.run(
+                [*limit, sys.executable, "-m", "bench.quick"],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,  # the tables; what it says meanwhile is in the log alone
+                stderr=output,
+                text=True,
+            )
+            output.write(done.stdout)
+        if done.returncode == BENCH_NOT_HERE:
+            print(f"not run: {log.read_text().splitlines()[-1].removeprefix('bench.quick: ')}")
+            return
+        word = "done" if done.returncode == 0 else "gave up"
+        seconds = time.monotonic() - started
+        print(f"{word:8}{seconds:6.1f} s   for information, more in {log.relative_to(ROOT)}", flush=True)
+        for line in done.stdout.splitlines():
+            print(f"      {line}")
+
     def finish(self) -> int:
         if self.failed_stages:
             print(f"\nfailed: {', '.join(self.failed_stages)}")
@@ -204,7 +239,7 @@ def _describe(totals: Totals) -> str:
 
 
 def main() -> int:
-    names = ["lint", *(stage.name for stage in TESTS)]
+    names = ["lint", *(stage.name for stage in TESTS), BENCH]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -228,6 +263,8 @@ def main() -> int:
                 runner.tests(tests)
         if covered:
             runner.coverage()
+        if BENCH in chosen and not arguments.long:
+            runner.bench()
     return runner.finish()
 
 
