@@ -30,6 +30,13 @@ def show(document: dict[str, Any], *, promises: bool = True) -> None:
             f"[bold]{escape(system['title'])}[/] ({escape(system['version'])})\n"
             f"  promises: {system['guarantee']}\n  API: {system['api']}\n  latency: {system['latency']}"
         )
+    for name, works in document["raw"].items():
+        for work, rounds in works.items():
+            failed = [one["error"].partition("\n")[0] for one in rounds if "error" in one]
+            if failed:
+                console.print(
+                    f"{name} failed at {work} in {len(failed)} of the rounds: {failed[-1]}", markup=False
+                )
     for name, reason in document["skipped"].items():
         console.print(f"{name} was skipped: {reason}", markup=False)
 

@@ -249,6 +249,15 @@ def test_without_figures_of_the_revision_the_rest_is_shown(
     assert "v1 was skipped: an agent ended" in said
 
 
+def test_rounds_that_failed_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = document(OURS, "v1")
+    failed["raw"]["v1"]["64B"][1] = {"round": 2, "error": "it hung\nand more"}
+    assert run(monkeypatch, gives=failed) == 0
+    assert "v1 failed at 64B in 1 of the rounds: it hung\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
