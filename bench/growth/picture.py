@@ -13,7 +13,7 @@ from bench.compare.picture import decades, number
 from bench.growth.report import values
 
 PANEL: Final = (168, 104)  # pixels, width and height of what is drawn in
-LEFT: Final = 44  # room for the scale
+LEFT: Final = 48  # room for the scale
 GAP: Final = 22
 TITLE: Final = 40
 FOOT: Final = 22
@@ -137,7 +137,9 @@ def _panel(svg: ET.Element, panel: Panel, points: Sequence[dict[str, Any]], left
             **{**SMALL, "font-size": "9", "text-anchor": "middle"},
         )
     for index, (line, found) in enumerate(zip(panel.lines, taken, strict=True)):
-        _line(svg, line, found, COLOURS[index], (across, down), named=len(panel.lines) > 1)
+        # The first line is the upper one: its name stands above it, the other's below.
+        beside = 0 if len(panel.lines) == 1 else -6 if index == 0 else 13
+        _line(svg, line, found, COLOURS[index], (across, down), beside)
 
 
 def _line(
@@ -146,7 +148,7 @@ def _line(
     taken: list[list[float]],
     colour: str,
     at: tuple[Callable[[int], float], Callable[[float], float]],
-    named: bool,
+    beside: int,
 ) -> None:
     across, down = at
     pen = {"stroke": colour, "stroke-width": "1.5", "fill": "none"}
@@ -157,6 +159,6 @@ def _line(
         ends = {"y1": f"{down(max(taken[place])):.1f}", "y2": f"{down(min(taken[place])):.1f}"}
         ET.SubElement(svg, "line", x1=f"{x:.1f}", x2=f"{x:.1f}", **ends, **pen)
         ET.SubElement(svg, "circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="2.5", fill=colour)
-    if named and middles:
-        x, y = middles[0]
-        text(svg, x - 8, y - 5, line.name, **{"font-size": "9", "fill": colour})
+    if beside and middles:
+        x, y = middles[-1]  # lines are rather apart at their end than where they begin
+        text(svg, x + 8, y + beside, line.name, **{"font-size": "9", "fill": colour, "text-anchor": "end"})
