@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format bench bench-quick bench-compare pins clean
+.PHONY: help setup demo test test-long lint format bench bench-quick bench-compare bench-growth pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ bench-quick: $(STAMP) ## did a change cost speed? against the newest tag and a f
 
 bench-compare: $(STAMP) ## the same work on ocfcluster and on other systems (needs root; see ARGS=--help)
 	@$(BIN)/python -m bench.compare $(ARGS)
+
+bench-growth: $(STAMP) ## how cost grows with nodes, subscribers, publishers, topics, sizes and loss (needs root)
+	@$(BIN)/python -m bench.growth $(ARGS)
 
 pins: ## pin the requirements anew (needs uv; ARGS=--upgrade for the newest versions)
 	@command -v uv >/dev/null || { echo "make pins needs uv on the PATH" >&2; exit 1; }
