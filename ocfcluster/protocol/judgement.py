@@ -95,7 +95,10 @@ def judge(evidence: Evidence) -> Judgement:
     } | evidence.strangers
     answered = _all_answered(evidence)
     quorums = Quorums(evidence.configuration)
-    if evidence.forced or (quorums.commit(lost) and (answered or evidence.waited)):
+    # Where everybody has answered and nobody held the base, there is none to wait for: those that never were synced
+    # have not got it, either.
+    nowhere = answered and all(one.standing != HELD for one in evidence.promises.values())
+    if evidence.forced or nowhere or (quorums.commit(lost) and (answered or evidence.waited)):
         source = max(
             evidence.promises, key=lambda node: (evidence.promises[node].topics_index, -node), default=0
         )

@@ -46,6 +46,10 @@ class Memory:
         lost = sum(member.votes for member in configuration.members if not self.is_kept(member))
         return lost, sum(member.votes for member in configuration.members)
 
+    def _holds_base(self, member: Member, base: int) -> bool:
+        shell = self.get(member)
+        return self.is_kept(member) and shell is not None and observe.held_index(shell.node) > base
+
     # --- safe delivery ------------------------------------------------------------------------------------------
 
     def check_held(self, shell: Shell) -> None:
@@ -172,10 +176,13 @@ class Memory:
     # --- the end of a history -----------------------------------------------------------------------------------
 
     def check_may_end(self, history: History, successor: str) -> None:
-        """A history ends only when more than half of the votes of its last members have lost their memory."""
+        """A history ends only when more than half of the votes of its last members have lost their memory, or when
+        none of those that have not holds what its last epoch began with."""
         configuration = history.last_configuration
         lost, votes = self.lost_votes(configuration)
-        if 2 * lost <= votes:
+        if 2 * lost <= votes and any(
+            self._holds_base(member, configuration.base) for member in configuration.members
+        ):
             raise Violation(
                 "history",
                 f"{successor} supersedes {history.cluster_id} although only {lost} of {votes} votes of epoch "

@@ -113,6 +113,9 @@ def excesses(node: Node, settings: Settings, now: int, nodes: int) -> Iterator[s
 def leftovers(node: Node, now: int) -> Iterator[str]:
     """What a node still keeps although everything is stable everywhere."""
     figures: dict[str, Any] = node.status(now)["data_plane"]
+    if not figures:
+        yield "it has no state yet"
+        return
     if len({figures[name] for name in ("held", "commit", "stable", "delivered")}) != 1:
         yield "held {held}, commit {commit}, stable {stable} and delivered {delivered} differ".format(
             **figures
