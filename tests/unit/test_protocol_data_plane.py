@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Multicast, Send
@@ -40,6 +41,19 @@ def following(world: World, base: int, **fields: Any) -> Configuration:
 
 
 # --- frozen -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_who_promises_in_the_burst_that_installed_its_epoch_holds_the_view_if_it_holds_the_base(
+    missing: int,
+) -> None:
+    world = calm()
+    for node_id in (1, 2):
+        plane = world.plane(node_id)
+        plane.install(following(world, plane.log.held + missing), world.now, world.now)
+        plane.freeze()
+        assert plane.synced == (not missing)
+        assert plane.acknowledged == plane.log.held
 
 
 def test_a_frozen_sequencer_sends_and_orders_nothing() -> None:
