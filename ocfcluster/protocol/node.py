@@ -96,6 +96,10 @@ class Node:
         table = self.configuration.table if self.configuration is not None else settings.table
         if settings.table and settings.node_id not in settings.table:
             raise ConfigurationError(f"cluster.nodes: node {settings.node_id} is not in it")
+        if len(settings.table) > limits.NODES:
+            raise ConfigurationError(
+                f"cluster.nodes: names {len(settings.table)} nodes; at most {limits.NODES} are supported"
+            )
         most = structure_bytes(settings.table or {settings.node_id: 1}, settings.limits)
         room = payload_bytes(settings.mtu, settings.ip_overhead_bytes)
         if most > room:

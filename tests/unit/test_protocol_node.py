@@ -416,6 +416,8 @@ def test_a_node_table_that_does_not_fit_a_datagram_is_refused_at_the_start() -> 
     with pytest.raises(ConfigurationError, match="use fewer nodes or a network with a larger mtu"):
         Node(settings_of(1, table, mtu=1280), 0, WALL_NS)
     Node(settings_of(1, dict.fromkeys(range(1, 65), 1), mtu=9000), 0, WALL_NS)
+    with pytest.raises(ConfigurationError, match="names 65 nodes; at most 64"):
+        Node(settings_of(1, dict.fromkeys(range(1, 66), 1), mtu=9000), 0, WALL_NS)
     with pytest.raises(ConfigurationError, match="node 70 is not in it"):
         Node(settings_of(70, table), 0, WALL_NS)
 
