@@ -244,7 +244,13 @@ def test_where_the_memory_rule_holds_the_highest_held_covers_what_was_committed(
         ({2: L}, {3}, True, False, NewHistory),  # a stranger's disk is a lost memory, too
         ({2: L}, {1, 3}, False, False, NewHistory),
         ({2: L, 3: U}, set(), True, False, Wait),  # one who lost it is no commit quorum
-        ({1: L, 2: U, 3: U}, set(), False, False, NewHistory),  # all have answered, and nobody ever held the base
+        (
+            {1: L, 2: U, 3: U},
+            set(),
+            False,
+            False,
+            NewHistory,
+        ),  # all have answered, and nobody ever held the base
         ({1: U, 2: U}, {3}, False, False, NewHistory),
         ({1: U, 2: U, 3: U}, set(), False, False, NewHistory),
         ({2: U, 3: U}, set(), True, False, Wait),  # node 1 may hold it
