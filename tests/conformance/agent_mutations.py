@@ -16,6 +16,7 @@ from ocfcluster.ipc.delivery import Hub
 from ocfcluster.ipc.session import Session
 from ocfcluster.protocol import state
 from ocfcluster.protocol.effects import Delivery
+from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.state import ReplicatedState, TopicTable
 from ocfcluster.wire.frames import Answer
 from tests.conformance.mutation import Mutation, Side, collector, wrap
@@ -143,6 +144,7 @@ def each_node_counts_ev_ids_for_itself() -> None:
         self.ev_id = 1000
 
     wrap(ReplicatedState, "__init__", init)
+    wrap(Node, "_audit", lambda *_: None)  # else it finds that it differs, and begins anew with the others' numbers
 
 
 @mutation("E4", "origin_of_other_nodes", agents=3, wrong=(1,))
