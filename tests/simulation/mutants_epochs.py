@@ -359,7 +359,7 @@ def _restored_when_heard() -> Patches:
         heard = [one.node_id for one in configuration.members if detector.hears(one.node_id, one.incarnation)]
         return Quorums(configuration).commit([*heard, plane.node_id])
 
-    return [around(Primacy, "_in_reach", in_reach)]
+    return [around(Primacy, "_in_reach", in_reach), patch.object(Primacy, "woke", lambda self, now: None)]
 
 
 def _missed_installs_stay_missed() -> Patches:

@@ -17,7 +17,7 @@ from tests.simulation.mutants_measure import FIRST_SEED, SEEDS, hunt, recorded, 
 
 pytestmark = pytest.mark.timeout(300)  # a machine that does other things as well is slow, not wrong
 
-SELDOM = 200
+SELDOM = 150
 AGAIN = "python -m tests.simulation.mutants_measure --write measures anew"
 
 
