@@ -144,7 +144,9 @@ def each_node_counts_ev_ids_for_itself() -> None:
         self.ev_id = 1000
 
     wrap(ReplicatedState, "__init__", init)
-    wrap(Node, "_audit", lambda *_: None)  # else it finds that it differs, and begins anew with the others' numbers
+    wrap(
+        Node, "_audit", lambda *_: None
+    )  # else it finds that it differs, and begins anew with the others' numbers
 
 
 @mutation("E4", "origin_of_other_nodes", agents=3, wrong=(1,))
