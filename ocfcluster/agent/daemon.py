@@ -114,9 +114,7 @@ class Agent:
         self._stop_reason = ""
         self._leaving = ""  # why this node has asked to leave
         self.evicted = ""  # why the cluster went on without this incarnation, which has ended it
-        self.forgets = (
-            False  # told by an operator to begin again as a stranger, whatever the configuration says
-        )
+        self.forgets = False  # an operator has it begin again as a stranger, whatever is configured
         self.evictions = 0  # of this node's incarnations before, in this process
         self.evicted_because = ""  # the last of them
         self.failure: BaseException | None = None  # a mistake in the agent itself, which has ended it
