@@ -122,9 +122,8 @@ class DataPlane:
         )  # the view was decided: committed with its base
         self._enter(configuration, now, wall_ns)
         self.staged_table = NodeTable(configuration)
-        self._hold(
-            now
-        )  # the view, if its base is held: frozen in this burst, it would count as one that has nothing
+        # The view, if its base is held: frozen in this burst, this node would else count as one that has nothing.
+        self._hold(now)
 
     def learn(self, configuration: Configuration, now: int, wall_ns: int) -> None:
         """Go on in a running epoch with what a snapshot brought."""

@@ -108,8 +108,7 @@ class Installation:
         node.enter_history()
         if before is not None and before.cluster_id != configuration.cluster_id:
             self._early.clear()
-        if before is not None and before.cluster_id != configuration.cluster_id and node.plane is not None:
-            if node.plane.is_member:
+            if node.plane is not None and node.plane.is_member:
                 node.lose_history(HistoryLost(configuration.cluster_id, before.cluster_id))
             node.plane = None
         if node.plane is not None:

@@ -321,6 +321,17 @@ def test_who_proposes_speaks_for_itself_and_asks_before_it_tells() -> None:
         world.inject([2], world.forge(EVIL, messages.encode(Accept(*about, ballot, value))))
         assert world.nodes[2].recovery.promised is None
         assert not world.plane(2).frozen
+    promised = Ballot(1, 1, 1001)
+    world.inject([2], world.forge(1, messages.encode(Prepare(*about, promised, honest(), [], 0))))
+    before = world.nodes[2].counters["malformed"]
+    world.inject([2], world.forge(EVIL, messages.encode(Accept(*about, promised, value))))
+    record = world.nodes[2].recovery.acceptor.record(world.nodes[2].recovery.instance)
+    assert record is not None
+    assert (record.promised, record.accepted) == (
+        promised,
+        None,
+    )  # to node 1: another may not go on in its name
+    assert world.nodes[2].counters["malformed"] == before + 1
     traffic(world, [1, 2, 3], 3)
     world.agree()
 

@@ -139,3 +139,15 @@ def test_a_window_that_a_member_closes_which_cannot_be_removed_is_told_and_resto
     world.until(lambda: told(world, 1) == told(world, 2) == [NOT, RESTORED])
     assert all(world.nodes[one].configuration.epoch == 1 for one in (1, 2, 3))  # type: ignore[union-attr]
     world.until(lambda: all(world.count(one) == 59 for one in (1, 2, 3)))
+
+
+def test_who_slept_is_not_told_that_it_is_back_by_what_waited_in_its_socket() -> None:
+    world = World(3).form()
+    node = world.nodes[1]
+    primacy, suspicion_ns = node._primacy, node.settings.suspicion_ns
+    primacy.primary = False
+    primacy.woke(world.now)
+    world.run(suspicion_ns - SECOND_NS // 5)
+    assert not node.primary  # although it hears everybody, in its epoch
+    world.run(SECOND_NS // 2)
+    assert node.primary
