@@ -347,9 +347,22 @@ class ClientProgram:
     def _pump(self) -> None:
         """What the library wants written, on its way in pieces; the checker learns what was numbered."""
         history = self._history
+        # Until the library has read WELCOME, it numbers under a producer that this history may not know.
+        if history is not None and self.session.cluster_id == history.cluster_id:
+            self._tell_numbers(history)
+        outgoing = self.session.outgoing
+        data = b"".join([outgoing.popleft().buffer for _ in range(len(outgoing))])
+        door = self._door
+        if data and door is not None:
+            cut = self._random.randrange(len(data))
+            self._world.after(PIPE_NS, door.receive, data[:cut])
+            self._world.after(PIPE_NS, door.receive, data[cut:])
+
+    def _tell_numbers(self, history: History) -> None:
+        producer = self._producer.id
         for place, sent in enumerate(self._sent):
-            batch, producer = sent.batch, self._producer.id
-            if batch.done or not batch.number or not producer or history is None:
+            batch = sent.batch
+            if batch.done or not batch.number or not producer:
                 continue
             if (producer, batch.number) == (sent.producer, sent.number):
                 continue
@@ -362,13 +375,6 @@ class ClientProgram:
                 for offset, data in enumerate(sent.datas)
             ]
             self._sent[place] = Sent(batch, sent.datas, producer, batch.number, publications)
-        outgoing = self.session.outgoing
-        data = b"".join([outgoing.popleft().buffer for _ in range(len(outgoing))])
-        door = self._door
-        if data and door is not None:
-            cut = self._random.randrange(len(data))
-            self._world.after(PIPE_NS, door.receive, data[:cut])
-            self._world.after(PIPE_NS, door.receive, data[cut:])
 
     def pump_from_agent(self, door: Door) -> None:
         """What the agent wants written to the client."""
