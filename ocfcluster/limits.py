@@ -67,6 +67,9 @@ SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval
 
 # --- replicated state (all part of the configuration in force) ------------------------------------------------
 TOPICS: Final = 16_384
+RETAINED_BYTES_PER_TOPIC: Final = 64 * MIB  # of events kept for those who begin earlier than now
+PRINCIPALS_PER_RIGHT: Final = 32  # users and groups that one right of a topic names
+PRINCIPAL_BYTES: Final = 64  # of such a name
 COMMANDS_WAITING: Final = 4096  # not sent yet; clients that come back and ask again and again do not pile up
 PRODUCERS_PER_NODE: Final = 1024
 PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each producer (exactly once)

@@ -39,6 +39,7 @@ from ocfcluster.wire.frames import (
     Subscribe,
     Subscribed,
     Topic,
+    TopicAlter,
     TopicCreate,
     TopicRemove,
     TopicResolve,
@@ -83,6 +84,7 @@ class Requests:
             Request.OUT_OF_LINE: self.on_out_of_line,
             Request.TOPIC_RESOLVE: self.on_topic_resolve,
             Request.TOPIC_CREATE: self.on_topic_create,
+            Request.TOPIC_ALTER: self.on_topic_alter,
             Request.TOPIC_REMOVE: self.on_topic_remove,
             Request.TOPIC_LIST: self.on_topic_list,
             Request.STATUS: self.on_status,
@@ -416,6 +418,7 @@ class Requests:
             self._last_seq(topic),
             subscribers,
             aliases_of(topic.name),
+            topic.settings,
         )
 
     def on_topic_resolve(self, client: Client, request: Incoming, body: Body | None) -> None:
@@ -445,7 +448,7 @@ class Requests:
     def on_topic_create(self, client: Client, request: Incoming, body: Body | None) -> None:
         if not isinstance(body, TopicCreate):
             return
-        name, local = body.topic, body.local
+        name, local, settings = body.topic, body.local, body.settings
         code, fault = administration_fault(name)
         if code:
             self._refuse(client, request.request_id, code, fault)
@@ -454,8 +457,10 @@ class Requests:
         def then(outcome: Outcome) -> None:
             topic = self._topic(name)
             if outcome.error == errno.EEXIST:
-                scope = "global" if local else "local"
-                text = f"topic {name!r} exists with scope {scope}"
+                if topic is not None and topic.local == local:
+                    text = f"topic {name!r} exists with other settings; alter it to change them"
+                else:
+                    text = f"topic {name!r} exists with scope {'global' if local else 'local'}"
                 self._refuse(client, request.request_id, outcome.error, text)
             elif outcome.error:
                 text = f"topic {name!r} was not created: {_reason(outcome.error)}"
@@ -463,9 +468,27 @@ class Requests:
             elif topic is not None and topic.topic_id == outcome.value:
                 self._answer(client, request.request_id, Answer.TOPIC, self._describe(topic))
             else:  # removed again since
-                self._answer(client, request.request_id, Answer.TOPIC, Topic(name, outcome.value, local, 0))
+                gone = Topic(name, outcome.value, local, 0, settings=settings)
+                self._answer(client, request.request_id, Answer.TOPIC, gone)
 
-        self._administer(client, request, control.TopicCreate(name, local), then)
+        self._administer(client, request, control.TopicCreate(name, local, settings), then)
+
+    def on_topic_alter(self, client: Client, request: Incoming, body: Body | None) -> None:
+        if not isinstance(body, TopicAlter):
+            return
+        name = body.topic
+        code, fault = administration_fault(name)
+        if code:
+            self._refuse(client, request.request_id, code, fault)
+            return
+
+        def then(outcome: Outcome) -> None:
+            if outcome.error:
+                self._refuse(client, request.request_id, outcome.error, _no_change(name, outcome.error))
+            else:
+                self._answer(client, request.request_id, Answer.DONE)
+
+        self._administer(client, request, control.TopicAlter(name, body.settings), then)
 
     def on_topic_remove(self, client: Client, request: Incoming, body: Body | None) -> None:
         name = body.topic if isinstance(body, TopicRemove) else ""
@@ -476,10 +499,7 @@ class Requests:
 
         def then(outcome: Outcome) -> None:
             if outcome.error:
-                reason = (
-                    f"there is no topic {name!r}" if outcome.error == errno.EINVAL else _reason(outcome.error)
-                )
-                self._refuse(client, request.request_id, outcome.error, reason)
+                self._refuse(client, request.request_id, outcome.error, _no_change(name, outcome.error))
             else:
                 self._answer(client, request.request_id, Answer.DONE)
 
@@ -510,6 +530,11 @@ class Requests:
                 self._answer(client, request.request_id, Answer.DONE)
 
         self.command(control.Barrier(), then, behind=True)
+
+
+def _no_change(name: str, code: int) -> str:
+    """Why a topic was not altered or removed."""
+    return f"there is no topic {name!r}" if code == errno.EINVAL else _reason(code)
 
 
 def _reason(code: int) -> str:

@@ -51,6 +51,7 @@ from ocfcluster.errors import InvalidArgument, NotConnected, OutcomeUnknown, Top
 from ocfcluster.limits import CLOSE_FLUSH_NS, RUN_BYTES, SECOND_NS
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import Request
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 
 if TYPE_CHECKING:
     from typing import Self
@@ -528,18 +529,31 @@ class AsyncClient:
     # --- topics and the agent -----------------------------------------------------------------------------------
 
     async def create_topic(
-        self, name: str, scope: str = "global", *, timeout: float | None = None
+        self,
+        name: str,
+        scope: str = "global",
+        *,
+        settings: TopicSettings = DEFAULT_SETTINGS,
+        timeout: float | None = None,
     ) -> TopicInfo:
-        """Create a topic; one that exists with the same scope is as good. Raises TopicExists, NotPermitted."""
+        """Create a topic. One that exists with the same scope is as good, if its settings are the same or none are
+        given here. Raises TopicExists, NotPermitted, InvalidArgument."""
         if scope not in ("global", "local"):
             raise InvalidArgument(f"scope {scope!r}: it is 'global' or 'local'")
         connection = self.connection()
-        body = frames.TopicCreate(check_topic(name), scope == "local")
+        body = frames.TopicCreate(check_topic(name), scope == "local", settings)
         answer = await connection.call(Request.TOPIC_CREATE, body, timeout)
         connection.session.topics.pop(name, None)
         if not isinstance(answer, frames.Topic):
             answer = await connection.call(Request.TOPIC_RESOLVE, frames.TopicResolve(name), timeout)
         return TopicInfo.of(answer)
+
+    async def alter_topic(self, name: str, settings: TopicSettings, *, timeout: float | None = None) -> None:
+        """Give a topic other settings, at one place in the order. Raises UnknownTopic, NotPermitted,
+        InvalidArgument."""
+        await self.connection().call(
+            Request.TOPIC_ALTER, frames.TopicAlter(check_topic(name), settings), timeout
+        )
 
     async def remove_topic(self, name: str, *, timeout: float | None = None) -> None:
         """Remove a topic; its subscriptions end. Raises UnknownTopic, NotPermitted."""

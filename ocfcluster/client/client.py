@@ -41,6 +41,7 @@ from ocfcluster.errors import ClientError, InvalidArgument, NotConnected, TopicE
 from ocfcluster.limits import CLOSE_FLUSH_NS, SECOND_NS
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import Request
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 
 if TYPE_CHECKING:
     from typing import Self
@@ -182,11 +183,19 @@ class Client:
 
     # --- topics -------------------------------------------------------------------------------------------------
 
-    def create_topic(self, name: str, scope: str = "global", *, timeout: float | None = None) -> TopicInfo:
-        """Create a topic; one that exists with the same scope is as good. Raises TopicExists, NotPermitted."""
+    def create_topic(
+        self,
+        name: str,
+        scope: str = "global",
+        *,
+        settings: TopicSettings = DEFAULT_SETTINGS,
+        timeout: float | None = None,
+    ) -> TopicInfo:
+        """Create a topic. One that exists with the same scope is as good, if its settings are the same or none are
+        given here. Raises TopicExists, NotPermitted, InvalidArgument."""
         if scope not in ("global", "local"):
             raise InvalidArgument(f"scope {scope!r}: it is 'global' or 'local'")
-        body = frames.TopicCreate(check_topic(name), scope == "local")
+        body = frames.TopicCreate(check_topic(name), scope == "local", settings)
         deadline = deadline_of(timeout)
         connection = self.connection()
         with connection.lock:
@@ -195,6 +204,12 @@ class Client:
             if not isinstance(answer, frames.Topic):
                 answer = connection.call_locked(Request.TOPIC_RESOLVE, frames.TopicResolve(name), deadline)
         return TopicInfo.of(answer)
+
+    def alter_topic(self, name: str, settings: TopicSettings, *, timeout: float | None = None) -> None:
+        """Give a topic other settings, at one place in the order. Raises UnknownTopic, NotPermitted,
+        InvalidArgument."""
+        body = frames.TopicAlter(check_topic(name), settings)
+        self.connection().call(Request.TOPIC_ALTER, body, timeout)
 
     def remove_topic(self, name: str, *, timeout: float | None = None) -> None:
         """Remove a topic; its subscriptions end. Raises UnknownTopic, NotPermitted."""

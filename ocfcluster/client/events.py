@@ -23,6 +23,7 @@ from ocfcluster.wire.event import encode_event, fold32
 from ocfcluster.wire.frames import NoticeCode, RecordFlags
 from ocfcluster.wire.properties import decode_properties
 from ocfcluster.wire.run import LENGTHS_TABLE
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 
 if TYPE_CHECKING:
     from ocfcluster.client.producer import Batch
@@ -405,8 +406,10 @@ class TopicInfo(msgspec.Struct, frozen=True):
     last_seq: int
     subscribers: int = 0
     aliases: tuple[str, ...] = ()
+    settings: TopicSettings = DEFAULT_SETTINGS
 
     @classmethod
     def of(cls, body: frames.Topic) -> TopicInfo:
         scope = "local" if body.local else "global"
-        return cls(body.topic, body.topic_id, scope, body.last_seq, body.subscribers, tuple(body.aliases))
+        aliases = tuple(body.aliases)
+        return cls(body.topic, body.topic_id, scope, body.last_seq, body.subscribers, aliases, body.settings)

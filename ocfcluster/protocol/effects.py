@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from ocfcluster.protocol.settings import Configuration, Member
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 
 Address = tuple[str, int] | tuple[str, int, int, int]  # of a peer's socket, opaque to the protocol
 
@@ -34,6 +35,7 @@ class Topic(NamedTuple):
     topic_id: int
     name: str
     local: bool
+    settings: TopicSettings = DEFAULT_SETTINGS
 
 
 class Delivery(NamedTuple):
@@ -52,10 +54,11 @@ class Delivery(NamedTuple):
 
 
 class TopicChange(NamedTuple):
-    """A topic was created or removed at this place in the order."""
+    """A topic was created, altered or removed at this place in the order. ``topic``: as it is from here on, or was."""
 
     topic: Topic
     removed: bool
+    altered: bool = False
 
 
 class Outcome(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from ocfcluster import limits as bounds
+from ocfcluster.wire.topics import TopicSettings
 
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 U64 = Annotated[int, msgspec.Meta(ge=0)]  # more than 64 bits are not decoded
@@ -91,7 +92,7 @@ class PaxosRecord(msgspec.Struct, array_like=True, frozen=True):
     accepted: Configuration | None = None
 
 
-TopicRow = tuple[int, str, bool]  # topic_id, name, local
+TopicRow = tuple[int, str, bool, TopicSettings]  # topic_id, name, local, settings
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):

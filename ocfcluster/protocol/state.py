@@ -23,6 +23,7 @@ from ocfcluster.protocol.settings import U32, U64, Configuration, Counted, Limit
 from ocfcluster.protocol.validity import configuration_fault, is_table
 from ocfcluster.wire import control
 from ocfcluster.wire.run import HEADER, RunHeader, RunKind, largest_event
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings, settings_fault
 
 FIRST_TOPIC_ID: Final = 16  # ids below are pre-created topics
 MEMBERSHIP_TOPIC: Final = Topic(1, "oc.membership", False)
@@ -47,10 +48,8 @@ class TopicTable:
     def of(cls, rows: list[TopicRow], next_id: int) -> TopicTable:
         """A table with the topics of ``rows`` beside the pre-created ones."""
         table = cls()
-        for topic_id, name, local in rows:
-            topic = Topic(topic_id, name, local)
-            table.by_name[name] = topic
-            table.by_id[topic_id] = topic
+        for row in rows:
+            table._put(Topic(*row))
         table.next_id = max(FIRST_TOPIC_ID, next_id)
         return table
 
@@ -58,7 +57,7 @@ class TopicTable:
     def rows(self) -> list[TopicRow]:
         """All but the pre-created topics, by id."""
         return [
-            (one.topic_id, one.name, one.local)
+            (one.topic_id, one.name, one.local, one.settings)
             for one in self.by_id.values()
             if one.topic_id >= FIRST_TOPIC_ID
         ]
@@ -71,26 +70,46 @@ class TopicTable:
     def apply(self, operand: control.Operand, bounds: Limits) -> tuple[int, Topic | None, TopicChange | None]:
         """Carry out one ordered command: (errno or 0, the topic it is about, the change it made)."""
         if isinstance(operand, control.TopicCreate):
-            return self._create(operand.name, operand.local, bounds)
+            return self._create(operand, bounds)
+        if isinstance(operand, control.TopicAlter):
+            return self._alter(operand.name, operand.settings)
         if isinstance(operand, control.TopicRemove):
             return self._remove(operand.name)
         return errno.EINVAL, None, None
 
-    def _create(self, name: str, local: bool, bounds: Limits) -> tuple[int, Topic | None, TopicChange | None]:
+    def _put(self, topic: Topic) -> None:
+        self.by_name[topic.name] = self.by_id[topic.topic_id] = topic
+
+    def _create(
+        self, wanted: control.TopicCreate, bounds: Limits
+    ) -> tuple[int, Topic | None, TopicChange | None]:
+        name, settings = wanted.name, wanted.settings
         known = self.by_name.get(name)
         if known is not None:
-            return (0 if known.local == local else errno.EEXIST), known, None
+            as_good = known.local == wanted.local and settings in (known.settings, DEFAULT_SETTINGS)
+            return (0 if as_good else errno.EEXIST), known, None
         if not valid_name(name) or name.startswith(limits.GROUP_PREFIX):
             return errno.EINVAL, None, None
         if reserved(name):
             return errno.EPERM, None, None
         if len(self.by_name) >= bounds.topics:
             return errno.ENOMEM, None, None
-        topic = Topic(self.next_id, name, local)
+        topic = Topic(self.next_id, name, wanted.local, settings)
         self.next_id += 1
-        self.by_name[name] = topic
-        self.by_id[topic.topic_id] = topic
+        self._put(topic)
         return 0, topic, TopicChange(topic, removed=False)
+
+    def _alter(self, name: str, settings: TopicSettings) -> tuple[int, Topic | None, TopicChange | None]:
+        topic = self.by_name.get(name)
+        if topic is None:
+            return errno.EINVAL, None, None
+        if topic.topic_id < FIRST_TOPIC_ID:
+            return errno.EPERM, topic, None
+        if topic.settings == settings:
+            return 0, topic, None
+        topic = topic._replace(settings=settings)
+        self._put(topic)
+        return 0, topic, TopicChange(topic, removed=False, altered=True)
 
     def _remove(self, name: str) -> tuple[int, Topic | None, TopicChange | None]:
         topic = self.by_name.get(name)
@@ -116,6 +135,7 @@ def topics_fault(rows: list[TopicRow], next_id: int) -> str:
         len(ids) == len(names) == len(rows) <= limits.TOPICS
         and all(FIRST_TOPIC_ID <= one < max(next_id, FIRST_TOPIC_ID) for one in ids)
         and all(valid_name(one) and not reserved(one) for one in names)
+        and not any(settings_fault(row[3]) for row in rows)
         and next_id < 2**32
     )
     return "" if good else "topics"
@@ -284,7 +304,7 @@ class ReplicatedState:
                 if change is not None:
                     if change.removed:
                         del self.last_seq[change.topic.topic_id]
-                    else:
+                    elif not change.altered:
                         self.last_seq[change.topic.topic_id] = 0
                     items.append(change)
         if own:

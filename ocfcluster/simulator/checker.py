@@ -25,7 +25,16 @@ from ocfcluster.protocol.effects import (
 from ocfcluster.protocol.quorum import Quorums
 from ocfcluster.protocol.settings import Configuration
 from ocfcluster.simulator import observe
-from ocfcluster.simulator.history import Cursor, History, Place, Publication, Segment, shown, view_text
+from ocfcluster.simulator.history import (
+    Cursor,
+    History,
+    Place,
+    Publication,
+    Segment,
+    shown,
+    view_text,
+    what_changed,
+)
 from ocfcluster.simulator.judge import Judge, check_members
 from ocfcluster.simulator.memory import Memory
 from ocfcluster.simulator.receipts import Receipts
@@ -384,7 +393,7 @@ class Checker:
         for item in reversed(following):
             if isinstance(item, TopicChange) and item.removed:
                 topics[item.topic.topic_id] = item.topic
-            elif isinstance(item, TopicChange):
+            elif isinstance(item, TopicChange) and not item.altered:
                 topics.pop(item.topic.topic_id, None)
         history.topics = dict(sorted(topics.items()))
         for cluster_id, judge in self._judges.items():
@@ -440,7 +449,7 @@ class Checker:
 
     def _text(self, item: Delivery | TopicChange) -> str:
         if isinstance(item, TopicChange):
-            return f"topic {item.topic.topic_id} {'removed' if item.removed else 'created'}"
+            return f"topic {item.topic.topic_id} {what_changed(item)}"
         return f"seq {item.seq} ev_id {item.ev_id}: {self._world.describe_run(item.run)}"
 
     # --- after each burst ---------------------------------------------------------------------------------------

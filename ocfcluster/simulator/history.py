@@ -180,10 +180,17 @@ class TopicState:
         self.last_seq = last_seq
 
 
+def what_changed(change: TopicChange) -> str:
+    """In one word."""
+    if change.removed:
+        return "removed"
+    return "altered" if change.altered else "created"
+
+
 def shown(item: Item) -> str:
     """An item in one line, without its data."""
     if isinstance(item, TopicChange):
-        return f"{'removal' if item.removed else 'creation'} of {item.topic}"
+        return f"topic {what_changed(item)}: {item.topic}"
     if isinstance(item, View):
         return view_text(item)
     return f"{item._replace(run=item.run[:0])} of {len(item.run)} B"

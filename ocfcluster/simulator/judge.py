@@ -224,6 +224,16 @@ class Judge:
             del self._names[topic.name]
             self.removed[topic.topic_id] = topic.name
             return
+        if change.altered:
+            state = self.topics.get(topic.topic_id)
+            if state is None and self._history.unseen:
+                return
+            if state is None or state.topic._replace(settings=topic.settings) != topic:
+                raise Violation("topics", f"{topic} is altered and was not there")
+            if state.topic == topic:
+                raise Violation("topics", f"{topic} is altered to what it was")
+            state.topic = topic
+            return
         if topic.name in self._names and not self._history.unseen:
             raise Violation("topics", f"{topic} is created, and is there already: {self._names}")
         # A history that took over from another may have seen ids there that were removed again.

@@ -166,8 +166,8 @@ def is_durable(record: bytes, change: TopicChange, cluster_id: str) -> bool:
     if topics.next_topic_id <= change.topic.topic_id:
         return False
     if change.removed:
-        return all(topic_id != change.topic.topic_id for topic_id, _, _ in topics.topics)
-    return True
+        return all(row[0] != change.topic.topic_id for row in topics.topics)
+    return True  # it may have been altered again, or removed, since
 
 
 def remembers(record: bytes, instance: tuple[str, int], ballot: Ballot, *, accepted: bool) -> bool:

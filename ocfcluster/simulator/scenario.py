@@ -58,6 +58,7 @@ from ocfcluster.protocol.settings import Settings
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.disk import DiskProfile
 from ocfcluster.simulator.faults import Trap
+from ocfcluster.simulator.history import what_changed
 from ocfcluster.simulator.host import NEVER_NS, Host, HostProfile
 from ocfcluster.simulator.network import LinkProfile
 from ocfcluster.simulator.script import (
@@ -565,7 +566,7 @@ class Scenario:
         if isinstance(item, View):
             return [self._view_text(item)]
         if isinstance(item, TopicChange):
-            return [f"topic {item.topic.name} {'removed' if item.removed else 'created'}"]
+            return [f"topic {item.topic.name} {what_changed(item)}"]
         name = f"topic {item.topic_id}"
         for host in self.world.hosts.values():
             topic = host.shell.node.topic_by_id(item.topic_id) if host.shell is not None else None

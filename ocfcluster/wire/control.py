@@ -15,9 +15,10 @@ import msgspec
 from ocfcluster.errors import InvalidArgument, MalformedRun
 from ocfcluster.limits import NODE_ID_MOST, RUN_HEADER_BYTES, TOPIC_NAME_BYTES, VOTES_MOST
 from ocfcluster.wire.run import RunHeader, RunKind, build_run
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings, settings_fault
 
 
-class Operand(msgspec.Struct, array_like=True, frozen=True):
+class Operand(msgspec.Struct, array_like=True, frozen=True, repr_omit_defaults=True):
     """Base of the operands below."""
 
 
@@ -30,8 +31,21 @@ class Close(Operand, frozen=True):
 
 
 class TopicCreate(Operand, frozen=True):
+    """A topic, if there is none of that name; one with the same scope and settings is as good.
+
+    With default settings any settings of a topic that exists are as good.
+    """
+
     name: str
     local: bool
+    settings: TopicSettings = DEFAULT_SETTINGS
+
+
+class TopicAlter(Operand, frozen=True):
+    """Other settings for a topic, from this place in the order on."""
+
+    name: str
+    settings: TopicSettings
 
 
 class TopicRemove(Operand, frozen=True):
@@ -72,6 +86,7 @@ _DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
     RunKind.OPEN: msgspec.msgpack.Decoder(Open),
     RunKind.CLOSE: msgspec.msgpack.Decoder(Close),
     RunKind.TOPIC_CREATE: msgspec.msgpack.Decoder(TopicCreate),
+    RunKind.TOPIC_ALTER: msgspec.msgpack.Decoder(TopicAlter),
     RunKind.TOPIC_REMOVE: msgspec.msgpack.Decoder(TopicRemove),
     RunKind.BARRIER: msgspec.msgpack.Decoder(Barrier),
     RunKind.NODE_ADD: msgspec.msgpack.Decoder(NodeAdd),
@@ -84,6 +99,7 @@ _KIND_OF: Final = {
     Open: RunKind.OPEN,
     Close: RunKind.CLOSE,
     TopicCreate: RunKind.TOPIC_CREATE,
+    TopicAlter: RunKind.TOPIC_ALTER,
     TopicRemove: RunKind.TOPIC_REMOVE,
     Barrier: RunKind.BARRIER,
     NodeAdd: RunKind.NODE_ADD,
@@ -138,8 +154,10 @@ def _fault(operand: Operand) -> str:
         return f"node {operand.node_id}; 1 to {NODE_ID_MOST} are allowed"
     if isinstance(operand, NodeAdd | NodeVotes) and not 0 <= operand.votes <= VOTES_MOST:
         return f"votes {operand.votes}; 0 to {VOTES_MOST} are allowed"
-    if isinstance(operand, TopicCreate | TopicRemove):
+    if isinstance(operand, TopicCreate | TopicAlter | TopicRemove):
         name = operand.name
         if not 1 <= len(name.encode()) <= TOPIC_NAME_BYTES or "\0" in name:
             return f"topic {name!r:.80}: 1 to {TOPIC_NAME_BYTES} bytes of UTF-8 without NUL are allowed"
+    if isinstance(operand, TopicCreate | TopicAlter):
+        return settings_fault(operand.settings)
     return ""

@@ -19,6 +19,7 @@ import msgspec
 
 from ocfcluster.errors import InvalidArgument, MalformedFrame
 from ocfcluster.limits import CLIENT_NAME_BYTES, FRAME_HEADER_BYTES, RECORD_HEADER_BYTES
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 
 LOCAL_PROTOCOL_VERSION: Final = 1
 
@@ -53,6 +54,7 @@ class Request(IntEnum):
     BARRIER = 13
     GOODBYE = 14
     ADMINISTER = 15  # for root and the agent's own user; answered by DONE or ERROR
+    TOPIC_ALTER = 16
 
 
 class Administration(IntEnum):
@@ -183,6 +185,12 @@ class TopicResolve(Body, frozen=True):
 class TopicCreate(Body, frozen=True):
     topic: str
     local: bool = False
+    settings: TopicSettings = DEFAULT_SETTINGS
+
+
+class TopicAlter(Body, frozen=True):
+    topic: str
+    settings: TopicSettings
 
 
 class TopicRemove(Body, frozen=True):
@@ -203,6 +211,7 @@ class Topic(Body, frozen=True):
     last_seq: U64
     subscribers: U32 = 0  # on this node
     aliases: list[str] = []
+    settings: TopicSettings = DEFAULT_SETTINGS
 
 
 class Topics(Body, frozen=True):
@@ -254,7 +263,7 @@ _BODIES: Final[dict[int, type[Body]]] = {
     Request.HELLO: Hello, Request.OPEN_PRODUCER: OpenProducer, Request.CLOSE_PRODUCER: Producer,
     Request.SUBSCRIBE: Subscribe, Request.UNSUBSCRIBE: Unsubscribe, Request.OUT_OF_LINE: OutOfLine,
     Request.TOPIC_RESOLVE: TopicResolve, Request.TOPIC_CREATE: TopicCreate, Request.TOPIC_REMOVE: TopicRemove,
-    Request.ADMINISTER: Administer,
+    Request.TOPIC_ALTER: TopicAlter, Request.ADMINISTER: Administer,
     Answer.WELCOME: Welcome, Answer.ERROR: Error, Answer.PRODUCER: Producer, Answer.SUBSCRIBED: Subscribed,
     Answer.TOPIC: Topic, Answer.TOPICS: Topics, Answer.STATUS: Status, Answer.FULL: Full,
     Answer.SHUTDOWN: Shutdown,

@@ -66,9 +66,10 @@ class RunKind(IntEnum):
     NODE_VOTES = 10
     SEQUENCE = 11
     SHUTDOWN = 12
+    TOPIC_ALTER = 13
 
 
-TOPIC_KINDS: Final = (RunKind.TOPIC_CREATE, RunKind.TOPIC_REMOVE)
+TOPIC_KINDS: Final = (RunKind.TOPIC_CREATE, RunKind.TOPIC_REMOVE, RunKind.TOPIC_ALTER)
 TABLE_KINDS: Final = (RunKind.NODE_ADD, RunKind.NODE_REMOVE, RunKind.NODE_VOTES, RunKind.SEQUENCE)
 STAGED_KINDS: Final = (*TOPIC_KINDS, *TABLE_KINDS)  # they act when they are held, before they are delivered
 _KINDS: Final = frozenset(int(kind) for kind in RunKind)

@@ -179,7 +179,7 @@ RUN: Final = Format(  # the checksum and the contents of properties are for subs
     MalformedRun,
     "length" / Int32ul,
     "kind" / Int8ul,
-    _between("kind", RunKind.PUBLICATION, RunKind.SHUTDOWN),
+    _between("kind", min(RunKind), max(RunKind)),
     "heads" / Int8ul,
     _between("heads", 1, 1),
     "flags" / Int16ul,

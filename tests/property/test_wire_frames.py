@@ -47,6 +47,8 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
         if arguments[0] is int:
             return st.integers(bound.ge, 2**64 - 1 if bound.le is None else bound.le)
         return text(0, CLIENT_NAME_BYTES, nul=True)
+    if origin is tuple:
+        return st.lists(values_of(arguments[0]), max_size=3).map(tuple)
     if origin is list:
         return st.lists(values_of(arguments[0]), max_size=3)
     if origin is dict:

@@ -14,6 +14,7 @@ from ocfcluster.protocol.snapshot import Request, decode_topics, encode_request,
 from ocfcluster.protocol.state import topics_digest
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
+from ocfcluster.wire.topics import DEFAULT_SETTINGS
 from tests.unit.protocol_world import SECOND_NS, World, publication, traffic
 
 MS = 1_000_000
@@ -188,7 +189,7 @@ def test_who_gives_what() -> None:
     topics = asked(world, 1, topics=True, epoch=99)
     assert topics is not None
     found = decode_topics(b"".join(topics))
-    assert [name for _, name, _ in found.rows] == [
+    assert [name for _, name, _, _ in found.rows] == [
         name for name in world.nodes[1].topics if not name.startswith("oc.")
     ]
 
@@ -224,9 +225,9 @@ def test_other_topics_than_those_that_are_wanted_are_not_taken() -> None:
     world.topic("mine")
     world.run(SECOND_NS)
     node = world.nodes[2]
-    rows, wanted = node._store.record.topics, [(16, "wanted", False)]
+    rows, wanted = node._store.record.topics, [(16, "wanted", False, DEFAULT_SETTINGS)]
     digest = topics_digest(wanted, 17)
-    for answer, taken in (([(16, "other", False)], rows), (wanted, wanted)):
+    for answer, taken in (([(16, "other", False, DEFAULT_SETTINGS)], rows), (wanted, wanted)):
         node.joiner.fetch_topics(1, digest, world.now)
         [fetch] = [one for one in node.take_effects() if isinstance(one, FetchSnapshot)]
         node.snapshot_fetched(fetch.token, encode_topics(answer, 17, 10**6), world.now)

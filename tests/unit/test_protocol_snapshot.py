@@ -15,7 +15,7 @@ from ocfcluster.errors import MalformedSnapshot
 from ocfcluster.protocol.effects import Item
 from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.sequencer import Sequencer
-from ocfcluster.protocol.settings import Configuration
+from ocfcluster.protocol.settings import Configuration, TopicRow
 from ocfcluster.protocol.snapshot import (
     Request,
     Restored,
@@ -31,6 +31,7 @@ from ocfcluster.protocol.store import NO_LIMIT
 from ocfcluster.protocol.streams import OriginStream
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import Extent
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, Access, TopicSettings
 from tests.property.wire_helpers import flipped
 from tests.unit.protocol_world import configuration_of, publication, settings_of
 
@@ -325,10 +326,10 @@ def test_a_deep_header_is_malformed() -> None:
 
 
 def test_topics_come_back_and_every_damage_is_found() -> None:
-    encoded = encode_topics([(16, "a", False), (20, "b", True)], 21, 99)
+    encoded = encode_topics([(16, "a", False, DEFAULT_SETTINGS), (20, "b", True, DEFAULT_SETTINGS)], 21, 99)
     topics = decode_topics(encoded)
     assert (topics.rows, topics.next_topic_id, topics.topics_index) == (
-        [(16, "a", False), (20, "b", True)],
+        [(16, "a", False, DEFAULT_SETTINGS), (20, "b", True, DEFAULT_SETTINGS)],
         21,
         99,
     )
@@ -343,16 +344,17 @@ def test_topics_come_back_and_every_damage_is_found() -> None:
 @pytest.mark.parametrize(
     ("rows", "next_id"),
     [
-        ([(16, "a", False), (16, "b", False)], 20),
-        ([(16, "a", False), (17, "a", False)], 20),
-        ([(3, "a", False)], 20),
-        ([(20, "a", False)], 20),
-        ([(16, "", False)], 20),
-        ([(16, "oc.mine", False)], 20),
-        ([(16, "a", False)], 2**32),
+        ([(16, "a", False, DEFAULT_SETTINGS), (16, "b", False, DEFAULT_SETTINGS)], 20),
+        ([(16, "a", False, DEFAULT_SETTINGS), (17, "a", False, DEFAULT_SETTINGS)], 20),
+        ([(3, "a", False, DEFAULT_SETTINGS)], 20),
+        ([(20, "a", False, DEFAULT_SETTINGS)], 20),
+        ([(16, "", False, DEFAULT_SETTINGS)], 20),
+        ([(16, "oc.mine", False, DEFAULT_SETTINGS)], 20),
+        ([(16, "a", False, DEFAULT_SETTINGS)], 2**32),
+        ([(16, "a", False, TopicSettings(access=Access(publish=("root",))))], 20),
     ],
 )
-def test_topics_that_cannot_be_are_refused(rows: list[tuple[int, str, bool]], next_id: int) -> None:
+def test_topics_that_cannot_be_are_refused(rows: list[TopicRow], next_id: int) -> None:
     with pytest.raises(MalformedSnapshot):
         decode_topics(encode_topics(rows, next_id, 1))
 

@@ -9,12 +9,19 @@ import pytest
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Delivery, Outcome, Topic, TopicChange
 from ocfcluster.protocol.settings import Limits
-from ocfcluster.protocol.state import FIRST_TOPIC_ID, Item, ReplicatedState
+from ocfcluster.protocol.state import FIRST_TOPIC_ID, Item, ReplicatedState, restored_state, state_image
 from ocfcluster.wire import control
 from ocfcluster.wire.run import RunKind, build_run, check_run, void_run
+from ocfcluster.wire.topics import Retention, TopicSettings
 from tests.unit.protocol_world import configuration_of, publication
 
 TIME = 12_345
+
+
+def viewed(state: ReplicatedState) -> ReplicatedState:
+    """The state in its first view: only such a one has an image."""
+    state.view(configuration_of({1: 1}), [])
+    return state
 
 
 class Applied:
@@ -73,6 +80,25 @@ def test_a_topic_gets_the_next_id_and_is_made_once() -> None:
     assert one.control(control.TopicCreate("a", False)) == (0, FIRST_TOPIC_ID)
     assert one.control(control.TopicCreate("a", True)) == (errno.EEXIST, FIRST_TOPIC_ID)
     assert one.control(control.TopicCreate("b", True)) == (0, FIRST_TOPIC_ID + 1)
+
+
+def test_settings_are_altered_in_the_order() -> None:
+    one = Applied()
+    kept = TopicSettings(Retention(events=5))
+    topic_id = one.topic("a")
+    [change, outcome] = one.run(control.control_run(control.TopicAlter("a", kept), 78))
+    assert change == TopicChange(Topic(topic_id, "a", False, kept), removed=False, altered=True)
+    assert outcome == Outcome(RunKind.TOPIC_ALTER, 0, 78, 1, 0, 0, 0, topic_id)
+    assert len(one.run(control.control_run(control.TopicAlter("a", kept), 79))) == 1  # no change
+    assert one.control(control.TopicCreate("a", False)) == (0, topic_id)
+    assert one.control(control.TopicCreate("a", False, kept)) == (0, topic_id)
+    other = TopicSettings(Retention(seconds=5))
+    assert one.control(control.TopicCreate("a", False, other)) == (errno.EEXIST, topic_id)
+    assert one.control(control.TopicAlter("b", kept)) == (errno.EINVAL, 0)
+    assert one.control(control.TopicAlter("oc.membership", kept))[0] == errno.EPERM
+    restored = restored_state(state_image(viewed(one.state)))
+    assert restored.topics.by_name["a"].settings == kept
+    assert restored.last_seq == one.state.last_seq
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ocfcluster.errors import StateDirectoryError
 from ocfcluster.protocol.effects import Effect, Persist
 from ocfcluster.protocol.settings import Record
 from ocfcluster.protocol.store import NO_LIMIT, Store, read_record
+from ocfcluster.wire.topics import DEFAULT_SETTINGS
 from tests.unit.protocol_world import configuration_of
 
 
@@ -32,7 +33,7 @@ def begun(store: Store, now: int = 0) -> int:
 
 def test_it_begins_with_what_was_on_disk_and_writes_nothing_by_itself() -> None:
     assert Store(b"").record == Record(None, [], 0, 0)
-    before = Record(configuration_of({1: 1}), [(16, "t", False)], 17, 5)
+    before = Record(configuration_of({1: 1}), [(16, "t", False, DEFAULT_SETTINGS)], 17, 5)
     store = Store(msgspec.msgpack.encode(before))
     assert store.record == before
     assert written(store) is None

@@ -12,6 +12,7 @@ from ocfcluster.protocol.store import NO_LIMIT, Store
 from ocfcluster.protocol.topic_disk import TopicDisk
 from ocfcluster.wire import control
 from ocfcluster.wire.run import RunKind, build_run
+from ocfcluster.wire.topics import DEFAULT_SETTINGS as PLAIN
 from tests.unit.protocol_world import World, publication
 
 
@@ -47,7 +48,7 @@ def test_nothing_is_acknowledged_past_a_change_that_is_not_on_disk() -> None:
     one.stage(10, control.TopicCreate("a", False))
     one.stage(14, control.TopicCreate("b", True))
     assert one.disk.limit == 9
-    assert one.write() == Record(None, [(16, "a", False), (17, "b", True)], 18, 14)
+    assert one.write() == Record(None, [(16, "a", False, PLAIN), (17, "b", True, PLAIN)], 18, 14)
     assert one.write() is None  # one write at a time
     one.stage(20, control.TopicRemove("a"))
     assert one.disk.limit == 9
@@ -55,7 +56,7 @@ def test_nothing_is_acknowledged_past_a_change_that_is_not_on_disk() -> None:
     assert one.disk.limit == 19
     again = one.write()
     assert again is not None
-    assert (again.topics, again.topics_index) == ([(17, "b", True)], 20)
+    assert (again.topics, again.topics_index) == ([(17, "b", True, PLAIN)], 20)
     one.done()
     assert one.disk.limit == NO_LIMIT
 
@@ -75,8 +76,12 @@ def test_a_change_that_comes_while_the_one_before_is_written_waits_for_the_next_
 
 def test_a_table_that_came_with_a_snapshot_is_written_when_all_that_is_committed_is_in_it() -> None:
     """The disk may have a newer one, on which others count until then."""
-    one = Disk(TopicTable.of([(16, "came", False)], 17))
-    one.store.change(topics=[(16, "came", False), (17, "later", False)], next_topic_id=18, topics_index=55)
+    one = Disk(TopicTable.of([(16, "came", False, PLAIN)], 17))
+    one.store.change(
+        topics=[(16, "came", False, PLAIN), (17, "later", False, PLAIN)],
+        next_topic_id=18,
+        topics_index=55,
+    )
     one.disk.require(50)
     assert one.disk.limit == 49
     one.disk.flush(everything=False)
@@ -90,14 +95,17 @@ def test_a_table_that_came_with_a_snapshot_is_written_when_all_that_is_committed
 
 
 def test_the_table_goes_on_from_what_was_on_disk() -> None:
-    one = Disk(TopicTable.of([(16, "old", False), (17, "older", True)], 30))
+    one = Disk(TopicTable.of([(16, "old", False, PLAIN), (17, "older", True, PLAIN)], 30))
     one.stage(10, control.TopicCreate("older", True))  # it is there: no change
     assert one.write() is None
     one.stage(11, control.TopicCreate("new", False))
     one.stage(12, control.TopicRemove("old"))
     written = one.write()
     assert written is not None
-    assert (written.topics, written.next_topic_id) == ([(17, "older", True), (30, "new", False)], 31)
+    assert (written.topics, written.next_topic_id) == (
+        [(17, "older", True, PLAIN), (30, "new", False, PLAIN)],
+        31,
+    )
 
 
 def test_commands_that_change_nothing_hold_up_nothing() -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from ocfcluster import limits
 from ocfcluster.errors import InvalidArgument, MalformedRun
 from ocfcluster.wire.control import (
     Barrier,
     Close,
     Open,
     Operand,
+    TopicAlter,
     TopicCreate,
     TopicRemove,
     control_run,
     read_operand,
 )
 from ocfcluster.wire.run import RunKind, build_run, check_run
+from ocfcluster.wire.topics import Access, Retention, TopicSettings
 
+SETTINGS = TopicSettings(Retention(10, 2**20, 60), Access(("uid:0", "group:staff"), (), ("user:é", "gid:7")))
 OPERANDS = [Open(), Close(7), Close(2**64 - 1), TopicCreate("t", False), TopicCreate("é" * 127, True),
-            TopicRemove("t"), Barrier()]  # fmt: skip
+            TopicRemove("t"), Barrier(), TopicCreate("t", False, SETTINGS), TopicAlter("t", SETTINGS)]  # fmt: skip
 
 
 def read(kind: RunKind, data: bytes) -> Operand:
@@ -52,6 +56,34 @@ def test_topic_names_outside_their_bounds_enter_no_order(kind: type[Operand], na
     number = RunKind.TOPIC_CREATE if kind is TopicCreate else RunKind.TOPIC_REMOVE
     with pytest.raises(MalformedRun, match="topic"):
         read(number, msgspec.msgpack.encode([name, *rest]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        (TopicSettings(Retention(bytes=limits.RETAINED_BYTES_PER_TOPIC + 1)), "retention"),
+        (TopicSettings(access=Access(publish=("*",) * (limits.PRINCIPALS_PER_RIGHT + 1))), "principals"),
+        *[
+            (TopicSettings(access=Access(administer=(principal,))), "who may administer")
+            for principal in (
+                "",
+                "root",
+                "uid:",
+                "uid:x",
+                "uid:²",
+                "user:",
+                "user:" + "a" * 65,
+                "group:a\nb",
+                "x:1",
+            )
+        ],
+    ],
+)
+def test_settings_outside_their_bounds_enter_no_order(settings: TopicSettings, fault: str) -> None:
+    with pytest.raises(InvalidArgument, match=fault):
+        control_run(TopicAlter("t", settings), 1)
+    with pytest.raises(MalformedRun, match=fault):
+        read(RunKind.TOPIC_ALTER, msgspec.msgpack.encode(TopicAlter("t", settings)))
 
 
 @pytest.mark.parametrize("operand", [Close(2**64), TopicCreate("\udcff", False)])
