@@ -145,13 +145,12 @@ class Judge:
     def _judge_run(self, item: Delivery) -> None:
         fresh = item.count - item.skip
         state = self.topics.get(item.topic_id)
-        if state is None and self._history.unseen:
-            return
-        if state is None or state.topic.local:
+        if state is not None and not state.topic.local:
+            self._next_seq(state, item.seq, shown(item))
+            state.last_seq += fresh - 1
+        elif state is not None or not self._history.unseen:  # it may have been created where nobody saw it
             raise Violation("topics", f"{shown(item)} belongs to a topic that is not there at its place")
-        self._next_seq(state, item.seq, shown(item))
         self._next_ev_id(item.ev_id, shown(item))
-        state.last_seq += fresh - 1
         self._last_ev_id += fresh - 1
         self._judge_order_time(item.order_time, shown(item))
         self._judge_leap(item)

@@ -20,6 +20,10 @@ FIXED_SEEDS = 200
 CHUNK = 50
 FRESH_SECONDS = 20.0
 LONG_SECONDS = 600.0
+# Found by series of fresh seeds, in the protocol, in the programs' side or in the simulator itself.
+ONCE_BROKEN = (
+    862, 2000501, 2000662, 3000690, 3001039, 3001769, 4000225, 5000163, 6000306, 7001393, 7001512, 9001382, 20000357,
+)  # fmt: skip
 
 
 def run_for(seconds: float) -> None:
@@ -55,6 +59,12 @@ def test_fixed_seeds(first):
     for name in ("views", "evictions", "snapshots", "unknown", "receipts"):
         assert total.total(name) > 0, name
     assert total.total("histories") > CHUNK, "no history ended"
+
+
+@pytest.mark.parametrize("seed", ONCE_BROKEN)
+def test_seeds_that_once_broke_a_promise(seed):
+    result = run_seed(seed)
+    assert not result.rule, f"{result.rule}: {result.violation}; replay: {replay_command(seed, None)}"
 
 
 def test_fresh_seeds():
