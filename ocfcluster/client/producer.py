@@ -195,6 +195,15 @@ class Producer:
             and self.unanswered_bytes + size <= PRODUCER_BYTES_UNANSWERED
         )
 
+    def has_room_again(self, size: int) -> bool:
+        """Whether who had to wait for room may go on: there is enough for several runs, so that they go together."""
+        if not self.unanswered:
+            return True
+        return (
+            len(self.unanswered) <= PRODUCER_RUNS_UNANSWERED * 3 // 4
+            and self.unanswered_bytes + size <= PRODUCER_BYTES_UNANSWERED * 3 // 4
+        )
+
     def queue(self, batch: Batch, time_ns: int) -> None:
         """The batch is complete: it gets its numbers now, or as soon as the producer is open."""
         self.unanswered.append(batch)

@@ -256,7 +256,7 @@ class Publisher:
             return
         session = connection.session
         room = connection.wait_until(
-            lambda: producer.has_room(size) or session.stage is Stage.ENDED, deadline, deadlocks=True
+            lambda: producer.has_room_again(size) or session.stage is Stage.ENDED, deadline, deadlocks=True
         )
         if not room:
             raise WouldBlock("the cluster has not taken enough of what was published in the time given")
