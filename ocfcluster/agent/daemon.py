@@ -79,7 +79,7 @@ class Agent:
         make_node: NodeFactory,
         transport: Transport,
         state_dir: StateDirectory,
-        listener: Listener,
+        listener: Listener | None,
         *,
         incarnation: int,
         snapshots: socket.socket | None = None,
@@ -90,6 +90,7 @@ class Agent:
         self.transport = transport
         self.state_dir = state_dir
         self.listener = listener
+        self.socket_path = "" if listener is None else listener.path
         self.warnings = list(warnings or [])
         self.counters = Counters()
         self.started_at = time.monotonic_ns()
@@ -135,7 +136,8 @@ class Agent:
         for descriptor in self.transport.filenos():
             loop.add_reader(descriptor, self.on_network)
             self._watched.append(descriptor)
-        loop.add_reader(self.listener.socket.fileno(), self.on_connection)
+        if self.listener is not None:
+            loop.add_reader(self.listener.socket.fileno(), self.on_connection)
         self.snapshots.start(loop)
         try:
             self.settle(time.monotonic_ns())
@@ -174,8 +176,7 @@ class Agent:
     async def _end(self) -> None:
         log.info("stopping", reason=self._stop_reason)
         now = time.monotonic_ns()
-        self._running_loop().remove_reader(self.listener.socket.fileno())
-        self.listener.close()
+        self._stop_listening()
         if self.failure is None:
             self.catch_up()
         self.hub.shut_down(self._stop_reason, now)
@@ -199,13 +200,11 @@ class Agent:
             self._timer.cancel()
         for descriptor in self._watched:
             loop.remove_reader(descriptor)
-        if self.listener.socket.fileno() >= 0:
-            loop.remove_reader(self.listener.socket.fileno())
+        self._stop_listening()
         for client in list(self.clients.values()):
             self.client_lost(client, "")
         self.snapshots.close()
         self.transport.close()
-        self.listener.close()
         self._writer.close()
         if self.forgets:
             try:
@@ -213,6 +212,12 @@ class Agent:
             except OSError as error:
                 log.error("the state directory could not be emptied: empty it by hand", error=error.strerror)
         self.state_dir.close()
+
+    def _stop_listening(self) -> None:
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            self._running_loop().remove_reader(listener.socket.fileno())
+            listener.close()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -424,26 +429,29 @@ class Agent:
     # --- connections ------------------------------------------------------------------------------------------
 
     def on_connection(self) -> None:
+        listener = self.listener
+        if listener is None:
+            return
         for _ in range(_ACCEPTS):
             try:
-                connected, _address = self.listener.socket.accept()
+                connected, _address = listener.socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in (errno.ECONNABORTED, errno.EINTR):
                     continue
                 log.warning("no more clients can be taken for now", error=error.strerror)
-                descriptor = self.listener.socket.fileno()
-                self._running_loop().remove_reader(descriptor)
+                self._running_loop().remove_reader(listener.socket.fileno())
                 self._running_loop().call_later(_ACCEPT_PAUSE_S, self._accept_again)
                 return
-            self._connected(connected)
+            self.admit(connected)
 
     def _accept_again(self) -> None:
-        if self.listener.socket.fileno() >= 0:
+        if self.listener is not None:
             self._running_loop().add_reader(self.listener.socket.fileno(), self.on_connection)
 
-    def _connected(self, connected: socket.socket) -> None:
+    def admit(self, connected: socket.socket) -> None:
+        """A program's connection, which is the agent's from here on."""
         connected.setblocking(False)
         most = min(CLIENTS, self.config.limits.clients)
         if len(self.clients) >= most:

@@ -20,7 +20,7 @@ def status_document(agent: Agent) -> dict[str, Any]:
     document = agent.node.status(now)
     document["version"] = __version__
     document["uptime_s"] = (now - agent.started_at) // SECOND_NS
-    document["socket"] = agent.listener.path
+    document["socket"] = agent.socket_path
     document["state_dir"] = str(agent.state_dir.path)
     document["disk_error"] = agent.disk_error
     document["evictions"] = agent.evictions

@@ -25,6 +25,7 @@ import time
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ from ocfcluster.client.arguments import (
     check_timeout,
     check_topic,
 )
+from ocfcluster.client.controlsocket import Dial, dial_path
 from ocfcluster.client.events import Event, Published, Receipt, Run, TopicInfo
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.locate import default_socket_path
@@ -416,9 +418,12 @@ class AsyncClient:
         name: str = "",
         resume: bool = True,
         timeout: float | None = 5.0,
+        dial: Dial | None = None,
     ) -> None:
+        """As ``connect``. ``dial``: makes the connection to an agent that has no path (``ocfcluster.embedded``)."""
         self._connection: AsyncConnection | None = None
         self._path = check_socket(socket) or default_socket_path()
+        self._dial = dial or partial(dial_path, self._path)
         self._name = check_name(name)
         self._resume = resume
         self._timeout = check_timeout(timeout)
@@ -428,7 +433,9 @@ class AsyncClient:
 
     async def connect_once(self) -> None:
         if self._connection is None:
-            connection = AsyncConnection(self._path, self._name, self._resume, asyncio.get_running_loop())
+            connection = AsyncConnection(
+                self._path, self._name, self._resume, self._dial, asyncio.get_running_loop()
+            )
             _connections.add(connection)
             await connection.open(self._timeout)
             self._connection = connection

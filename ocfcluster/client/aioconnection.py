@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ocfcluster import __version__
 from ocfcluster.client.arguments import check_timeout
 from ocfcluster.client.connection import LOST
-from ocfcluster.client.controlsocket import ControlSocket
+from ocfcluster.client.controlsocket import ControlSocket, Dial
 from ocfcluster.client.dispatch import Dispatcher
 from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.eventsocket import EventSocket
@@ -40,8 +40,11 @@ Taken = TypeVar("Taken")
 class AsyncConnection:
     """A session and its sockets, on one loop and in its thread."""
 
-    def __init__(self, path: str, name: str, resume: bool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, path: str, name: str, resume: bool, dial: Dial, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.path = path
+        self._dial = dial
         self.resume = resume
         self.loop = loop
         self.session = Session(
@@ -75,7 +78,7 @@ class AsyncConnection:
             raise AgentUnreachable(f"the agent at {self.path} does not serve: {reason}")
 
     def _connect(self) -> None:
-        control = ControlSocket(self.path)
+        control = ControlSocket(self._dial())
         self.control = control
         self.generation += 1
         self.loop.add_reader(control.fileno(), self._readable)

@@ -19,6 +19,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from ocfcluster.client.arguments import (
     check_topic,
 )
 from ocfcluster.client.connection import Connection, deadline_of
+from ocfcluster.client.controlsocket import Dial, dial_path
 from ocfcluster.client.events import Event, Published, Receipt, Run, TopicInfo
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.locate import default_socket_path
@@ -75,9 +77,12 @@ class Client:
         name: str = "",
         resume: bool = True,
         timeout: float | None = 5.0,
+        dial: Dial | None = None,
     ) -> None:
+        """As ``connect``. ``dial``: makes the connection to an agent that has no path (``ocfcluster.embedded``)."""
         self._closed = True  # for __del__, should connecting fail
         self._path = check_socket(socket) or default_socket_path()
+        self._dial = dial or partial(dial_path, self._path)
         self._name = name
         self._resume = resume
         self._timeout = timeout
@@ -88,7 +93,7 @@ class Client:
         _clients.add(self)
 
     def _open(self) -> Connection:
-        connection = Connection(self._path, self._name, self._resume)
+        connection = Connection(self._path, self._name, self._resume, self._dial)
         try:
             connection.open(self._timeout)
         except BaseException:

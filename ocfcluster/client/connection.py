@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from ocfcluster import __version__
 from ocfcluster.client.arguments import check_timeout
-from ocfcluster.client.controlsocket import ControlSocket
+from ocfcluster.client.controlsocket import ControlSocket, Dial
 from ocfcluster.client.dispatch import Dispatcher
 from ocfcluster.client.events import Receipt
 from ocfcluster.client.eventsocket import EventSocket
@@ -60,8 +60,9 @@ class Connection:
 
     _wake = -1  # also where the constructor refused its arguments: ``__del__`` looks at it
 
-    def __init__(self, path: str, name: str, resume: bool) -> None:
+    def __init__(self, path: str, name: str, resume: bool, dial: Dial) -> None:
         self.path = path
+        self._dial = dial
         self.resume = resume
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
@@ -104,7 +105,7 @@ class Connection:
         raise AgentUnreachable(f"the agent at {self.path} does not serve: {reason}")
 
     def _connect(self) -> None:
-        control = ControlSocket(self.path)
+        control = ControlSocket(self._dial())
         self.control = control
         self.generation += 1
         # EPOLLOUT at once: what gathered while there was no agent is waiting.

@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import termios
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -20,23 +21,31 @@ _WRITE_BYTES: Final = 256 * 1024  # more than the socket takes at once; listing 
 _QUEUED: Final = b"\0\0\0\0"
 
 
+Dial = Callable[[], socket.socket]  # makes a connection to the agent; raises AgentUnreachable
+
+
+def dial_path(path: str) -> socket.socket:
+    """A connection to the agent at ``path``. Raises AgentUnreachable with the path that was tried."""
+    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connecting.setblocking(False)
+    try:
+        connecting.connect(path)
+    except OSError as error:
+        connecting.close()
+        # Without an errno the path is none that a socket can have (too long), and no agent will ever be there.
+        hint = "; start one with `ocfcluster agent`" if error.errno else ""
+        raise AgentUnreachable(f"no agent at {path}: {error.strerror or error}{hint}") from None
+    return connecting
+
+
 class ControlSocket:
     """The stream to the agent, never blocking. Both shells use it."""
 
-    __slots__ = ("path", "_socket", "_poll")
+    __slots__ = ("_socket", "_poll")
 
-    def __init__(self, path: str) -> None:
-        """Connects. Raises AgentUnreachable with the path that was tried."""
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.setblocking(False)
-        try:
-            self._socket.connect(path)
-        except OSError as error:
-            self._socket.close()
-            # Without an errno the path is none that a socket can have (too long), and no agent will ever be there.
-            hint = "; start one with `ocfcluster agent`" if error.errno else ""
-            raise AgentUnreachable(f"no agent at {path}: {error.strerror or error}{hint}") from None
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        connected.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), select.POLLIN)
 

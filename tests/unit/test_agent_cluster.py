@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ocfcluster.agent.main import EXIT_EVICTED
+from ocfcluster.agent.incarnations import EXIT_EVICTED
 from ocfcluster.errors import ClientError, InvalidArgument, Refused
 from ocfcluster.wire.frames import NoticeCode
 from tests.cluster import ROOT, LoopbackCluster

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from ocfcluster.agent import config as agent_config
-from ocfcluster.agent import main
+from ocfcluster.agent import incarnations as module
 from ocfcluster.agent.config import AgentConfig, load
+from ocfcluster.agent.incarnations import node_factory
 from ocfcluster.agent.state_dir import StateDirectory
 from ocfcluster.errors import ConfigurationError
 from ocfcluster.net.memory import MemoryHub
@@ -79,10 +80,10 @@ def test_the_settings_of_recovery_reach_the_node(tmp_path: Path, monkeypatch: py
     config = load(write(tmp_path, RECOVERY.format(directory=tmp_path)))
     assert not config.cluster.rejoin
     made: list[Settings] = []
-    monkeypatch.setattr(main, "Node", lambda settings, now, wall_ns: made.append(settings))
+    monkeypatch.setattr(module, "Node", lambda settings, now, wall_ns: made.append(settings))
     state_dir = StateDirectory(tmp_path / "state", config.cluster.name, 1)
     state_dir.close()
-    main.node_factory(config, MemoryHub().transport(), state_dir, 7)(0, 0)
+    node_factory(config, MemoryHub().transport(), state_dir, 7)(0, 0)
     (settings,) = made
     assert (settings.bootstrap, settings.last_man_standing) == ("majority", True)
     assert (
@@ -95,10 +96,10 @@ def test_the_defaults_of_recovery_are_those_of_the_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Settings] = []
-    monkeypatch.setattr(main, "Node", lambda settings, now, wall_ns: made.append(settings))
+    monkeypatch.setattr(module, "Node", lambda settings, now, wall_ns: made.append(settings))
     state_dir = StateDirectory(tmp_path / "state", "ocfcluster", 1)
     state_dir.close()
-    main.node_factory(AgentConfig(), MemoryHub().transport(), state_dir, 7)(0, 0)
+    node_factory(AgentConfig(), MemoryHub().transport(), state_dir, 7)(0, 0)
     own = {"cluster_name", "node_id", "incarnation", "store_id", "seed", "mtu", "receive_buffer_bytes"}
     for field in dataclasses.fields(Settings):
         if field.name not in own:

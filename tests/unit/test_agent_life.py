@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 import pytest
 
 import ocfcluster
-from ocfcluster.agent import main
+from ocfcluster.agent import incarnations as module
 from ocfcluster.agent.config import AgentConfig, Cluster
 from ocfcluster.agent.config import Node as NodeSection
-from ocfcluster.agent.main import EXIT_EVICTED, EXIT_FAILURE, Incarnations
+from ocfcluster.agent.incarnations import EXIT_EVICTED, EXIT_FAILURE, Incarnations
 from ocfcluster.client.session import Stage
 from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.limits import MILLISECOND_NS
@@ -49,14 +48,14 @@ class Life:
 
     @property
     def agent(self) -> Any:
-        return self.incarnations._agent
+        return self.incarnations.agent
 
     def decide(self, state: State, reason: str) -> None:
         self.nodes[-1].change(state, reason)
         self.agent.settle(0)
 
     def signal(self) -> None:
-        self.incarnations._on_signal(signal.SIGTERM)
+        self.incarnations.leave("the agent was stopped by SIGTERM")
 
     async def until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(10):
@@ -95,8 +94,8 @@ class Life:
 def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Life]:
     def begin(**cluster: Any) -> Life:
         made = Life(tmp_path, **cluster)
-        monkeypatch.setattr(main, "node_factory", made.make_node)
-        monkeypatch.setattr(main, "REJOIN_CALM_NS", 1 << 62)
+        monkeypatch.setattr(module, "node_factory", made.make_node)
+        monkeypatch.setattr(module, "REJOIN_CALM_NS", 1 << 62)
         return made
 
     return begin
@@ -169,7 +168,7 @@ def test_a_mistake_ends_it_without_a_word_to_the_node(life: Callable[..., Life])
 def test_an_evicted_node_begins_again_with_the_newest_record(
     life: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "REJOIN_FIRST_NS", 20 * MILLISECOND_NS)
+    monkeypatch.setattr(module, "REJOIN_FIRST_NS", 20 * MILLISECOND_NS)
     one = life()
     incarnations: list[int] = []
 
@@ -216,8 +215,8 @@ def test_programs_find_the_next_incarnation_by_themselves(life: Callable[..., Li
 
 def test_again_and_again_it_waits_longer(life: Callable[..., Life], monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[int] = []
-    monkeypatch.setattr(main, "REJOIN_FIRST_NS", 4 * MILLISECOND_NS)
-    monkeypatch.setattr(main, "REJOIN_MAX_NS", 10 * MILLISECOND_NS)
+    monkeypatch.setattr(module, "REJOIN_FIRST_NS", 4 * MILLISECOND_NS)
+    monkeypatch.setattr(module, "REJOIN_MAX_NS", 10 * MILLISECOND_NS)
     one = life()
     one.incarnations._back_off_ns = 4 * MILLISECOND_NS
     wait = one.incarnations._wait
@@ -232,7 +231,7 @@ def test_again_and_again_it_waits_longer(life: Callable[..., Life], monkeypatch:
         for number in range(1, 5):
             one.decide(State.EVICTED, "test")
             await one.until(lambda: len(one.nodes) == number + 1 and one.agent and one.agent._stopping)  # noqa: B023
-        monkeypatch.setattr(main, "REJOIN_CALM_NS", 0)  # it was there long enough now
+        monkeypatch.setattr(module, "REJOIN_CALM_NS", 0)  # it was there long enough now
         one.decide(State.EVICTED, "test")
         await one.until(lambda: len(one.nodes) == 6 and one.agent and one.agent._stopping)
         assert one.incarnations._back_off_ns == 8 * MILLISECOND_NS
@@ -364,15 +363,15 @@ def test_a_state_directory_in_memory_is_told_or_refused(
     life: Callable[..., Life], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     life()
-    monkeypatch.setattr(main, "is_volatile", lambda path: True)
+    monkeypatch.setattr(module, "is_volatile", lambda path: True)
 
     def warnings(**cluster: Any) -> list[str]:
         config = AgentConfig(cluster=Cluster(**cluster))
-        return main._volatile(config, tmp_path)
+        return module._volatile(config, tmp_path)
 
     assert warnings() == []
     assert "in memory" in warnings(nodes=[1, 2])[0]
     with pytest.raises(ConfigurationError, match=r"last_man_standing.*in memory"):
         warnings(nodes=[1, 2], last_man_standing=True)
-    monkeypatch.setattr(main, "is_volatile", lambda path: False)
+    monkeypatch.setattr(module, "is_volatile", lambda path: False)
     assert warnings(nodes=[1, 2], last_man_standing=True) == []

@@ -36,6 +36,12 @@ def test_the_guides_examples(
     assert printed[1].startswith("1 b'471")
 
 
+def test_the_guides_embedded_example(capsys: pytest.CaptureFixture[str]) -> None:
+    [example] = [one for one in EXAMPLES if "EmbeddedAgent" in one]
+    exec(compile(example, str(GUIDE), "exec"), {"__name__": "example"})
+    assert capsys.readouterr().out.splitlines()[1] == "1 b'4711'"
+
+
 def test_the_guides_ocf_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,155 @@
+"""An agent in a thread of the program: a member like any other, by another way to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import ocfcluster
+from ocfcluster.agent.config import AgentConfig, Cluster, Node
+from ocfcluster.embedded import EmbeddedAgent
+from ocfcluster.errors import AgentUnreachable, ConfigurationError, StateDirectoryError
+from ocfcluster.wire.frames import NoticeCode
+from tests.cluster import LoopbackCluster
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ocfcluster")]
+
+
+def test_programs_publish_and_subscribe_without_a_path_in_the_file_system() -> None:
+    with EmbeddedAgent() as agent, agent.connect(name="inside") as client:
+        temporary = Path(agent._temporary)
+        assert temporary.is_dir()
+        client.create_topic("t")
+        with client.subscribe("t") as events:
+            assert client.publish_many("t", [b"a", b"b"]).wait().seq == 1
+            assert [next(events).data for _ in range(2)] == [b"a", b"b"]
+        status = client.status()
+        assert status["socket"] == ""
+        assert [(one["name"], one["pid"]) for one in status["clients"]] == [("inside", os.getpid())]
+    assert not temporary.exists()
+    assert threads() == []
+    agent.close()  # again: nothing to do
+    assert agent.failed == ""
+    with pytest.raises(AgentUnreachable, match="has ended"):
+        agent.connect()
+
+
+def test_asyncio_programs_use_it_too() -> None:
+    async def main(agent: EmbeddedAgent) -> bytes:
+        async with agent.connect_async() as client:
+            await client.create_topic("t")
+            events = await client.subscribe("t")
+            await (await client.publish("t", b"hello"))
+            async for event in events:
+                return event.data
+        return b""
+
+    with EmbeddedAgent() as agent:
+        assert asyncio.run(main(agent)) == b"hello"
+
+
+def test_closing_it_flushes_its_clients(tmp_path: Path) -> None:
+    config = AgentConfig(node=Node(state_dir=str(tmp_path / "state")))
+    agent = EmbeddedAgent(config)
+    client = agent.connect()
+    client.create_topic("t")
+    receipts = [client.publish("t", b"x") for _ in range(100)]
+    agent.close()
+    assert [receipt.wait(0).seq for receipt in receipts] == list(range(1, 101))
+    with EmbeddedAgent(config) as again, again.connect() as client:
+        assert client.topic("t").scope == "global"
+
+
+def test_what_is_wrong_is_said_where_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"node\.state_dir"):
+        EmbeddedAgent(AgentConfig(cluster=Cluster(nodes=[1, 2, 3])))
+    with pytest.raises(ConfigurationError, match="no-such-file"):
+        EmbeddedAgent(tmp_path / "no-such-file")
+    config = AgentConfig(node=Node(state_dir=str(tmp_path / "state")))
+    with EmbeddedAgent(config), pytest.raises(StateDirectoryError, match="in use"):
+        EmbeddedAgent(config)
+    assert threads() == []
+
+
+def test_other_programs_reach_it_where_a_socket_is_configured(tmp_path: Path) -> None:
+    path = str(tmp_path / "agent.sock")
+    with EmbeddedAgent(AgentConfig(node=Node(socket=path))) as agent, agent.connect() as inside:
+        inside.create_topic("t")
+        with ocfcluster.connect(path) as outside, outside.subscribe("t") as events:
+            inside.publish("t", b"hello")
+            assert next(events).data == b"hello"
+    assert not Path(path).exists()
+
+
+def test_a_forked_child_has_no_agent_and_leaves_its_parents_alone() -> None:
+    with EmbeddedAgent() as agent, agent.connect() as client:
+        client.create_topic("t")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                client.publish("t", b"from the child")
+            except AgentUnreachable as error:
+                code = 0 if "forked" in str(error) else 2
+            agent.close()
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert client.publish("t", b"from the parent").wait(5).seq == 1
+
+
+def test_it_is_a_member_of_its_cluster_and_comes_back_when_that_went_on_without_it() -> None:
+    with LoopbackCluster(3, topics=["t"]) as cluster:
+        cluster.agent(3).send_signal(signal.SIGTERM)
+        assert cluster.agent(3).wait(10) == 0
+        with (
+            EmbeddedAgent(cluster.directory / "3.toml") as agent,
+            agent.connect() as client,
+            client.subscribe("t") as events,
+            cluster.connect(1) as other,
+        ):
+            other.publish("t", b"from node 1").wait(5)
+            assert events.get(timeout=10).data == b"from node 1"
+            assert agent._loop is not None
+            agent._loop.call_soon_threadsafe(evict, agent)
+            codes = []
+            while NoticeCode.RESUMED not in codes:
+                event = events.get(timeout=20)
+                codes.append(event.notice.code if event.notice else None)
+            assert client.publish("t", b"again").wait(10).seq == 2
+            assert events.get(timeout=10).data == b"again"
+            assert agent.failed == ""
+
+
+def evict(agent: EmbeddedAgent) -> None:
+    assert agent._agents is not None
+    serving = agent._agents.agent
+    assert serving is not None
+    serving.evicted = "a test said so"
+    serving.stop("evicted")
+
+
+def test_an_agent_that_is_not_closed_is_closed_at_exit(tmp_path: Path) -> None:
+
+    program = (
+        "from ocfcluster.agent.config import AgentConfig, Node\n"
+        "from ocfcluster.embedded import EmbeddedAgent\n"
+        f"client = EmbeddedAgent(AgentConfig(node=Node(state_dir={str(tmp_path / 'state')!r}))).connect()\n"
+        "_ = client.create_topic('t')\n"
+        "receipt = client.publish('t', b'x')\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert time.monotonic() - began < 30
