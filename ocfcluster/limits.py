@@ -97,6 +97,7 @@ SEGMENT_COUNT: Final = 64  # datagrams of one UDP_SEGMENT send (the kernel's UDP
 SEGMENT_BUFFER_BYTES: Final = 65_000  # bytes of one UDP_SEGMENT send; the kernel's end is 65 507
 RECEIVE_BURST: Final = 32  # buffers read from a socket before what they bring is worked off
 REPLAY_WINDOW: Final = 65_536  # counters remembered per sender; more than the skew of redundant networks
+NETWORKS: Final = 4  # of one node; every packet is sent, and received, once on each
 NACK_RANGES: Final = 64  # ranges in one NACK
 RETRANSMIT_BYTES: Final = 256 * KIB  # answered to one NACK; the rest is asked for again
 OUT_OF_ORDER_BYTES: Final = 16 * MIB  # packets kept per origin behind a gap; beyond: dropped, asked for later

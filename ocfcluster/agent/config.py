@@ -17,6 +17,7 @@ from ocfcluster.client.locate import default_socket_path
 from ocfcluster.errors import ConfigurationError
 from ocfcluster.protocol.settings import Limits as ReplicatedLimits
 
+LOOPBACK_INTERFACE: Final = "lo"
 NODE_ID_MAXIMUM: Final = 0xFFFF_FFFF
 VOTES_MAXIMUM: Final = 255
 NEW_HISTORY_AFTER_MOST_S: Final = 366 * 24 * 3600
@@ -56,6 +57,18 @@ class Node(Section, frozen=True):
     event_loop: Literal["asyncio", "uvloop"] = "asyncio"
 
 
+class RedundantNetwork(Section, frozen=True):
+    """One of several networks; what it does not say is as in ``[network]``."""
+
+    interface: str
+    name: str = ""
+    group: str = ""
+    port: Port | None = None
+    unicast_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    peers: list[str] = []
+    mtu: Mtu | None = None
+
+
 class Network(Section, frozen=True):
     transport: Literal["multicast", "unicast", "memory"] | None = None
     interface: str = ""
@@ -67,6 +80,22 @@ class Network(Section, frozen=True):
     peers: list[str] = []
     mtu: Mtu | None = None
     segmentation: bool = True
+    networks: list[RedundantNetwork] = []
+
+    def all(self) -> list[RedundantNetwork]:
+        """Every network of this node, whole and with its name, however the file says it."""
+        if not self.networks:
+            only = self.interface or LOOPBACK_INTERFACE
+            return [
+                RedundantNetwork(only, only, self.group, self.port, self.unicast_port, self.peers, self.mtu)
+            ]
+        return [
+            RedundantNetwork(
+                one.interface, one.name or one.interface, one.group or self.group, one.port or self.port,
+                one.unicast_port, one.peers, one.mtu or self.mtu,
+            )
+            for one in self.networks
+        ]  # fmt: skip
 
 
 class Security(Section, frozen=True):
@@ -161,7 +190,7 @@ def load(path: str | os.PathLike[str]) -> AgentConfig:
 
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "": AgentConfig, "cluster": Cluster, "node": Node, "network": Network, "security": Security, "limits": Limits,
-    "timing": Timing, "log": Log, "topics": TopicSetting,
+    "timing": Timing, "log": Log, "topics": TopicSetting, "network.networks": RedundantNetwork,
 }  # fmt: skip
 _AT: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`$")
@@ -180,6 +209,8 @@ def _explain(message: str) -> str:
     what, where = (match["what"], match["where"] or "") if match else (message, "")
     key = where.replace("[...]", "")
     section = key.split(".")[0].split("[")[0]
+    if key.startswith("network.networks["):
+        section = "network.networks"
     unknown = _UNKNOWN.match(what)
     if unknown:
         name = f"{key}.{unknown['name']}" if key else unknown["name"]
@@ -260,19 +291,55 @@ def _impossible_network(config: AgentConfig) -> str:
     transport = config.transport()
     if transport == "memory" and len(config.cluster.table()) > 1:
         return 'network.transport: "memory" reaches no other node; several cluster.nodes need "multicast" or "unicast"'
+    if network.networks:
+        fault = _impossible_networks(network, transport)
+        if fault:
+            return fault
+    for number, one in enumerate(network.all()):
+        fault = _impossible_path(one, transport)
+        if fault:
+            return (f"network.networks[{number}]." if network.networks else "network.") + fault
+    return ""
+
+
+def _impossible_networks(network: Network, transport: str) -> str:
+    """What cannot be meant by several networks together."""
+    if transport == "memory":
+        return 'network.networks: transport "memory" has no network; remove one of the two'
+    if len(network.networks) > limits.NETWORKS:
+        return f"network.networks: names {len(network.networks)}; at most {limits.NETWORKS} are supported"
+    if network.interface or network.unicast_port or network.peers:
+        key = "interface" if network.interface else "unicast_port" if network.unicast_port else "peers"
+        return f"network.{key}: each of network.networks has its own; move it there"
+    names: set[str] = set()
+    ends: set[tuple[str, str, int | None]] = set()
+    for number, one in enumerate(network.all()):
+        key = f"network.networks[{number}]"
+        if one.name in names:
+            return f"{key}.name: {one.name!r} is there twice; give each network a name of its own"
+        end = (one.interface, one.group if transport == "multicast" else "", one.port)
+        if end in ends:
+            return f"{key}: is another one once more; give it an interface, group or port of its own"
+        names.add(one.name)
+        ends.add(end)
+    return ""
+
+
+def _impossible_path(network: RedundantNetwork, transport: str) -> str:
+    """What cannot be meant by one network, beginning with its key."""
     if transport == "unicast" and not network.peers:
-        return 'network.peers: is missing; transport "unicast" needs every node\'s address: peers = ["10.0.0.2:5405"]'
+        return 'peers: is missing; transport "unicast" needs every node\'s address: peers = ["10.0.0.2:5405"]'
     if transport != "unicast" and network.peers:
-        return 'network.peers: is for transport = "unicast" alone; remove one of the two'
+        return 'peers: is for transport = "unicast" alone; remove one of the two'
     if transport == "multicast":
         try:
             group = ipaddress.ip_address(network.group)
         except ValueError:
-            return f"network.group: {network.group!r} is no IP address; 239.192.77.1 would be one"
+            return f"group: {network.group!r} is no IP address; 239.192.77.1 would be one"
         if not group.is_multicast:
-            return f"network.group: {network.group} is no multicast address; 239.192.77.1 would be one"
+            return f"group: {network.group} is no multicast address; 239.192.77.1 would be one"
         if network.unicast_port == network.port:
-            return "network.unicast_port: must differ from network.port; 0 takes any free one"
+            return "unicast_port: must differ from network.port; 0 takes any free one"
     return ""
 
 

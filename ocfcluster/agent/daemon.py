@@ -12,7 +12,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -20,9 +21,11 @@ import structlog
 from ocfcluster.agent.clients import READ_BYTES, Client
 from ocfcluster.agent.config import AgentConfig
 from ocfcluster.agent.intake import Intake
+from ocfcluster.agent.links import links
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
+from ocfcluster.agent.network import paths
 from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.router import Router
@@ -34,6 +37,7 @@ from ocfcluster.ipc.delivery import Hub, Subscription
 from ocfcluster.ipc.peer import open_pidfd, peer_credentials
 from ocfcluster.ipc.session import Incoming
 from ocfcluster.limits import CLIENTS, RECEIVE_BURST
+from ocfcluster.net.redundant import Link
 from ocfcluster.net.transport import Transport
 from ocfcluster.protocol.effects import (
     Deliver,
@@ -69,7 +73,7 @@ log = structlog.get_logger("ocfcluster.agent")
 class Agent:
     """One incarnation of a node, in one event loop. Made by ``main``; ``run`` serves until the end.
 
-    The transport, the state directory, the listener and ``snapshots`` (listens for nodes that fetch the state) are
+    The transport, the state directory, the listener and ``snapshots`` (they listen for nodes that fetch the state) are
     the agent's from here on: it closes them.
     """
 
@@ -82,7 +86,7 @@ class Agent:
         listener: Listener | None,
         *,
         incarnation: int,
-        snapshots: socket.socket | None = None,
+        snapshots: Sequence[socket.socket] = (),
         warnings: list[str] | None = None,
     ) -> None:
         self.config = config
@@ -106,9 +110,7 @@ class Agent:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
-        self.snapshots = Snapshots(
-            self, snapshots, None if config.transport() == "memory" else transport.address, self.counters
-        )
+        self.snapshots = Snapshots(self, snapshots, partial(paths, transport), self.counters)
         self._writer = RecordWriter(state_dir, self._persisted)
         self.disk_error = ""  # why the last write of the state directory failed; empty: it did not
         self._stopping: asyncio.Event | None = None
@@ -425,6 +427,10 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         return status_document(self)
+
+    def links(self) -> list[Link]:
+        """When each other node was last heard on each network (``agent.links``)."""
+        return links(self.config, self.node, self.transport)
 
     # --- connections ------------------------------------------------------------------------------------------
 

@@ -123,8 +123,8 @@ def _open(config: AgentConfig, socket_path: str | None, state_path: Path, warnin
         warnings = [*warnings, *_volatile(config, state_path)]
         transport, snapshots, network_warnings = open_network(config, incarnation)
         opened.callback(transport.close)
-        if snapshots is not None:
-            opened.callback(snapshots.close)
+        for listening in snapshots:
+            opened.callback(listening.close)
         listener = None
         if socket_path is not None:
             listener = Listener(socket_path, int(config.node.socket_mode, 8))

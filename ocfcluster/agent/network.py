@@ -4,37 +4,90 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from contextlib import ExitStack
 
-from ocfcluster.agent.config import AgentConfig
-from ocfcluster.errors import ConfigurationError
+from ocfcluster.agent.config import AgentConfig, RedundantNetwork
+from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.limits import LISTEN_TRIES
 from ocfcluster.net.interfaces import Interface, find_interface
-from ocfcluster.net.memory import MemoryHub
+from ocfcluster.net.memory import MemoryHub, MemoryTransport
 from ocfcluster.net.multicast import MulticastTransport
+from ocfcluster.net.redundant import OURS_BYTES, RedundantTransport
 from ocfcluster.net.tcp import PortTaken, listen_at
-from ocfcluster.net.transport import Transport
+from ocfcluster.net.transport import Address, Transport
 from ocfcluster.net.unicast import UnicastTransport, resolve_peers
 from ocfcluster.wire.datagram import INCARNATION_AT, clear_prefix, cluster_hash
 
-_LOOPBACK_INTERFACE = "lo"
+_DEFAULT_PORT = 5405
 
 
-def open_network(config: AgentConfig, incarnation: int) -> tuple[Transport, socket.socket | None, list[str]]:
-    """The transport; a TCP socket that listens under the same address and port number, for nodes that fetch this
-    one's state (None: there is no network); and what an operator should be warned of.
+def open_network(config: AgentConfig, incarnation: int) -> tuple[Transport, list[socket.socket], list[str]]:
+    """The transport; TCP sockets that listen under the same address and port number, one per network, for nodes that
+    fetch this one's state; and what an operator should be warned of.
 
     Raises ConfigurationError, SetupError.
     """
+    if config.transport() == "memory":
+        return MemoryHub().transport(), [], []
+    networks = config.network.all()
+    opened: list[tuple[str, Transport]] = []
+    listening: list[socket.socket] = []
+    warnings: list[str] = []
+    with ExitStack() as undo:
+        for network in networks:
+            try:
+                transport, listens, more = _open_one(config, network, incarnation)
+            except (ConfigurationError, SetupError) as error:
+                if len(networks) == 1:
+                    raise
+                raise type(error)(f"network {network.name!r}: {error}") from error
+            undo.callback(transport.close)
+            undo.callback(listens.close)
+            opened.append((network.name, transport))
+            listening.append(listens)
+            warnings += more
+        undo.pop_all()
+    if len(opened) == 1:
+        return opened[0][1], listening, warnings
+    return RedundantTransport(opened, _prefix(config, incarnation)[:OURS_BYTES]), listening, warnings
+
+
+def paths(transport: Transport, address: Address) -> list[tuple[Address, Address]]:
+    """By which (own address, other address) the node at ``address`` can be reached; the best one first."""
+    if isinstance(transport, RedundantTransport):
+        return transport.paths(address)
+    if isinstance(transport, MemoryTransport):
+        return []
+    return [(transport.address, address)]
+
+
+def set_peers(transport: Transport, peers: list[list[Address]]) -> None:
+    """Replace whom each network's unicast fan-out reaches."""
+    ones = transport.transports if isinstance(transport, RedundantTransport) else [transport]
+    for one, addresses in zip(ones, peers, strict=True):
+        if isinstance(one, UnicastTransport):
+            one.set_peers(addresses)
+
+
+def peer_addresses(config: AgentConfig) -> list[list[Address]]:
+    """The configured peers of each network, resolved: names may take a while. Raises ConfigurationError, SetupError."""
+    return [
+        resolve_peers(one.peers, _family(config, one), one.port or _DEFAULT_PORT)
+        for one in config.network.all()
+    ]
+
+
+def _open_one(
+    config: AgentConfig, network: RedundantNetwork, incarnation: int
+) -> tuple[Transport, socket.socket, list[str]]:
     setting = "network.port" if config.transport() == "unicast" else "network.unicast_port"
     for tries_left in reversed(range(LISTEN_TRIES)):
-        transport, warnings = open_transport(config, incarnation)
-        if config.transport() == "memory":
-            return transport, None, warnings
+        transport, warnings = _open_transport(config, network, incarnation)
         try:
             return transport, listen_at(transport.address, setting), warnings
         except PortTaken:
             transport.close()
-            if not tries_left or config.transport() == "unicast" or config.network.unicast_port:
+            if not tries_left or config.transport() == "unicast" or network.unicast_port:
                 raise  # else another free port may be free for both
         except BaseException:
             transport.close()
@@ -42,34 +95,35 @@ def open_network(config: AgentConfig, incarnation: int) -> tuple[Transport, sock
     raise AssertionError("the last try has raised")
 
 
-def open_transport(config: AgentConfig, incarnation: int) -> tuple[Transport, list[str]]:
-    """The transport, and what an operator should be warned of. Raises ConfigurationError, SetupError."""
-    kind = config.transport()
-    if kind == "memory":
-        return MemoryHub().transport(), []
-    network = config.network
-    interface = find_interface(network.interface or _LOOPBACK_INTERFACE, _family(config))
+def _open_transport(
+    config: AgentConfig, network: RedundantNetwork, incarnation: int
+) -> tuple[Transport, list[str]]:
+    family = _family(config, network)
+    port = network.port or _DEFAULT_PORT
+    interface = find_interface(network.interface, family)
     warnings = _check_security(config, interface)
     transport: Transport
-    if kind == "unicast":
-        peers = resolve_peers(network.peers, interface.family, network.port)
+    if config.transport() == "unicast":
+        peers = resolve_peers(network.peers, interface.family, port)
         transport = UnicastTransport(
-            interface, network.port, peers, mtu=network.mtu, segmentation=network.segmentation,
+            interface, port, peers, mtu=network.mtu, segmentation=config.network.segmentation,
             receive_buffer_bytes=config.limits.receive_buffer_bytes,
         )  # fmt: skip
     else:
-        prefix = clear_prefix(cluster_hash(config.cluster.name), config.node.id, incarnation)
         transport = MulticastTransport(
-            interface, network.group, network.port, unicast_port=network.unicast_port, ttl=network.ttl,
-            loop=network.loop, own_prefix=(INCARNATION_AT, prefix[INCARNATION_AT:]), mtu=network.mtu,
-            segmentation=network.segmentation,
+            interface, network.group, port, unicast_port=network.unicast_port, ttl=config.network.ttl,
+            loop=config.network.loop, mtu=network.mtu, segmentation=config.network.segmentation,
+            own_prefix=(INCARNATION_AT, _prefix(config, incarnation)[INCARNATION_AT:]),
             receive_buffer_bytes=config.limits.receive_buffer_bytes,
         )  # fmt: skip
     return transport, [*warnings, *transport.warnings]
 
 
-def _family(config: AgentConfig) -> int:
-    network = config.network
+def _prefix(config: AgentConfig, incarnation: int) -> bytes:
+    return clear_prefix(cluster_hash(config.cluster.name), config.node.id, incarnation)
+
+
+def _family(config: AgentConfig, network: RedundantNetwork) -> int:
     if config.transport() == "multicast":
         version = ipaddress.ip_address(network.group).version
         return socket.AF_INET6 if version == 6 else socket.AF_INET

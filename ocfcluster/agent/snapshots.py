@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -46,21 +46,26 @@ class Shell(Protocol):
 
 
 class Snapshots:
-    """Both ends of the transfer. ``listening`` is its own from here on; None: nobody fetches from this node.
+    """Both ends of the transfer. ``listening``, a socket per network, is its own from here on; none: nobody fetches
+    from this node.
 
-    ``address``: where this node sends from; None: there is nobody that it could fetch from.
+    ``paths``: by which (own address, other address) the node at an address can be reached; they are tried in turn.
     """
 
     __slots__ = (
-        "_shell", "_listening", "_address", "_counters", "_loop", "_tasks", "_connections", "_giving", "_fetch",
+        "_shell", "_listening", "_paths", "_counters", "_loop", "_tasks", "_connections", "_giving", "_fetch",
     )  # fmt: skip
 
     def __init__(
-        self, shell: Shell, listening: socket.socket | None, address: Address | None, counters: Counters
+        self,
+        shell: Shell,
+        listening: Sequence[socket.socket],
+        paths: Callable[[Address], list[tuple[Address, Address]]],
+        counters: Counters,
     ) -> None:
         self._shell = shell
-        self._listening = listening
-        self._address = address
+        self._listening = list(listening)
+        self._paths = paths
         self._counters = counters
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -74,11 +79,11 @@ class Snapshots:
 
     def close(self) -> None:
         """Accept nothing more, and give up what is under way; ``ended`` waits for the end of that."""
-        if self._listening is not None:
+        for listening in self._listening:
             if self._loop is not None:
-                self._loop.remove_reader(self._listening.fileno())
-            self._listening.close()
-            self._listening = None
+                self._loop.remove_reader(listening.fileno())
+            listening.close()
+        self._listening.clear()
         for task in self._tasks:
             task.cancel()
 
@@ -103,20 +108,22 @@ class Snapshots:
     # --- giving -----------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        if self._listening is None or self._loop is None or self._connections >= limits.SNAPSHOT_CONNECTIONS:
+        if self._loop is None or self._connections >= limits.SNAPSHOT_CONNECTIONS:
             return
-        self._loop.add_reader(self._listening.fileno(), self._accept)
+        for listening in self._listening:
+            self._loop.add_reader(listening.fileno(), self._accept, listening)
 
     def _unwatch(self) -> None:
-        if self._listening is not None and self._loop is not None:
-            self._loop.remove_reader(self._listening.fileno())
+        if self._loop is not None:
+            for listening in self._listening:
+                self._loop.remove_reader(listening.fileno())
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         """Take one connection: the rest waits for the next turn of the loop, or until one of these ends."""
-        if self._listening is None or self._loop is None:
-            return
+        if self._loop is None or self._connections >= limits.SNAPSHOT_CONNECTIONS:
+            return  # the last one came by another network in this same turn
         try:
-            connected, _ = self._listening.accept()
+            connected, _ = listening.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self._unwatch()
@@ -179,17 +186,20 @@ class Snapshots:
         self._fetch = self._start(self._fetched(effect.address, effect.request), told)
 
     async def _fetched(self, address: Address, request: bytes) -> bytes | None:
-        """The snapshot that the node at ``address`` gives; None where nothing whole came."""
+        """The snapshot that the node at ``address`` gives; None where nothing whole came by any network."""
         host = str(address[0])
-        if self._address is None:
-            return None
         began = time.monotonic()
-        try:
-            with open_tcp(address) as connecting:
-                snapshot = await _ask(connecting, self._address, address, request)
-        except (OSError, Malformed) as error:
+        snapshot: bytes | None = None
+        for source, there in self._paths(address):
+            host = str(there[0])
+            try:
+                with open_tcp(there) as connecting:
+                    snapshot = await _ask(connecting, source, there, request)
+                break
+            except (OSError, Malformed) as error:
+                log.warning("a snapshot was not fetched", host=host, error=_why(error))
+        if snapshot is None:
             self._counters.snapshot_fetches_failed += 1
-            log.warning("a snapshot was not fetched", host=host, error=_why(error))
             return None
         if not snapshot:
             self._counters.snapshot_fetches_failed += 1

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ocfcluster import __version__
-from ocfcluster.limits import SECOND_NS, STATUS_ENTRIES
+from ocfcluster.agent.links import links_document, networks_document
+from ocfcluster.limits import MILLISECOND_NS, SECOND_NS, STATUS_ENTRIES
 
 if TYPE_CHECKING:
     from ocfcluster.agent.daemon import Agent
@@ -27,6 +28,9 @@ def status_document(agent: Agent) -> dict[str, Any]:
     document["evicted_because"] = agent.evicted_because
     document["transport"] = agent.config.transport()
     document["address"] = [str(part) for part in agent.transport.address[:2]]
+    document["networks"] = networks_document(agent.config, agent.transport)
+    suspicion_ns = agent.config.timing.suspicion_ms * MILLISECOND_NS
+    document["links"] = links_document(agent.links(), suspicion_ns, now)
     document["receive_buffer_bytes"] = agent.transport.receive_buffer_bytes
     document["warnings"] = list(agent.warnings)
     document["clients"] = [

@@ -691,6 +691,10 @@ class Node:
         """The seq of the topic's last delivered event, 0 where there is none."""
         return self.plane.state.last_seq.get(topic_id, 0) if self.plane else 0
 
+    def heard(self) -> list[tuple[int, int, Address, int]]:
+        """node_id, incarnation, address and time of the last datagram (ns) of every incarnation that is remembered."""
+        return [(one.node_id, one.incarnation, one.address, one.last_heard) for one in self.peers.all()]
+
     @property
     def persist_failures(self) -> int:
         return self._store.failures

@@ -18,12 +18,12 @@ from ocfcluster.protocol.effects import Deliver, Delivery, Outcome
 from ocfcluster.protocol.flow import Flow
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.order_log import OrderLog
-from ocfcluster.protocol.peers import ReplayWindow
 from ocfcluster.protocol.retransmit import Retransmitter
 from ocfcluster.protocol.sequencer import Sequencer
 from ocfcluster.protocol.state import ReplicatedState, TopicTable
 from ocfcluster.protocol.streams import Assembler
 from ocfcluster.protocol.topic_disk import NO_LIMIT, TopicDisk
+from ocfcluster.wire.replay import ReplayWindow
 from ocfcluster.wire.run import RunKind, read_header
 from tests.simulation.mutants_base import ORDER, SAFETY, Mutant
 from tests.simulation.mutants_epochs import EPOCHS

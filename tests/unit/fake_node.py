@@ -123,6 +123,9 @@ class FakeNode:
         joined, left = sorted(set(members) - old), sorted(old - set(members))
         self._items.append(View(configuration, seq, ev_id, tuple(joined), tuple(left)))
 
+    def heard(self) -> list[tuple[int, int, Any, int]]:
+        return []
+
     def notify(self, code: NotificationCode) -> None:
         self._told()
         assert self.configuration is not None

@@ -119,6 +119,25 @@ def test_a_list_of_nodes_gives_each_one_vote(tmp_path: Path) -> None:
     assert load(write(tmp_path, "[cluster]\nnodes = [1, 2]\n[node]\nid = 1")).cluster.table() == {1: 1, 2: 1}
 
 
+TWO = "[cluster]\nnodes = [1, 2]\n[node]\nid = 1\n"
+NETWORK = "[[network.networks]]\ninterface = 'eth1'\n"
+
+
+def test_networks_take_from_the_section_what_they_do_not_say(tmp_path: Path) -> None:
+    several = (
+        "group = '239.1.1.1'\nmtu = 1400\n[[network.networks]]\ninterface = 'eth1'\nport = 7\n"
+        "[[network.networks]]\ninterface = '10.0.0.0/24'\nname = 'blue'\ngroup = '239.2.2.2'\nmtu = 1300\n"
+    )
+    one, two = load(write(tmp_path, f"{TWO}[network]\n{several}")).network.all()
+    assert (one.name, one.interface, one.group, one.port, one.mtu) == ("eth1", "eth1", "239.1.1.1", 7, 1400)
+    assert (two.name, two.interface, two.group, two.port, two.mtu) == (
+        "blue", "10.0.0.0/24", "239.2.2.2", 5405, 1300,
+    )  # fmt: skip
+    (only,) = load(write(tmp_path, f"{TWO}[network]\ninterface = 'eth7'\nunicast_port = 9")).network.all()
+    assert (only.name, only.interface, only.unicast_port) == ("eth7", "eth7", 9)
+    assert AgentConfig().network.all()[0].interface == "lo"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -155,6 +174,27 @@ def test_a_list_of_nodes_gives_each_one_vote(tmp_path: Path) -> None:
             "[cluster]\nnodes = [1, 2]\n[node]\nid = 1\n[network]\ngroup = '10.0.0.1'",
             ["network.group", "239."],
         ),
+        (f"{TWO}[[network.networks]]\nname = 'a'", ["network.networks", "interface"]),
+        (f"{TWO}[[network.networks]]\ninterfaces = 'a'", ["network.networks[0].interfaces", "unknown key"]),
+        (
+            f"{TWO}[network]\ninterface = 'eth1'\n[[network.networks]]\ninterface = 'eth2'",
+            ["network.interface", "network.networks"],
+        ),
+        (
+            f"{TWO}[network]\nunicast_port = 1\n[[network.networks]]\ninterface = 'eth2'",
+            ["network.unicast_port", "network.networks"],
+        ),
+        (f"{TWO}{2 * NETWORK}", ["network.networks[1].name", "'eth1'", "twice"]),
+        (f"{TWO}{NETWORK}{NETWORK}name = 'b'", ["network.networks[1]", "once more"]),
+        (f"{TWO}{NETWORK}group = '10.0.0.1'", ["network.networks[0].group", "239."]),
+        (f"{TWO}{NETWORK}unicast_port = 5405", ["network.networks[0].unicast_port"]),
+        (f"{TWO}{NETWORK}peers = ['10.0.0.1']", ["network.networks[0].peers", "unicast"]),
+        (f"{TWO}[network]\ntransport = 'unicast'\n{NETWORK}", ["network.networks[0].peers", "missing"]),
+        (
+            TWO + "".join(f"[[network.networks]]\ninterface = 'eth{number}'\n" for number in range(5)),
+            ["network.networks", "5", "at most 4"],
+        ),
+        ("[[network.networks]]\ninterface = 'eth1'", ["network.networks", "memory"]),
         ("[timing]\nsuspicion_ms = 200", ["timing.suspicion_ms", "400"]),
         ("[timing]\nsync_timeout_ms = 399", ["timing.sync_timeout_ms", "400"]),
         ("[timing]\nleave_timeout_ms = 0", ["timing.leave_timeout_ms", ">= 1"]),
@@ -204,11 +244,11 @@ def test_every_key_is_documented_with_its_default() -> None:
     keys = set()
     for name, section in agent_config._SECTIONS.items():
         if name:
-            prefix = "topics[]" if name == "topics" else name
+            prefix = f"{name}[]" if name in ("topics", "network.networks") else name
             keys |= {f"{prefix}.{field}" for field in section.__struct_fields__}
     assert documented == keys
     for section, struct in agent_config._SECTIONS.items():
-        if section in ("", "topics"):
+        if section in ("", "topics", "network.networks"):
             continue
         for field in msgspec.structs.fields(struct):
             if isinstance(field.default, bool | int):

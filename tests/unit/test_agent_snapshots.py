@@ -29,11 +29,15 @@ class End:
         self.listening = listen_at(host, "network.port")
         self.address = self.listening.getsockname()
         self.counters = Counters()
-        self.snapshots = Snapshots(self, self.listening, self.address, self.counters)
+        self.networks: list[Any] = []  # other addresses that are tried before the one that is asked for
+        self.snapshots = Snapshots(self, [self.listening], self.paths, self.counters)
         self.give: list[bytes] | None = [b"state"]
         self.requests: list[bytes] = []
         self.fetched: list[tuple[int, bytes | None]] = []
         self.told = asyncio.Event()
+
+    def paths(self, address: Any) -> list[tuple[Any, Any]]:
+        return [(self.address, there) for there in (*self.networks, address)]
 
     def give_snapshot(self, request: bytes) -> list[bytes] | None:
         self.requests.append(request)
@@ -350,10 +354,41 @@ def test_a_node_without_a_network_fetches_nothing() -> None:
         async with ends() as (giver, _):
             alone = End()
             alone.listening.close()
-            alone.snapshots = Snapshots(alone, None, None, alone.counters)
+            alone.snapshots = Snapshots(alone, [], lambda _: [], alone.counters)
             alone.snapshots.start(asyncio.get_running_loop())
             assert await alone.fetch(giver.address) is None
             assert giver.requests == []
+
+    run(test)
+
+
+def test_a_network_that_does_not_work_is_followed_by_the_next() -> None:
+    async def test() -> None:
+        async with ends() as (giver, joiner):
+            with socket.create_server(("127.0.0.1", 0)) as gone:
+                joiner.networks = [gone.getsockname()]
+            assert await joiner.fetch(giver.address) == b"state"
+            assert joiner.counters.snapshot_fetches_failed == 0
+            giver.give = None
+            joiner.networks = [giver.address]
+            giver.requests.clear()
+            assert await joiner.fetch(giver.address) is None
+            assert len(giver.requests) == 1  # a refusal is an answer, whatever the network
+
+    run(test)
+
+
+def test_every_network_is_listened_on() -> None:
+    async def test() -> None:
+        second = listen_at(("127.0.0.1", 0), "network.port")
+        there = second.getsockname()
+        async with ends() as (giver, joiner):
+            giver.snapshots.close()
+            giver.snapshots = Snapshots(
+                giver, [listen_at(("127.0.0.1", 0), "network.port"), second], giver.paths, giver.counters
+            )
+            giver.snapshots.start(asyncio.get_running_loop())
+            assert await joiner.fetch(there) == b"state"
 
     run(test)
 

@@ -29,11 +29,11 @@ def config(**options: object) -> AgentConfig:
 @pytest.mark.parametrize("group", ["239.192.77.1", "ff15::4d01"])
 def test_multicast_listens_under_the_number_of_its_unicast_socket(opened: ExitStack, group: str) -> None:
     try:
-        transport, listening, _ = open_network(config(group=group), 7)
+        transport, listens, _ = open_network(config(group=group), 7)
     except SetupError as error:
         pytest.skip(str(error))
     opened.callback(transport.close)
-    assert listening is not None
+    (listening,) = listens
     opened.enter_context(listening)
     assert listening.getsockname() == transport.address
     connected = opened.enter_context(socket.socket(listening.family))
@@ -47,9 +47,9 @@ def test_unicast_listens_under_its_own_port(opened: ExitStack) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    transport, listening, _ = open_network(config(transport="unicast", port=port, peers=["127.0.0.1:1"]), 7)
+    transport, listens, _ = open_network(config(transport="unicast", port=port, peers=["127.0.0.1:1"]), 7)
     opened.callback(transport.close)
-    assert listening is not None
+    (listening,) = listens
     opened.enter_context(listening)
     assert listening.getsockname() == ("127.0.0.1", port)
 
@@ -57,7 +57,7 @@ def test_unicast_listens_under_its_own_port(opened: ExitStack) -> None:
 def test_memory_has_nobody_to_listen_for() -> None:
     transport, listening, _ = open_network(AgentConfig(), 7)
     transport.close()
-    assert listening is None
+    assert listening == []
 
 
 def test_a_number_that_is_taken_is_another_one_where_any_will_do(
@@ -74,8 +74,7 @@ def test_a_number_that_is_taken_is_another_one_where_any_will_do(
     monkeypatch.setattr(network, "listen_at", listen)
     transport, listening, _ = open_network(config(), 7)
     opened.callback(transport.close)
-    assert listening is not None
-    opened.enter_context(listening)
+    opened.enter_context(listening[0])
     assert len(taken) == 3
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from ocfcluster import limits
-from ocfcluster.protocol.peers import PeerTable, ReplayWindow
+from ocfcluster.protocol.peers import PeerTable
 from ocfcluster.protocol.streams import OriginStream
+from ocfcluster.wire.replay import ReplayWindow
 
 
 def test_each_counter_is_taken_once() -> None:
