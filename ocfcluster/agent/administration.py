@@ -9,7 +9,7 @@ import errno
 import os
 import pwd
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from ocfcluster.agent.clients import Client
 from ocfcluster.errors import InvalidArgument
@@ -18,7 +18,7 @@ from ocfcluster.limits import NODE_ID_MOST, NODES
 from ocfcluster.protocol.effects import Outcome
 from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, OperatorCommand, Rejoin
 from ocfcluster.wire import control
-from ocfcluster.wire.frames import Administer, Administration, Answer, Body
+from ocfcluster.wire.frames import Administer, Administration, Answer, Body, Status
 
 _ORDERED: Final[dict[int, Callable[[Administer], control.Operand]]] = {
     Administration.NODE_ADD: lambda asked: control.NodeAdd(asked.node_id, asked.votes),
@@ -37,21 +37,23 @@ _LOCAL: Final[dict[int, Callable[[Administer], OperatorCommand]]] = {
 class Administrator:
     """Answers ADMINISTER: at once where it is refused or local, else at the command's place in the order.
 
-    ``operator`` gives a command to the node and says why not; ``command`` puts one into the order; ``reply`` and
-    ``refuse`` answer a request.
+    ``operator`` gives a command to the node and says why not; ``command`` puts one into the order; ``reload`` (check,
+    then) reads the configuration again and says why not; ``reply`` and ``refuse`` answer a request.
     """
 
-    __slots__ = ("_operator", "_command", "_reply", "_refuse")
+    __slots__ = ("_operator", "_command", "_reload", "_reply", "_refuse")
 
     def __init__(
         self,
         operator: Callable[[OperatorCommand], str],
         command: Callable[[control.Operand, Callable[[Outcome], None]], None],
-        reply: Callable[[Client, int, Answer], None],
+        reload: Callable[[bool, Callable[[dict[str, Any]], None]], str],
+        reply: Callable[..., None],
         refuse: Callable[[Client, int, int, str], None],
     ) -> None:
         self._operator = operator
         self._command = command
+        self._reload = reload
         self._reply = reply
         self._refuse = refuse
 
@@ -66,11 +68,21 @@ class Administrator:
         local = _LOCAL.get(body.command)
         if ordered is not None:
             self._order(client, request, body, ordered(body))
+        elif body.command in (Administration.RELOAD, Administration.RELOAD_CHECK):
+            self._read_again(client, request, check=body.command == Administration.RELOAD_CHECK)
         elif local is not None:
             self._tell(client, request, body, local(body))
         else:
             text = f"this agent knows no command {body.command} of administration"
             self._refuse(client, request.request_id, errno.EINVAL, text)
+
+    def _read_again(self, client: Client, request: Incoming, *, check: bool) -> None:
+        def then(document: dict[str, Any]) -> None:
+            self._reply(client, request.request_id, Answer.STATUS, Status(document))
+
+        why = self._reload(check, then)
+        if why:
+            self._refuse(client, request.request_id, errno.EINVAL, why)
 
     def _order(self, client: Client, request: Incoming, asked: Administer, operand: control.Operand) -> None:
         def then(outcome: Outcome) -> None:

@@ -15,7 +15,9 @@ from ocfcluster import limits
 from ocfcluster.agent.names import administration_fault
 from ocfcluster.client.locate import default_socket_path
 from ocfcluster.errors import ConfigurationError
+from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
 from ocfcluster.protocol.settings import Limits as ReplicatedLimits
+from ocfcluster.protocol.settings import Timing as NodeTiming
 
 LOOPBACK_INTERFACE: Final = "lo"
 NODE_ID_MAXIMUM: Final = 0xFFFF_FFFF
@@ -137,6 +139,12 @@ class Log(Section, frozen=True):
     format: Literal["auto", "console", "json"] = "auto"
 
 
+class Hooks(Section, frozen=True):
+    command: list[str] = []
+    topic: str = ""
+    timeout_ms: Milliseconds = limits.HOOK_NS // limits.MILLISECOND_NS
+
+
 class AgentConfig(Section, frozen=True):
     """A whole configuration. As made by the constructor alone: one development node, on loopback."""
 
@@ -147,6 +155,7 @@ class AgentConfig(Section, frozen=True):
     limits: Limits = Limits()
     timing: Timing = Timing()
     log: Log = Log()
+    hooks: Hooks = Hooks()
     topics: list[TopicSetting] = []
 
     def socket_path(self) -> str:
@@ -157,6 +166,18 @@ class AgentConfig(Section, frozen=True):
         if self.network.transport is not None:
             return self.network.transport
         return "multicast" if len(self.cluster.table()) > 1 else "memory"
+
+    def times(self) -> NodeTiming:
+        timing = self.timing
+        return NodeTiming(
+            heartbeat_ns=timing.heartbeat_ms * MILLISECOND_NS,
+            suspicion_ns=timing.suspicion_ms * MILLISECOND_NS,
+            sync_timeout_ns=timing.sync_timeout_ms * MILLISECOND_NS,
+            leave_timeout_ns=timing.leave_timeout_ms * MILLISECOND_NS,
+            quorum_lost_after_ns=timing.quorum_lost_after_ms * MILLISECOND_NS,
+            history_wait_ns=timing.history_wait_ms * MILLISECOND_NS,
+            new_history_after_ns=timing.new_history_after_s * SECOND_NS,
+        )
 
     def replicated_limits(self) -> ReplicatedLimits:
         return ReplicatedLimits(
@@ -190,7 +211,7 @@ def load(path: str | os.PathLike[str]) -> AgentConfig:
 
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "": AgentConfig, "cluster": Cluster, "node": Node, "network": Network, "security": Security, "limits": Limits,
-    "timing": Timing, "log": Log, "topics": TopicSetting, "network.networks": RedundantNetwork,
+    "timing": Timing, "log": Log, "hooks": Hooks, "topics": TopicSetting, "network.networks": RedundantNetwork,
 }  # fmt: skip
 _AT: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`$")
@@ -247,6 +268,7 @@ def _impossible(config: AgentConfig, document: dict[str, Any]) -> str:
         or _impossible_network(config)
         or _impossible_values(config)
         or _impossible_topics(config)
+        or _impossible_hooks(config)
     )
 
 
@@ -381,6 +403,20 @@ def _impossible_topics(config: AgentConfig) -> str:
         if topic.name in scopes:
             return f"topics.name: {topic.name!r} is there twice; name each topic once"
         scopes[topic.name] = topic.scope
+    return ""
+
+
+def _impossible_hooks(config: AgentConfig) -> str:
+    command, topic = config.hooks.command, config.hooks.topic
+    if command and not command[0].startswith("/"):
+        return f'hooks.command: {command[0]!r} is no absolute path; no shell looks for it: ["/usr/local/sbin/fence"]'
+    if any("\0" in argument for argument in command):
+        return "hooks.command: an argument holds a NUL"
+    fault = administration_fault(topic)[1] if topic else ""
+    if fault:
+        return f"hooks.topic: {fault}"
+    if any(one.name == topic and one.scope != "local" for one in config.topics):
+        return f'hooks.topic: {topic!r} is in topics with scope "global"; what it tells is of this node alone: "local"'
     return ""
 
 

@@ -20,6 +20,7 @@ import structlog
 
 from ocfcluster.agent.clients import READ_BYTES, Client
 from ocfcluster.agent.config import AgentConfig
+from ocfcluster.agent.hooks import Hooks, Teller
 from ocfcluster.agent.intake import Intake
 from ocfcluster.agent.links import links
 from ocfcluster.agent.listener import Listener
@@ -27,6 +28,7 @@ from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.network import paths
 from ocfcluster.agent.node_api import NodeApi
+from ocfcluster.agent.reload import Reloading, configured_topics
 from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.router import Router
 from ocfcluster.agent.snapshots import Snapshots
@@ -101,9 +103,13 @@ class Agent:
         self.node = make_node(self.started_at, time.time_ns())
         self.hub = Hub(self)
         self.local = LocalTopics()
+        self.hooks: Hooks | None = None  # the process's, told how this incarnation fares
+        self.teller: Teller = Teller(self)
+        self.reloading: Reloading = Reloading(self)
         self.intake = Intake(self.node, self.local, self, self.counters)
         self.requests = Requests(self)
         self.router = Router(self.hub, self.intake.owners, self.requests, self.local, self.counters)
+        self.router.views.on_view = partial(self.teller.tell, "primary", "a view with this node is in force")
         self.clients: dict[int, Client] = {}
         self._last_connection = 0
         self._read_buffer = memoryview(bytearray(READ_BYTES))
@@ -121,7 +127,8 @@ class Agent:
         self.evictions = 0  # of this node's incarnations before, in this process
         self.evicted_because = ""  # the last of them
         self.failure: BaseException | None = None  # a mistake in the agent itself, which has ended it
-        self._topics_asked = False
+        self.topics_asked = False  # those of the configuration are made
+        self.closed = False
         self._watched: list[int] = []
         self._served: Subscription | None = None  # the one whose socket has got room, while it is written to
         self._watch_served = False
@@ -197,6 +204,8 @@ class Agent:
         )
 
     def _close(self) -> None:
+        self.closed = True
+        self.reloading.close()
         loop = self._running_loop()
         if self._timer is not None:
             self._timer.cancel()
@@ -302,6 +311,7 @@ class Agent:
         elif isinstance(effect, Notification):
             log.warning("primary", told=effect.code.value, m_sequence=effect.m_sequence)
             self.router.views.notify(effect, self.config.node.id, self.incarnation)
+            self.teller.notified(effect)
         elif isinstance(effect, HistoryLost):
             self._history_lost(effect, now)
         elif isinstance(effect, Fault):
@@ -387,13 +397,14 @@ class Agent:
         elif change.state is State.EVICTED:
             self.evicted = change.reason or "it was not heard"
             self.router.views.evicted(self.config.node.id, self.incarnation)
+            self.teller.tell("evicted", self.evicted)
             self.stop(f"evicted, the cluster goes on without this node: {self.evicted}")
         elif change.state is State.ACTIVE:
             self.requests.formed()
-        if change.state is State.ACTIVE and not self._topics_asked:
-            self._topics_asked = True
-            for topic in self.config.topics:
-                self._create_topic(topic.name, topic.scope == "local")
+        if change.state is State.ACTIVE and not self.topics_asked:
+            self.topics_asked = True
+            for name, local in configured_topics(self.config).items():
+                self.create_topic(name, local)
 
     def _history_lost(self, lost: HistoryLost, now: int) -> None:
         """Programs know another history than the one that comes now: their subscriptions end, and they connect anew."""
@@ -404,7 +415,7 @@ class Agent:
         self.intake.forget_history()
         self.requests.forget_history()
         self.local.forget_history()
-        self._topics_asked = False
+        self.topics_asked = False
         for client in list(self.clients.values()):
             client.session.fail(errno.ENOTCONN, reason)
             self.touch(client)
@@ -414,7 +425,7 @@ class Agent:
         if news.code == "node_table":  # stays true until an operator corrects the file
             self.warnings.append(news.text)
 
-    def _create_topic(self, name: str, local: bool) -> None:
+    def create_topic(self, name: str, local: bool) -> None:
         def then(outcome: Outcome) -> None:
             if outcome.error:
                 exists = outcome.error == errno.EEXIST

@@ -14,12 +14,14 @@ import structlog
 
 from ocfcluster.agent.config import AgentConfig
 from ocfcluster.agent.daemon import Agent, new_incarnation
+from ocfcluster.agent.hooks import Hooks, check_command
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.network import open_network
 from ocfcluster.agent.node_api import NodeApi
+from ocfcluster.agent.reload import Plan, Reloader
 from ocfcluster.agent.state_dir import StateDirectory, is_volatile
 from ocfcluster.errors import ConfigurationError, SetupError
-from ocfcluster.limits import MILLISECOND_NS, REJOIN_CALM_NS, REJOIN_FIRST_NS, REJOIN_MAX_NS, SECOND_NS
+from ocfcluster.limits import REJOIN_CALM_NS, REJOIN_FIRST_NS, REJOIN_MAX_NS, SECOND_NS
 from ocfcluster.net.transport import Transport
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.settings import Settings
@@ -34,10 +36,22 @@ class Incarnations:
     """This node's agents, one after the other: the next one where the cluster went on without the last one."""
 
     def __init__(
-        self, config: AgentConfig, socket_path: str | None, state_path: Path, warnings: list[str]
+        self,
+        config: AgentConfig,
+        socket_path: str | None,
+        state_path: Path,
+        warnings: list[str],
+        file: Path | None = None,
     ) -> None:
-        """``socket_path``: where programs reach the agents; None: only in this process, by ``Agent.admit``."""
+        """``socket_path``: where programs reach the agents; None: only in this process, by ``Agent.admit``. ``file``:
+        where ``config`` is from, to be read again; None: nowhere."""
         self._config = config
+        self.hooks = Hooks(config.hooks)
+        self.reloader: Reloader | None = None
+        if file is not None:
+            self.reloader = Reloader(
+                file.resolve(), lambda: self._config, self._table, self._apply, asyncio.to_thread
+            )
         self._socket_path = socket_path
         self._state_path = state_path
         self._warnings = warnings
@@ -46,14 +60,22 @@ class Incarnations:
         self.agent: Agent | None = None  # the one that serves now
 
     async def run(self) -> int:
-        """Until this node ends; the exit code of a process that is nothing but the agent.
+        """Until this node ends, and its hook is told so; the exit code of a process that is nothing but the agent.
 
         Raises SetupError, StateDirectoryError, ConfigurationError.
         """
+        check_command(self._config.hooks)
+        try:
+            return await self._run()
+        finally:
+            await self.hooks.ended()
+
+    async def _run(self) -> int:
         evictions, because = 0, ""
         while True:
             agent = self.agent = _open(self._config, self._socket_path, self._state_path, self._warnings)
             agent.evictions, agent.evicted_because = evictions, because
+            agent.hooks, agent.reloading.reloader = self.hooks, self.reloader
             began = time.monotonic_ns()
             await self._serve(agent)
             self.agent = None
@@ -91,6 +113,8 @@ class Incarnations:
 
     def leave(self, reason: str) -> None:
         """End in order, and do not begin again. Call it in the loop's thread."""
+        if self._stop.is_set():
+            self.hooks.abandon()  # told twice: whoever ends this is in a hurry
         self._stop.set()
         if self.agent is not None:
             self.agent.leave(reason)
@@ -105,10 +129,28 @@ class Incarnations:
         self.prepare()
         await agent.run()
 
+    def _table(self) -> dict[int, int] | None:
+        """The node table in force; None: there is none."""
+        configuration = self.agent.node.configuration if self.agent is not None else None
+        return None if configuration is None else configuration.table
+
+    def _apply(self, plan: Plan) -> None:
+        """A configuration that has been read again: for this agent, and for those that follow."""
+        if plan.config is None:
+            raise RuntimeError("a plan without a configuration")
+        self._config = plan.config
+        self.configured(plan.config)
+        self.hooks.section = plan.config.hooks
+        if self.agent is not None:
+            self.agent.reloading.apply(plan)
+
     # --- for who owns the process --------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """An agent is ready and begins to serve."""
+
+    def configured(self, config: AgentConfig) -> None:
+        """This configuration counts from here on."""
 
     def rest(self) -> None:
         """An agent has ended, and the next one does not begin at once."""
@@ -169,17 +211,11 @@ def node_factory(
         ip_overhead_bytes=transport.ip_overhead_bytes,
         receive_buffer_bytes=transport.receive_buffer_bytes,
         limits=config.replicated_limits(),
-        heartbeat_ns=config.timing.heartbeat_ms * MILLISECOND_NS,
-        suspicion_ns=config.timing.suspicion_ms * MILLISECOND_NS,
         window_bytes=config.limits.window_bytes,
         backlog_bytes=config.limits.backlog_bytes,
-        sync_timeout_ns=config.timing.sync_timeout_ms * MILLISECOND_NS,
-        leave_timeout_ns=config.timing.leave_timeout_ms * MILLISECOND_NS,
-        quorum_lost_after_ns=config.timing.quorum_lost_after_ms * MILLISECOND_NS,
-        history_wait_ns=config.timing.history_wait_ms * MILLISECOND_NS,
-        new_history_after_ns=config.timing.new_history_after_s * SECOND_NS,
         bootstrap=config.cluster.bootstrap,
         last_man_standing=config.cluster.last_man_standing,
         record=state_dir.record,
+        **config.times()._asdict(),
     )
     return lambda now, wall_ns: Node(settings, now, wall_ns)

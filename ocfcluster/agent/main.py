@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ import structlog
 
 from ocfcluster.agent.config import AgentConfig, load
 from ocfcluster.agent.incarnations import Incarnations
+from ocfcluster.agent.reload import Reloader
 from ocfcluster.errors import ConfigurationError, SetupError, StateDirectoryError
 from ocfcluster.net.heap import keep_freed_memory
 
@@ -38,6 +40,7 @@ def run_agent(config: AgentConfig | Path | None = None) -> int:
     ``cluster.rejoin`` is off.
     """
     try:
+        file = config if isinstance(config, Path) else None
         if config is None:
             settings, temporary = AgentConfig(), True
         elif isinstance(config, Path):
@@ -46,7 +49,7 @@ def run_agent(config: AgentConfig | Path | None = None) -> int:
             settings, temporary = config, False
         _configure_log(settings)
         raise_descriptor_limit()
-        return _run(settings, temporary=temporary)
+        return _run(settings, temporary=temporary, file=file)
     except ConfigurationError as error:
         print(f"ocfcluster agent: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
         return EXIT_CONFIGURATION
@@ -55,7 +58,7 @@ def run_agent(config: AgentConfig | Path | None = None) -> int:
         return EXIT_SETUP
 
 
-def _run(config: AgentConfig, *, temporary: bool) -> int:
+def _run(config: AgentConfig, *, temporary: bool, file: Path | None = None) -> int:
     """Serve until this node ends, in one incarnation or several."""
     runner = loop_runner(config)
     socket_path = config.socket_path()
@@ -68,25 +71,45 @@ def _run(config: AgentConfig, *, temporary: bool) -> int:
     if not config.cluster.table():
         warnings.append("no cluster.nodes are configured: this node runs alone, for development")
     try:
-        return runner(_Process(config, socket_path, state_path, warnings).run())
+        return runner(_Process(config, socket_path, state_path, warnings, file).run())
     finally:
         if made_directory:
             shutil.rmtree(made_directory, ignore_errors=True)
 
 
 class _Process(Incarnations):
-    """The agents of a process that is nothing else: signals end them, and the memory is theirs."""
+    """The agents of a process that is nothing else: signals end them and read their file again, and the memory is
+    theirs."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        if self.reloader is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup, self.reloader)
         return await super().run()
 
     def _on_signal(self, number: int) -> None:
         if self.agent is not None:
             notify_supervisor("STOPPING=1")
         self.leave(f"the agent was stopped by {signal.Signals(number).name}")
+
+    def _on_hangup(self, reloader: Reloader) -> None:
+        async def reload() -> None:
+            notify_supervisor(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            await reloader.reload(check=False)
+            notify_supervisor("READY=1")
+
+        task = asyncio.get_running_loop().create_task(reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    def configured(self, config: AgentConfig) -> None:
+        _configure_log(config)
 
     def prepare(self) -> None:
         notify_supervisor("READY=1")

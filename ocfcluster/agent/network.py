@@ -77,6 +77,11 @@ def peer_addresses(config: AgentConfig) -> list[list[Address]]:
     ]
 
 
+def families(config: AgentConfig) -> list[int]:
+    """The address family of each network."""
+    return [_family(config, one) for one in config.network.all()]
+
+
 def _open_one(
     config: AgentConfig, network: RedundantNetwork, incarnation: int
 ) -> tuple[Transport, socket.socket, list[str]]:

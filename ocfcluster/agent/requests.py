@@ -91,7 +91,7 @@ class Requests:
             Request.BARRIER: self.on_barrier,
             Request.GOODBYE: self.on_goodbye,
             Request.ADMINISTER: Administrator(
-                agent.operator, self.command, self._answer, self._refuse
+                agent.operator, self.command, agent.reloading.ask, self._answer, self._refuse
             ).administer,
         }
 

@@ -32,6 +32,10 @@ def status_document(agent: Agent) -> dict[str, Any]:
     suspicion_ns = agent.config.timing.suspicion_ms * MILLISECOND_NS
     document["links"] = links_document(agent.links(), suspicion_ns, now)
     document["receive_buffer_bytes"] = agent.transport.receive_buffer_bytes
+    if agent.hooks is not None:
+        document["hooks"] = agent.hooks.document()
+    if agent.reloading.reloader is not None:
+        document["configuration"] = agent.reloading.reloader.document()
     document["warnings"] = list(agent.warnings)
     document["clients"] = [
         {

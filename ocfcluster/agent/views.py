@@ -4,6 +4,7 @@ later, and what this node says about itself outside the order."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ocfcluster.agent.local import LocalTopics
@@ -42,13 +43,15 @@ class _Told(NamedTuple):
 class Views:
     """The current view of the history that this node's programs know; ``begun`` once there is one.
 
-    ``primary`` is what programs were told: whether this node belongs to those that make progress.
+    ``primary`` is what programs were told: whether this node belongs to those that make progress. ``on_view`` is called
+    after each view that is an event.
     """
 
-    __slots__ = ("primary", "_hub", "_local", "_current", "_event", "_since")
+    __slots__ = ("on_view", "primary", "_hub", "_local", "_current", "_event", "_since")
 
     def __init__(self, hub: Hub, local: LocalTopics) -> None:
         self.primary = True
+        self.on_view: Callable[[], None] = lambda: None
         self._hub = hub
         self._local = local
         self._current: _Told | None = None
@@ -78,6 +81,7 @@ class Views:
         self.primary = True
         if TOPIC_ID in self._hub.by_topic:
             self._hub.deliver(TOPIC_ID, told.header(), told.run, view.seq, view.seq)
+        self.on_view()
 
     def notify(self, notification: Notification, node_id: int, incarnation: int) -> None:
         """NOT_PRIMARY or PRIMARY_RESTORED, to the subscribers here alone; it uses up no seq."""

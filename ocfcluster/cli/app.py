@@ -14,6 +14,7 @@ from ocfcluster.cli import (
     node,
     options,
     publish,
+    reload,
     simulate,
     status,
     subscribe,
@@ -63,6 +64,7 @@ app.command("publish")(publish.run)
 app.command("subscribe")(subscribe.run)
 app.command("status")(status.show_status)
 app.command("members")(members.show_members)
+app.command("reload")(reload.run)
 app.add_typer(node.app, name="node")
 app.command("shutdown")(node.shutdown)
 app.command("bootstrap")(node.bootstrap)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ocfcluster.wire.frames import Administer, Administration, Request
 
@@ -58,3 +58,13 @@ class Admin:
     def rejoin(self, *, timeout: float | None = None) -> None:
         """Have the agent give up the history that it waits in, and join the other one that it hears."""
         self._ask(Administer(Administration.REJOIN), timeout)
+
+    def reload(self, *, check: bool = False, timeout: float | None = None) -> dict[str, Any]:
+        """Have the agent read its configuration file again; with ``check`` only say what that would change.
+
+        All or nothing: ``applied`` of the document (docs/cli.md, reload) says which, ``reason`` why not. Raises
+        InvalidArgument where the agent was started without a file.
+        """
+        command = Administration.RELOAD_CHECK if check else Administration.RELOAD
+        answer = self._client.connection().call(Request.ADMINISTER, Administer(command), timeout)
+        return dict(answer.document)

@@ -45,6 +45,10 @@ class Detector:
         self.next_suspicion = 2**62  # when the next of those heard becomes silent, if nothing comes of it
         self._present: dict[int, Peer] = {}
 
+    def retime(self, suspicion_ns: int) -> None:
+        """Suspect after another time; ``update`` follows."""
+        self._suspicion_ns = suspicion_ns
+
     def update(self, now: int) -> None:
         self.heard = self._peers.heard(now)
         # Worked out here, not after every burst when it is asked for: what is heard until then only moves it on.

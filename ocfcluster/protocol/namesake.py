@@ -21,6 +21,9 @@ class Namesake:
         self._since = 0
         self._told_at = now - limits.SECOND_NS
 
+    def retime(self, suspicion_ns: int) -> None:
+        self._span_ns = suspicion_ns
+
     def heard(self, incarnation: int, counter: int, beat: Heartbeat, now: int) -> bool:
         """A heartbeat of it; True where it is a member and has been speaking for longer than a dead one would be
         heard: then this node is the newcomer."""

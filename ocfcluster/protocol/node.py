@@ -38,7 +38,7 @@ from ocfcluster.protocol.peers import Peer, PeerTable
 from ocfcluster.protocol.primacy import Primacy
 from ocfcluster.protocol.quorum import is_primary
 from ocfcluster.protocol.recovery import Recovery
-from ocfcluster.protocol.settings import Ballot, Configuration, Settings
+from ocfcluster.protocol.settings import Ballot, Configuration, Settings, Timing
 from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_snapshot
 from ocfcluster.protocol.state import TopicTable
 from ocfcluster.protocol.store import Store
@@ -546,6 +546,16 @@ class Node:
     def silence(self, table: dict[int, int]) -> None:
         """Where there is no other node, nobody listens."""
         self.outbox.silent = not (set(table) | set(self.settings.table)) - {self.settings.node_id}
+
+    def retime(self, timing: Timing, now: int) -> None:
+        """Other times from here on, for what is under way, too. They decide when something is done, never what."""
+        self.settings.retime(timing)
+        self.peers.retime(timing.suspicion_ns, timing.heartbeat_ns)
+        self._detector.retime(timing.suspicion_ns)
+        self._namesake.retime(timing.suspicion_ns)
+        self.recovery.initiative.readmission.retime(timing.suspicion_ns)
+        self._heartbeats.due = min(self._heartbeats.due, now + timing.heartbeat_ns)
+        self._reconsider = True
 
     # --- leaving ----------------------------------------------------------------------------------------------------
 

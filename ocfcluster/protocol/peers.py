@@ -49,6 +49,9 @@ class PeerTable:
 
     def __init__(self, suspicion_ns: int, heartbeat_ns: int) -> None:
         self._peers: dict[tuple[int, int], Peer] = {}
+        self.retime(suspicion_ns, heartbeat_ns)
+
+    def retime(self, suspicion_ns: int, heartbeat_ns: int) -> None:
         self._suspicion_ns = suspicion_ns
         # Three padded heartbeats, and the time to notice that the last one is missing.
         self._large_ns = 3 * limits.HEARTBEAT_PADDED_EVERY * heartbeat_ns + suspicion_ns // 2

@@ -15,6 +15,9 @@ class Readmission:
         self._suspicion_ns = suspicion_ns
         self._left: dict[int, tuple[int, int]] = {}  # node_id → (how often, when last)
 
+    def retime(self, suspicion_ns: int) -> None:
+        self._suspicion_ns = suspicion_ns
+
     def left(self, node_id: int, now: int) -> None:
         """The node was left out for its link."""
         times, when = self._left.get(node_id, (0, now))

@@ -105,9 +105,21 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     paxos: PaxosRecord | None = None
 
 
-@dataclass(slots=True, frozen=True)
+class Timing(NamedTuple):
+    """The times of a node that may change while it runs: how long it waits says nothing about what may follow."""
+
+    heartbeat_ns: int = bounds.HEARTBEAT_NS
+    suspicion_ns: int = bounds.SUSPICION_NS
+    sync_timeout_ns: int = bounds.SYNC_TIMEOUT_NS
+    leave_timeout_ns: int = bounds.LEAVE_TIMEOUT_NS
+    quorum_lost_after_ns: int = bounds.QUORUM_LOST_AFTER_NS
+    history_wait_ns: int = bounds.HISTORY_WAIT_NS
+    new_history_after_ns: int = 0  # 0: never without an operator
+
+
+@dataclass(slots=True)
 class Settings:
-    """A node's own settings; ``seed`` feeds its only source of randomness."""
+    """A node's own settings, which it alone changes (``Node.retime``); ``seed`` feeds its only source of randomness."""
 
     cluster_name: str
     node_id: int
@@ -132,3 +144,7 @@ class Settings:
     bootstrap: str = "all"  # or "majority": for those who vouch that no node ever loses its state directory
     last_man_standing: bool = False
     record: bytes = b""  # what Persist last wrote, read back at the start
+
+    def retime(self, timing: Timing) -> None:
+        for name, value in zip(timing._fields, timing, strict=True):
+            setattr(self, name, value)

@@ -53,12 +53,12 @@ class Request(IntEnum):
     STATUS = 12
     BARRIER = 13
     GOODBYE = 14
-    ADMINISTER = 15  # for root and the agent's own user; answered by DONE or ERROR
+    ADMINISTER = 15  # for root and the agent's own user; answered by DONE, STATUS or ERROR
     TOPIC_ALTER = 16
 
 
 class Administration(IntEnum):
-    """What ADMINISTER asks for. The first five are ordered, the others are for an agent that waits to form."""
+    """What ADMINISTER asks for. The first five are ordered, the next three are for an agent that waits to form."""
 
     NODE_ADD = 1  # node_id, votes
     NODE_REMOVE = 2  # node_id
@@ -68,6 +68,8 @@ class Administration(IntEnum):
     BOOTSTRAP_WITHOUT = 6  # nodes
     NEW_HISTORY = 7
     REJOIN = 8
+    RELOAD = 9  # the agent reads its configuration again; answered by STATUS
+    RELOAD_CHECK = 10  # what RELOAD would do; answered by STATUS
 
 
 class Answer(IntEnum):

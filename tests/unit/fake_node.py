@@ -123,6 +123,9 @@ class FakeNode:
         joined, left = sorted(set(members) - old), sorted(old - set(members))
         self._items.append(View(configuration, seq, ev_id, tuple(joined), tuple(left)))
 
+    def retime(self, timing: Any, _now: int) -> None:
+        self.timing = timing
+
     def heard(self) -> list[tuple[int, int, Any, int]]:
         return []
 

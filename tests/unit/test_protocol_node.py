@@ -12,6 +12,7 @@ from ocfcluster import limits
 from ocfcluster.errors import ConfigurationError, InvalidArgument
 from ocfcluster.protocol import Node, messages
 from ocfcluster.protocol.effects import Deliver, Multicast, Outcome, Send, State, StateChange, View
+from ocfcluster.protocol.settings import Timing
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.datagram import Extent, MessageType
@@ -459,3 +460,30 @@ def test_who_proposes_has_said_before_that_it_suspects_the_sequencer() -> None:
             world.nodes[node_id].status(world.now)["recovery"]["prepares_ignored"] for node_id in (2, 3)
         ]
         assert ignored == [0, 0]
+
+
+def test_other_times_count_from_then_on() -> None:
+    world = World(3).form()
+    slow = Timing(heartbeat_ns=50_000_000, suspicion_ns=3 * SECOND_NS, leave_timeout_ns=SECOND_NS)
+    for node in world.nodes.values():
+        node.retime(slow, world.now)
+    world.kill(1)
+    world.run(2 * SECOND_NS)
+    assert world.members(2) == [1, 2, 3]
+    assert world.nodes[2].settings.leave_timeout_ns == SECOND_NS
+    world.run(2 * SECOND_NS)
+    assert world.members(2) == [2, 3]
+    world.kill(3)
+    for node in world.nodes.values():
+        node.retime(slow._replace(suspicion_ns=200_000_000), world.now)
+    world.run(400_000_000)
+    assert [peer.node_id for peer in world.nodes[2]._detector.heard] == []
+
+
+def test_a_shorter_heartbeat_does_not_wait_for_the_long_one() -> None:
+    world = World(3).form()
+    node = world.nodes[1]
+    node.retime(Timing(heartbeat_ns=3600 * SECOND_NS, suspicion_ns=4 * 3600 * SECOND_NS), world.now)
+    world.run(SECOND_NS // 2)
+    node.retime(Timing(), world.now)
+    assert node.next_timer() <= world.now + Timing().heartbeat_ns
