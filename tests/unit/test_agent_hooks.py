@@ -142,6 +142,7 @@ def test_the_same_state_is_told_once_and_who_never_was_primary_has_nothing_to_lo
         assert hooks.state is None
         for _ in range(3):
             hooks.tell(told("primary"), nowhere)
+            await hooks.ended()
 
     assert run(HooksSection(command=recorder(tmp_path)), test).runs == 1
     assert events(tmp_path) == ["primary"]
