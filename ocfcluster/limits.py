@@ -149,6 +149,7 @@ RECONNECT_MAX_NS: Final = (
 HANDLE_EVENT_NS: Final = 100 * MILLISECOND_NS  # oc_ev_handle_event returns after it though more keeps coming
 LONGEST_TIMEOUT_S: Final = 2_000_000  # 23 days: poll() counts milliseconds in 31 bits
 CLOSE_FLUSH_NS: Final = 5 * SECOND_NS  # what a client gives its unanswered publications when it closes
+NETWORK_RETRY_NS: Final = 5 * SECOND_NS  # between two tries to open a network that is not there
 HOOK_NS: Final = 10 * SECOND_NS  # a hook's command that hangs would hold up what it is told next
 
 # --- snapshots --------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import structlog
 
+from ocfcluster.agent.absent import AbsentNetworks
 from ocfcluster.agent.clients import READ_BYTES, Client
 from ocfcluster.agent.config import AgentConfig
 from ocfcluster.agent.hooks import Hooks, Teller
@@ -106,6 +107,7 @@ class Agent:
         self.hooks: Hooks | None = None  # the process's, told how this incarnation fares
         self.teller: Teller = Teller(self)
         self.reloading: Reloading = Reloading(self)
+        self.absent = AbsentNetworks(self)
         self.intake = Intake(self.node, self.local, self, self.counters)
         self.requests = Requests(self)
         self.router = Router(self.hub, self.intake.owners, self.requests, self.local, self.counters)
@@ -142,12 +144,11 @@ class Agent:
         self._stopping = asyncio.Event()
         if self._stop_reason:
             self._stopping.set()
-        for descriptor in self.transport.filenos():
-            loop.add_reader(descriptor, self.on_network)
-            self._watched.append(descriptor)
+        self.watch_network(self.transport)
         if self.listener is not None:
             loop.add_reader(self.listener.socket.fileno(), self.on_connection)
         self.snapshots.start(loop)
+        self.absent.start()
         try:
             self.settle(time.monotonic_ns())
             await self._stopping.wait()
@@ -155,6 +156,12 @@ class Agent:
         finally:
             self._close()
             await self.snapshots.ended()
+
+    def watch_network(self, transport: Transport) -> None:
+        """Read what comes by ``transport``, this agent's or a part of it."""
+        for descriptor in transport.filenos():
+            self._running_loop().add_reader(descriptor, self.on_network)
+            self._watched.append(descriptor)
 
     def leave(self, reason: str) -> None:
         """Ask the others to go on without this node, and serve until they do (the node bounds that); then end in
@@ -206,6 +213,7 @@ class Agent:
     def _close(self) -> None:
         self.closed = True
         self.reloading.close()
+        self.absent.close()
         loop = self._running_loop()
         if self._timer is not None:
             self._timer.cancel()

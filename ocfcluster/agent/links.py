@@ -7,7 +7,7 @@ from typing import Any
 from ocfcluster.agent.config import AgentConfig
 from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.limits import MILLISECOND_NS
-from ocfcluster.net.redundant import Link, RedundantTransport
+from ocfcluster.net.redundant import Absent, Link, RedundantTransport
 from ocfcluster.net.transport import Transport
 
 
@@ -42,6 +42,7 @@ def networks_document(config: AgentConfig, transport: Transport) -> list[dict[st
             "mtu": one.mtu,
             "receive_buffer_bytes": one.receive_buffer_bytes,
             "counters": dict(one.counters),
+            "error": one.error if isinstance(one, Absent) else "",
         }
         for network, one in zip(config.network.all(), ones, strict=True)
     ]

@@ -12,7 +12,7 @@ from ocfcluster.limits import LISTEN_TRIES
 from ocfcluster.net.interfaces import Interface, find_interface
 from ocfcluster.net.memory import MemoryHub, MemoryTransport
 from ocfcluster.net.multicast import MulticastTransport
-from ocfcluster.net.redundant import OURS_BYTES, RedundantTransport
+from ocfcluster.net.redundant import OURS_BYTES, Absent, RedundantTransport
 from ocfcluster.net.tcp import PortTaken, listen_at
 from ocfcluster.net.transport import Address, Transport
 from ocfcluster.net.unicast import UnicastTransport, resolve_peers
@@ -25,6 +25,8 @@ def open_network(config: AgentConfig, incarnation: int) -> tuple[Transport, list
     """The transport; TCP sockets that listen under the same address and port number, one per network, for nodes that
     fetch this one's state; and what an operator should be warned of.
 
+    Of several networks one is enough: what cannot be opened is Absent, and to be tried again (``open_one``).
+
     Raises ConfigurationError, SetupError.
     """
     if config.transport() == "memory":
@@ -33,19 +35,24 @@ def open_network(config: AgentConfig, incarnation: int) -> tuple[Transport, list
     opened: list[tuple[str, Transport]] = []
     listening: list[socket.socket] = []
     warnings: list[str] = []
+    absent: list[SetupError] = []
     with ExitStack() as undo:
         for network in networks:
             try:
-                transport, listens, more = _open_one(config, network, incarnation)
-            except (ConfigurationError, SetupError) as error:
+                transport, listens, more = open_one(config, network, incarnation)
+            except SetupError as error:
                 if len(networks) == 1:
                     raise
-                raise type(error)(f"network {network.name!r}: {error}") from error
+                absent.append(error)
+                opened.append((network.name, Absent(str(error))))
+                continue
             undo.callback(transport.close)
             undo.callback(listens.close)
             opened.append((network.name, transport))
             listening.append(listens)
             warnings += more
+        if len(absent) == len(networks):
+            raise absent[0]
         undo.pop_all()
     if len(opened) == 1:
         return opened[0][1], listening, warnings
@@ -80,6 +87,19 @@ def peer_addresses(config: AgentConfig) -> list[list[Address]]:
 def families(config: AgentConfig) -> list[int]:
     """The address family of each network."""
     return [_family(config, one) for one in config.network.all()]
+
+
+def open_one(
+    config: AgentConfig, network: RedundantNetwork, incarnation: int
+) -> tuple[Transport, socket.socket, list[str]]:
+    """One network, as ``open_network`` has them. Raises ConfigurationError, SetupError: with its name, if there are
+    several."""
+    try:
+        return _open_one(config, network, incarnation)
+    except (ConfigurationError, SetupError) as error:
+        if not config.network.networks:
+            raise
+        raise type(error)(f"network {network.name!r}: {error}") from error
 
 
 def _open_one(

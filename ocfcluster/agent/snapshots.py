@@ -77,6 +77,11 @@ class Snapshots:
         self._loop = loop
         self._watch()
 
+    def listen(self, listening: socket.socket) -> None:
+        """Another network is there."""
+        self._listening.append(listening)
+        self._watch()
+
     def close(self) -> None:
         """Accept nothing more, and give up what is under way; ``ended`` waits for the end of that."""
         for listening in self._listening:

@@ -43,6 +43,41 @@ def _heads(segment: int, count: int) -> struct.Struct:
     return struct.Struct("<" + f"{PREFIX_BYTES}sQ{segment - CLEAR_HEADER_BYTES}x" * count)
 
 
+class Absent:
+    """A ``Transport`` for a network that cannot be opened: nothing goes out, and nothing comes. ``error`` says why."""
+
+    __slots__ = (
+        "address",
+        "counters",
+        "error",
+        "ip_overhead_bytes",
+        "mtu",
+        "receive_buffer_bytes",
+        "warnings",
+    )
+
+    def __init__(self, error: str) -> None:
+        self.error = error
+        self.address: Address = ("", 0)
+        self.mtu = limits.MTU_MAXIMUM
+        self.ip_overhead_bytes = 0
+        self.receive_buffer_bytes = limits.RECEIVE_BUFFER_BYTES
+        self.warnings: list[str] = []
+        self.counters: dict[str, int] = {}
+
+    def filenos(self) -> list[int]:
+        return []
+
+    def receive(self, limit: int) -> list[Received]:
+        return []
+
+    def multicast(self, buffer: bytes, segment: int) -> None: ...
+
+    def send(self, address: Address, buffer: bytes, segment: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class _Sender:
     """One incarnation of another node: what was taken of it, and where and when it was heard, per network."""
 
@@ -177,7 +212,8 @@ _Routes = list[
 class RedundantTransport:
     """A ``Transport`` over several others, one per network; they are its own from here on.
 
-    ``networks``  their names, each with its transport; the first one's ``address`` is this node's to the outside
+    ``networks``  their names, each with its transport, which may be Absent at first (``attach``); the ``address`` of
+                  the first one that is there is this node's to the outside
     ``ours``      see DuplicateFilter
 
     ``mtu`` is the smallest, so that the same packet passes on each. ``counters`` are the sums of all, with
@@ -213,7 +249,21 @@ class RedundantTransport:
 
     @property
     def address(self) -> Address:
-        return self.transports[0].address
+        return next(
+            (one for one in self.transports if not isinstance(one, Absent)), self.transports[0]
+        ).address
+
+    def absent(self) -> dict[int, Absent]:
+        """The networks that are not there, by their number."""
+        return {number: one for number, one in enumerate(self.transports) if isinstance(one, Absent)}
+
+    def attach(self, network: int, transport: Transport) -> None:
+        """A network that was absent is there. Packets stay as large as they are: what does not pass it, the others
+        carry."""
+        if not isinstance(self.transports[network], Absent):
+            raise RuntimeError(f"network {self._names[network]!r} is there already")
+        self.transports[network] = transport
+        self._multicasts[network] = transport.multicast
 
     @property
     def counters(self) -> dict[str, int]:

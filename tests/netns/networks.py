@@ -34,13 +34,15 @@ class TwoNetworks(Hosts):
 
     def _configure(self, i: int) -> None:
         super()._configure(i)
-        lines = [
-            f"address add {self.second_address(i)}/24 dev {SECOND}",
+        command("ip", "-n", self.namespace(i), "-batch", "-", text="\n".join(self._second_up(i)))
+
+    def _second_up(self, i: int) -> list[str]:
+        return [
+            f"address replace {self.second_address(i)}/24 dev {SECOND}",
             f"link set {SECOND} up",
             # The other network has the route already: this one is only taken by who binds to the device's address.
-            f"route append {GROUP_ROUTE} dev {SECOND} metric 10",
+            f"route replace {GROUP_ROUTE} dev {SECOND} metric 10",
         ]
-        command("ip", "-n", self.namespace(i), "-batch", "-", text="\n".join(lines))
 
     def second_address(self, i: int) -> str:
         return f"10.78.0.{i}"
@@ -66,6 +68,18 @@ class TwoNetworks(Hosts):
 
     def put_back(self, network: Name, *hosts: int) -> None:
         self._cables(network, "up", hosts)
+
+    def take_away(self, network: Name, host: int) -> None:
+        """The device is there no more, by its name."""
+        space, device = self.namespace(host), NETWORKS[network]
+        command("ip", "-n", space, "link", "set", device, "down")
+        command("ip", "-n", space, "link", "set", device, "name", "gone")
+
+    def give_back(self, network: Name, host: int) -> None:
+        space, device = self.namespace(host), NETWORKS[network]
+        command("ip", "-n", space, "link", "set", "gone", "name", device)
+        lines = self._up(host) if network == "first" else self._second_up(host)
+        command("ip", "-n", space, "-batch", "-", text="\n".join(lines))
 
     def _cables(self, network: Name, state: str, hosts: Sequence[int]) -> None:
         port = "port" if network == "first" else "second"

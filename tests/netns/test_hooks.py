@@ -1,4 +1,4 @@
-"""The hook of a node that is cut off from the others: it is told that it lost the primary, was left behind, and is back."""
+"""The hook of a node that is cut off from the others: told that it lost the primary, was left behind, and is back."""
 
 from __future__ import annotations
 

@@ -155,3 +155,28 @@ def test_a_node_joins_by_the_network_that_is_left(tmp_path: Path) -> None:
         assert {(one["node_id"], one["network"]) for one in status["links"]} == {(1, "second"), (2, "second")}
         assert [one["name"] for one in status["networks"]] == ["first", "second"]
         hosts.put_back("first")
+
+
+@pytest.mark.timeout(120)
+def test_an_agent_starts_with_the_network_that_is_there_and_takes_the_other_when_it_comes(
+    tmp_path: Path,
+) -> None:
+    with TwoNetworks(3) as hosts, RedundantCluster(hosts, topics=TOPICS) as cluster:
+        cluster.stop_agent(3)
+        hosts.take_away("first", 3)
+        cluster.start_agent(3)
+        cluster.wait_active([3], 30.0)
+        status = cluster.status(3)
+        assert [bool(one["error"]) for one in status["networks"]] == [True, False]
+        assert any("a network is missing" in warning for warning in status["warnings"])
+        hosts.give_back("first", 3)
+        until(lambda: not any(one["error"] for one in cluster.status(3)["networks"]), 15.0)
+        until(lambda: all(all(links(cluster, i).values()) for i in NODES))
+        until(lambda: len(links(cluster, 3)) == 4)
+        assert not any("is missing" in warning for warning in cluster.status(3)["warnings"])
+        hosts.pull("second")  # and it works: what is sent, received, and fetched by those who join
+        until(dead(cluster, "second"))
+        cluster.stop_agent(1)
+        cluster.start_agent(1)
+        cluster.wait_active([1], 30.0)
+        hosts.put_back("second")

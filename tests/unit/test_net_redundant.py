@@ -9,7 +9,7 @@ import pytest
 from ocfcluster.agent.config import AgentConfig, Cluster, Network, RedundantNetwork
 from ocfcluster.agent.links import links, links_document, networks_document
 from ocfcluster.agent.network import open_network, paths, set_peers
-from ocfcluster.errors import SetupError
+from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.net.memory import MemoryHub, MemoryTransport
 from ocfcluster.net.redundant import OURS_BYTES, Link, RedundantTransport
 from ocfcluster.net.transport import Received
@@ -262,11 +262,51 @@ def test_two_networks_on_loopback(kind: str) -> None:
             assert receive_datagrams(made[1], 1, 0.05) == []
 
 
-def test_a_network_that_cannot_be_opened_is_named_and_nothing_stays_open() -> None:
+def missing(*interfaces: str) -> AgentConfig:
     networks = [
-        RedundantNetwork("lo", "good", random_group(), random_port()),
-        RedundantNetwork("nosuch0", "bad", random_group(), random_port()),
+        RedundantNetwork(interface, f"{interface}-{number}", random_group(), random_port())
+        for number, interface in enumerate(interfaces)
     ]
-    config = AgentConfig(cluster=Cluster(nodes=[1, 2]), network=Network(networks=networks))
-    with pytest.raises(SetupError, match=r"network 'bad': .*nosuch0"):
-        open_network(config, 7)
+    return AgentConfig(cluster=Cluster(nodes=[1, 2]), network=Network(networks=networks))
+
+
+def test_one_network_is_enough_to_start_and_the_other_may_come_later() -> None:
+    config = missing("nosuch0", "lo")
+    with ExitStack() as opened:
+        transport, listening, _ = open_network(config, 7)
+        opened.callback(transport.close)
+        opened.enter_context(listening[0])
+        assert isinstance(transport, RedundantTransport)
+        (absent,) = transport.absent().values()
+        assert "network 'nosuch0-0'" in absent.error
+        assert "nosuch0" in networks_document(config, transport)[0]["error"]
+        assert transport.address == transport.transports[1].address == listening[0].getsockname()
+        assert transport.mtu == transport.transports[1].mtu
+        assert transport.receive(10) == []
+        transport.multicast(b"x", 1)
+        hub = MemoryHub()
+        late, other = hub.transport(mtu=1300), hub.transport()
+        mtu = transport.mtu
+        transport.attach(0, late)
+        assert transport.absent() == {}
+        assert transport.mtu == mtu
+        transport.multicast(b"y", 1)
+        assert arrived(other) == [b"y"]
+        with pytest.raises(RuntimeError, match="already"):
+            transport.attach(0, late)
+        other.close()
+
+
+def test_where_no_network_is_there_it_is_said_and_nothing_stays_open() -> None:
+    with pytest.raises(SetupError, match=r"network 'nosuch0-0': .*nosuch0"):
+        open_network(missing("nosuch0", "nosuch1"), 7)
+
+
+def test_a_mistake_in_the_configuration_is_none_of_the_machines() -> None:
+    networks = [
+        RedundantNetwork("lo", "good", "", random_port(), peers=["127.0.0.1:1"]),
+        RedundantNetwork("lo", "bad", "", random_port(), peers=["127.0.0.1:x"]),
+    ]
+    network = Network(networks=networks, transport="unicast")
+    with pytest.raises(ConfigurationError, match="network 'bad'"):
+        open_network(AgentConfig(cluster=Cluster(nodes=[1, 2]), network=network), 7)
