@@ -18,11 +18,13 @@ from typing import Any, Final
 import structlog
 
 from ocfcluster.agent.clients import READ_BYTES, Client
-from ocfcluster.agent.config import AgentConfig
+from ocfcluster.agent.config import AgentConfig, TopicSetting
 from ocfcluster.agent.intake import Intake
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
+from ocfcluster.agent.name_service import NameService
+from ocfcluster.agent.names import scope_is_local
 from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.router import Router
@@ -51,6 +53,7 @@ from ocfcluster.protocol.effects import (
     State,
     StateChange,
     Stop,
+    Topic,
 )
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.wire import control
@@ -97,6 +100,7 @@ class Agent:
         self.node = make_node(self.started_at, time.time_ns())
         self.hub = Hub(self)
         self.local = LocalTopics()
+        self.names = NameService(self._running_loop, self._names_answered)
         self.intake = Intake(self.node, self.local, self, self.counters)
         self.requests = Requests(self)
         self.router = Router(self.hub, self.intake.owners, self.requests, self.local, self.counters)
@@ -203,6 +207,7 @@ class Agent:
         self._stop_listening()
         for client in list(self.clients.values()):
             self.client_lost(client, "")
+        self.names.close()
         self.snapshots.close()
         self.transport.close()
         self._writer.close()
@@ -391,7 +396,7 @@ class Agent:
         if change.state is State.ACTIVE and not self._topics_asked:
             self._topics_asked = True
             for topic in self.config.topics:
-                self._create_topic(topic.name, topic.scope == "local")
+                self._create_topic(topic)
 
     def _history_lost(self, lost: HistoryLost, now: int) -> None:
         """Programs know another history than the one that comes now: their subscriptions end, and they connect anew."""
@@ -412,16 +417,21 @@ class Agent:
         if news.code == "node_table":  # stays true until an operator corrects the file
             self.warnings.append(news.text)
 
-    def _create_topic(self, name: str, local: bool) -> None:
+    def _create_topic(self, topic: TopicSetting) -> None:
+        name, local = topic.name, scope_is_local(topic.name, topic.scope == "local")
+
         def then(outcome: Outcome) -> None:
             if outcome.error:
-                exists = outcome.error == errno.EEXIST
-                why = "it exists with the other scope" if exists else os.strerror(outcome.error)
+                known = self.node.topics.get(name)
+                why = os.strerror(outcome.error)
+                if outcome.error == errno.EEXIST:
+                    other = "settings" if known is not None and known.local == local else "the other scope"
+                    why = f"it exists with {'other ' if other == 'settings' else ''}{other}"
                 text = f"topic {name!r} of the configuration was not created: {why}"
                 self.warnings.append(text)
                 log.warning("topic", text=text)
 
-        self.requests.command(control.TopicCreate(name, local), then)
+        self.requests.command(control.TopicCreate(name, local, topic.settings()), then)
 
     def status(self) -> dict[str, Any]:
         return status_document(self)
@@ -544,6 +554,14 @@ class Agent:
 
     def handle(self, client: Client, request: Incoming) -> None:
         self.requests.handle(client, request)
+
+    def publish_refusal(self, client: Client, topic: Topic) -> int:
+        return self.requests.permissions.publish_refusal(client, topic)
+
+    def _names_answered(self) -> None:
+        """Look-ups have ended, and those who waited for them were told."""
+        self.intake.names_answered()
+        self.settle(time.monotonic_ns())
 
     def deliver_local(self, run: bytes, header: RunHeader, skip: int, seq: int, ev_id: int) -> None:
         self.router.deliver_local(
