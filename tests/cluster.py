@@ -92,6 +92,7 @@ class BaseCluster:
     ) -> None:
         self.nodes: Final = range(1, n + 1)
         self.directory: Final = Path(tempfile.mkdtemp(prefix="ocf-test-"))
+        self.directory.chmod(0o711)  # other users reach the sockets, where node.socket_mode lets them
         self._agents: dict[int, subprocess.Popen[bytes]] = {}
         self._config: dict[str, dict[str, Any]] = {
             "cluster": {

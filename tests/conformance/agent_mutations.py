@@ -10,6 +10,7 @@ from typing import Any
 from ocfcluster.agent import names
 from ocfcluster.agent.daemon import Agent
 from ocfcluster.agent.local import LocalTopics
+from ocfcluster.agent.permissions import Permissions
 from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.router import Router
 from ocfcluster.ipc.delivery import Hub
@@ -58,6 +59,30 @@ def reserved_names_are_free() -> None:
     """Anybody may create topics whose names belong to the cluster."""
     for module in (names, state):
         module.reserved = lambda _name: False  # type: ignore[attr-defined]
+
+
+@mutation("A3", "publishing_takes_the_right", agents=1)
+def anybody_may_publish() -> None:
+    """Publications are not held against the lists of their topic."""
+    wrap(Permissions, "publish_refusal", lambda _original, _self, _client, _topic: 0)
+
+
+@mutation("A3", "subscribing_takes_the_right", agents=1)
+def anybody_may_subscribe() -> None:
+    """Subscriptions are not held against the lists of their topics."""
+    wrap(Permissions, "subscribe_refusal", lambda _original, _self, _client, _topics: (0, ""))
+
+
+@mutation("A3", "administration_takes_the_right", agents=1)
+def anybody_may_administer() -> None:
+    """Who may open the socket may alter and remove every topic."""
+    wrap(Permissions, "administering", lambda _original, _self, handler: handler)
+
+
+@mutation("A3", "a_right_that_is_taken_away_is_told", agents=1)
+def rights_are_looked_at_once() -> None:
+    """A subscription goes on when its topic is altered, whoever may subscribe then."""
+    wrap(Permissions, "topic_changed", lambda _original, _self, _change: None)
 
 
 @mutation("A13", "shutdown_is_told")
