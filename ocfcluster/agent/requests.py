@@ -537,7 +537,7 @@ class Requests:
         try:
             self.command(operand, then)
         except InvalidArgument as error:
-            self._refuse(client, request.request_id, errno.EINVAL, str(error))
+            self._refuse(client, request.request_id, errno.EINVAL, error.strerror or str(error))
 
     def on_topic_list(self, client: Client, request: Incoming, _: Body | None) -> None:
         topics = [self._describe(topic) for _, topic in sorted(self._agent.node.topics.items())]

@@ -10,7 +10,7 @@ import typer
 
 from ocfcluster.cli import output
 from ocfcluster.errors import UnknownTopic
-from ocfcluster.wire.topics import ANYBODY, Access, TopicSettings
+from ocfcluster.wire.topics import ANYBODY, Access, TopicSettings, principal_fault
 
 if TYPE_CHECKING:
     from ocfcluster.client import Client
@@ -36,6 +36,10 @@ def altered(
     administer: list[str] | None,
 ) -> TopicSettings:
     """``settings`` with the lists that were given in the place of its own."""
+    for one in (*(publish or ()), *(subscribe or ()), *(administer or ())):
+        fault = "" if one == NOBODY else principal_fault(one)
+        if fault:
+            raise typer.BadParameter(f"{fault}, {NOBODY}")
     given = {"publish": publish, "subscribe": subscribe, "administer": administer}
     changes = {
         right: tuple(one for one in who if one != NOBODY) for right, who in given.items() if who is not None
@@ -81,9 +85,8 @@ def rows(rights: TopicAccess) -> Iterator[tuple[str, str]]:
             else ", ".join(grant.principals) or "administrators alone"
         )
         yield grant.right, output.printable(who)
-        yield (
-            f"  you (uid {rights.uid})",
-            f"{'yes' if grant.allowed else 'no'}: {output.printable(grant.why)}",
-        )
+    yield "you are", f"uid {rights.uid}"
+    for grant in rights.grants:
+        yield f"you {grant.right}", f"{'yes' if grant.allowed else 'no'}: {output.printable(grant.why)}"
     if rights.unknown:
         yield "not on this node", output.printable(", ".join(rights.unknown))
