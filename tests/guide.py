@@ -40,6 +40,9 @@ LOOKS: Final = (
 )
 PATIENCE_S: Final = 30.0
 PROGRAM_S: Final = 60.0
+JOB_ENDED: Final = re.compile(
+    r"bash: line \d+: +\d+ (Killed|Terminated) "
+)  # said at some later command or other
 ANYTHING: Final = "…"
 
 
@@ -159,7 +162,8 @@ class Reader:
             if line.startswith(mark):
                 printed = "\n".join(printed).rstrip("\n").split("\n") if any(printed) else []
                 return int(line.split()[1]), printed
-            printed.append(line.rstrip())
+            if not JOB_ENDED.match(line):
+                printed.append(line.rstrip())
         raise AssertionError(f"the shell ended in: {command}\n" + "\n".join(printed))
 
     def carry_out(self, command: Command) -> None:
