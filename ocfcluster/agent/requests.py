@@ -480,7 +480,8 @@ class Requests:
         def then(outcome: Outcome) -> None:
             topic = self._topic(name)
             if outcome.error == errno.EEXIST:
-                if topic is not None and topic.local == local and body.settings == DEFAULT_SETTINGS:
+                as_good = body.settings == DEFAULT_SETTINGS != settings  # but for its owner
+                if as_good and topic is not None and topic.local == local:
                     self._answer(client, request.request_id, Answer.TOPIC, self._describe(topic))
                     return
                 if topic is not None and topic.local == local:

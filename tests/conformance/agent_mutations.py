@@ -7,6 +7,8 @@ import time
 from itertools import pairwise
 from typing import Any
 
+import msgspec
+
 from ocfcluster.agent import names
 from ocfcluster.agent.daemon import Agent
 from ocfcluster.agent.local import LocalTopics
@@ -101,10 +103,10 @@ def the_agent_stops_without_a_word() -> None:
 def a_topic_can_be_created_once_alone() -> None:
     """Creating a topic that exists with the same scope gives EEXIST."""
 
-    def create(original: Any, self: TopicTable, name: str, *rest: Any) -> Any:
-        if name in self.by_name:
-            return errno.EEXIST, self.by_name[name], None
-        return original(self, name, *rest)
+    def create(original: Any, self: TopicTable, wanted: Any, *rest: Any) -> Any:
+        if wanted.name in self.by_name:
+            return errno.EEXIST, self.by_name[wanted.name], None
+        return original(self, wanted, *rest)
 
     wrap(TopicTable, "_create", create)
 
@@ -134,7 +136,9 @@ def every_topic_is_global() -> None:
     wrap(
         TopicTable,
         "_create",
-        lambda original, self, name, _local, bounds: original(self, name, False, bounds),
+        lambda original, self, wanted, bounds: original(
+            self, msgspec.structs.replace(wanted, local=False), bounds
+        ),
     )
 
 

@@ -465,5 +465,8 @@ def test_the_history_ends_while_names_are_looked_up(world: World) -> None:
     world.bench.node.lose_history()
     world.bench.agent.settle(time.monotonic_ns())
     world.names.answer()
+    world.bench.node.activate()
+    world.bench.agent.settle(time.monotonic_ns())
+    assert world.bench.node.published == 0
     assert world.bench.agent.intake.inbox_bytes == 0
     assert world.bench.agent.hub.by_topic == {}
