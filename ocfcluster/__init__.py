@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from ocfcluster.client import aio
     from ocfcluster.client.client import Client, Publisher, Subscription, connect
     from ocfcluster.client.events import Event, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
+    from ocfcluster.wire.topics import Access, TopicSettings
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Access": "ocfcluster.wire.topics",
     "Client": "ocfcluster.client.client",
     "Event": "ocfcluster.client.events",
     "Notice": "ocfcluster.client.events",
@@ -28,12 +30,13 @@ _HOMES = {
     "Run": "ocfcluster.client.events",
     "Subscription": "ocfcluster.client.client",
     "TopicInfo": "ocfcluster.client.events",
+    "TopicSettings": "ocfcluster.wire.topics",
     "connect": "ocfcluster.client.client",
 }
 
 __all__ = [
-    "Client", "Event", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run", "Subscription",
-    "TopicInfo", "__version__", "aio", "connect",
+    "Access", "Client", "Event", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run", "Subscription",
+    "TopicInfo", "TopicSettings", "__version__", "aio", "connect",
 ]  # fmt: skip
 
 

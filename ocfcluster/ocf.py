@@ -301,7 +301,8 @@ def oc_ev_publish(
 
 
 def oc_ev_topic_create(topic: str, scope: str = "global") -> TopicInfo:
-    """Create a topic of scope ``"global"`` or ``"local"``. EEXIST: it exists with the other scope. EPERM, EINVAL."""
+    """Create a topic of scope ``"global"`` or ``"local"``. EEXIST: it exists with the other scope. EPERM: this node
+    does not let this user create topics. EINVAL."""
     return _ask(lambda client: client.create_topic(topic, scope))
 
 

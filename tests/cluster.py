@@ -92,6 +92,7 @@ class BaseCluster:
     ) -> None:
         self.nodes: Final = range(1, n + 1)
         self.directory: Final = Path(tempfile.mkdtemp(prefix="ocf-test-"))
+        self.directory.chmod(0o711)  # other users reach the sockets, where node.socket_mode lets them
         self._agents: dict[int, subprocess.Popen[bytes]] = {}
         self._config: dict[str, dict[str, Any]] = {
             "cluster": {
@@ -271,12 +272,12 @@ class LoopbackCluster(BaseCluster):
             "transport": "multicast",
             "interface": "127.0.0.1",
             "group": f"239.192.{chance.randrange(256)}.{chance.randrange(1, 255)}",
-            "port": _free_port(),
+            "port": free_port(),
         }
         super().__init__(n, network, delivery=delivery, topics=topics, config=config)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("", 0))
         port: int = probe.getsockname()[1]

@@ -1,13 +1,12 @@
 """Commands of an operator: ordered ones to the cluster that runs, local ones to an agent that waits to form.
 
-Only root and the user whom the agent runs as may give them, whoever may open the socket.
+They are for those who may do everything on the node: ``permissions.Permissions.operating`` stands before it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import pwd
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -59,10 +58,6 @@ class Administrator:
 
     def administer(self, client: Client, request: Incoming, body: Body | None) -> None:
         if not isinstance(body, Administer):
-            return
-        if client.peer.uid not in (0, os.geteuid()):
-            text = f"administration is for root and for {_user_name()}, whom the agent runs as"
-            self._refuse(client, request.request_id, errno.EPERM, text)
             return
         ordered = _ORDERED.get(body.command)
         local = _LOCAL.get(body.command)
@@ -133,11 +128,3 @@ def _without_fault(nodes: list[int]) -> str:
     if len(nodes) > NODES or not all(1 <= node_id <= NODE_ID_MOST for node_id in nodes):
         return f"at most {NODES} nodes, with ids from 1 to {NODE_ID_MOST}"
     return ""
-
-
-def _user_name() -> str:
-    user = os.geteuid()
-    try:
-        return f"user {pwd.getpwuid(user).pw_name}"
-    except KeyError:
-        return f"user {user}"

@@ -12,6 +12,7 @@ from ocfcluster.errors import MalformedFrame
 from ocfcluster.ipc.delivery import Line
 from ocfcluster.ipc.peer import Peer
 from ocfcluster.ipc.session import Incoming, Session, Stage
+from ocfcluster.protocol.effects import Topic
 
 READ_BYTES: Final = 512 * 1024  # more than Linux' default socket buffers hold: one read empties them
 _DESCRIPTORS: Final = 64  # in one read; the kernel never gives those of two sends at once
@@ -32,7 +33,7 @@ class Client:
 
     __slots__ = (
         "poller", "socket", "session", "connection", "peer", "pidfd", "name", "library", "line", "producers",
-        "inbox", "inbox_bytes", "waiting", "reading", "writing", "dirty", "gone", "closing",
+        "inbox", "inbox_bytes", "waiting", "reading", "writing", "dirty", "gone", "closing", "publishes",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +63,7 @@ class Client:
         self.dirty = False  # output to be written when the burst is over
         self.gone = False  # its socket is closed; what it published before may still wait
         self.closing = False  # to be closed once its output is written
+        self.publishes: dict[int, Topic] = {}  # topics, as they stand, that it may publish to
 
     def read(self, buffer: memoryview) -> int:
         """Read once into the shared ``buffer`` and parse: bytes read, 0 if there are none now, -1 at the end.

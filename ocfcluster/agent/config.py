@@ -18,6 +18,7 @@ from ocfcluster.errors import ConfigurationError
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
 from ocfcluster.protocol.settings import Limits as ReplicatedLimits
 from ocfcluster.protocol.settings import Timing as NodeTiming
+from ocfcluster.wire.topics import ANYBODY, Access, TopicSettings, principal_fault, settings_fault
 
 LOOPBACK_INTERFACE: Final = "lo"
 NODE_ID_MAXIMUM: Final = 0xFFFF_FFFF
@@ -119,9 +120,21 @@ class Limits(Section, frozen=True):
     ] = limits.RECEIVE_BUFFER_BYTES
 
 
+class AccessSection(Section, frozen=True):
+    administrators: tuple[str, ...] = ()
+    create: tuple[str, ...] = ()
+
+
 class TopicSetting(Section, frozen=True):
     name: str
     scope: Literal["global", "local"] = "global"
+    publish: tuple[str, ...] = (ANYBODY,)
+    subscribe: tuple[str, ...] = (ANYBODY,)
+    administer: tuple[str, ...] = ()
+
+    def settings(self) -> TopicSettings:
+        """As the cluster keeps them."""
+        return TopicSettings(access=Access(self.publish, self.subscribe, self.administer))
 
 
 class Timing(Section, frozen=True):
@@ -156,6 +169,7 @@ class AgentConfig(Section, frozen=True):
     timing: Timing = Timing()
     log: Log = Log()
     hooks: Hooks = Hooks()
+    access: AccessSection = AccessSection()
     topics: list[TopicSetting] = []
 
     def socket_path(self) -> str:
@@ -211,7 +225,8 @@ def load(path: str | os.PathLike[str]) -> AgentConfig:
 
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "": AgentConfig, "cluster": Cluster, "node": Node, "network": Network, "security": Security, "limits": Limits,
-    "timing": Timing, "log": Log, "hooks": Hooks, "topics": TopicSetting, "network.networks": RedundantNetwork,
+    "timing": Timing, "log": Log, "hooks": Hooks, "access": AccessSection, "topics": TopicSetting,
+    "network.networks": RedundantNetwork,
 }  # fmt: skip
 _AT: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`$")
@@ -267,6 +282,7 @@ def _impossible(config: AgentConfig, document: dict[str, Any]) -> str:
         _impossible_cluster(config, document)
         or _impossible_network(config)
         or _impossible_values(config)
+        or _impossible_access(config)
         or _impossible_topics(config)
         or _impossible_hooks(config)
     )
@@ -392,6 +408,15 @@ def _impossible_values(config: AgentConfig) -> str:
     return ""
 
 
+def _impossible_access(config: AgentConfig) -> str:
+    for right in ("administrators", "create"):
+        for principal in getattr(config.access, right):
+            fault = principal_fault(principal)
+            if fault:
+                return f"access.{right}: {fault}"
+    return ""
+
+
 def _impossible_topics(config: AgentConfig) -> str:
     if len(config.topics) > config.limits.topics:
         return f"topics: {len(config.topics)} topics; limits.topics allows {config.limits.topics}"
@@ -400,6 +425,9 @@ def _impossible_topics(config: AgentConfig) -> str:
         fault = administration_fault(topic.name)[1]
         if fault:
             return f"topics.name: {fault}"
+        fault = settings_fault(topic.settings())
+        if fault:
+            return f"topics: {topic.name!r}: {fault}"
         if topic.name in scopes:
             return f"topics.name: {topic.name!r} is there twice; name each topic once"
         scopes[topic.name] = topic.scope

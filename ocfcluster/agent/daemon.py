@@ -20,13 +20,15 @@ import structlog
 
 from ocfcluster.agent.absent import AbsentNetworks
 from ocfcluster.agent.clients import READ_BYTES, Client
-from ocfcluster.agent.config import AgentConfig
+from ocfcluster.agent.config import AgentConfig, TopicSetting
 from ocfcluster.agent.hooks import Hooks, Teller
 from ocfcluster.agent.intake import Intake
 from ocfcluster.agent.links import links
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
+from ocfcluster.agent.name_service import NameService
+from ocfcluster.agent.names import scope_is_local
 from ocfcluster.agent.network import paths
 from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.agent.reload import Reloading, configured_topics
@@ -58,6 +60,7 @@ from ocfcluster.protocol.effects import (
     State,
     StateChange,
     Stop,
+    Topic,
 )
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.wire import control
@@ -108,6 +111,7 @@ class Agent:
         self.teller: Teller = Teller(self)
         self.reloading: Reloading = Reloading(self)
         self.absent = AbsentNetworks(self)
+        self.names = NameService(self._running_loop, self._names_answered)
         self.intake = Intake(self.node, self.local, self, self.counters)
         self.requests = Requests(self)
         self.router = Router(self.hub, self.intake.owners, self.requests, self.local, self.counters)
@@ -222,6 +226,7 @@ class Agent:
         self._stop_listening()
         for client in list(self.clients.values()):
             self.client_lost(client, "")
+        self.names.close()
         self.snapshots.close()
         self.transport.close()
         self._writer.close()
@@ -411,8 +416,8 @@ class Agent:
             self.requests.formed()
         if change.state is State.ACTIVE and not self.topics_asked:
             self.topics_asked = True
-            for name, local in configured_topics(self.config).items():
-                self.create_topic(name, local)
+            for topic in configured_topics(self.config).values():
+                self.create_topic(topic)
 
     def _history_lost(self, lost: HistoryLost, now: int) -> None:
         """Programs know another history than the one that comes now: their subscriptions end, and they connect anew."""
@@ -433,16 +438,21 @@ class Agent:
         if news.code == "node_table":  # stays true until an operator corrects the file
             self.warnings.append(news.text)
 
-    def create_topic(self, name: str, local: bool) -> None:
+    def create_topic(self, topic: TopicSetting) -> None:
+        name, local = topic.name, scope_is_local(topic.name, topic.scope == "local")
+
         def then(outcome: Outcome) -> None:
             if outcome.error:
-                exists = outcome.error == errno.EEXIST
-                why = "it exists with the other scope" if exists else os.strerror(outcome.error)
+                known = self.node.topics.get(name)
+                why = os.strerror(outcome.error)
+                if outcome.error == errno.EEXIST:
+                    other = "settings" if known is not None and known.local == local else "the other scope"
+                    why = f"it exists with {'other ' if other == 'settings' else ''}{other}"
                 text = f"topic {name!r} of the configuration was not created: {why}"
                 self.warnings.append(text)
                 log.warning("topic", text=text)
 
-        self.requests.command(control.TopicCreate(name, local), then)
+        self.requests.command(control.TopicCreate(name, local, topic.settings()), then)
 
     def status(self) -> dict[str, Any]:
         return status_document(self)
@@ -569,6 +579,14 @@ class Agent:
 
     def handle(self, client: Client, request: Incoming) -> None:
         self.requests.handle(client, request)
+
+    def publish_refusal(self, client: Client, topic: Topic) -> int:
+        return self.requests.permissions.publish_refusal(client, topic)
+
+    def _names_answered(self) -> None:
+        """Look-ups have ended, and those who waited for them were told."""
+        self.intake.names_answered()
+        self.settle(time.monotonic_ns())
 
     def deliver_local(self, run: bytes, header: RunHeader, skip: int, seq: int, ev_id: int) -> None:
         self.router.deliver_local(

@@ -19,7 +19,7 @@ from ocfcluster.errors import Malformed
 from ocfcluster.ipc.peer import is_closed
 from ocfcluster.ipc.session import Incoming, Stage
 from ocfcluster.limits import INTAKE_BYTES, PRODUCERS_PER_NODE, RUN_BYTES, WINDOW_BYTES
-from ocfcluster.protocol.state import FIRST_TOPIC_ID
+from ocfcluster.protocol.effects import Topic
 from ocfcluster.wire.frames import LOCAL_ID, Request
 from ocfcluster.wire.properties import decode_properties
 from ocfcluster.wire.run import RunHeader, RunKind, check_run, run_properties, void_run
@@ -31,6 +31,7 @@ ORDERED: Final = frozenset(
     int(kind)
     for kind in (
         Request.BARRIER, Request.CLOSE_PRODUCER, Request.GOODBYE, Request.TOPIC_CREATE, Request.TOPIC_REMOVE,
+        Request.TOPIC_ALTER,
     )
 )  # fmt: skip
 
@@ -47,6 +48,12 @@ class Shell(Protocol):
     def fail(self, client: Client, reason: str) -> None:
         """The client broke the protocol."""
 
+    def publish_refusal(self, client: Client, topic: Topic) -> int:
+        """0, an errno, or -1 while the names of those who may publish are looked up: then ``names_answered`` is called.
+
+        What it permits is in ``client.publishes`` until the topic is altered.
+        """
+
     def watch_client_readable(self, client: Client, watch: bool) -> None: ...
     def touch(self, client: Client) -> None:
         """The client's session has output."""
@@ -56,7 +63,7 @@ class Intake:
     """Publications on their way in, and who owns which producer."""
 
     __slots__ = (
-        "owners", "inbox_bytes", "waiting", "_node", "_local", "_shell", "_counters", "_orphans",
+        "owners", "inbox_bytes", "waiting", "_node", "_local", "_shell", "_counters", "_orphans", "_held",
         "_publish", "_topic_by_id",
     )  # fmt: skip
 
@@ -64,6 +71,7 @@ class Intake:
         self.owners: dict[int, Client] = {}  # producer → the live connection that uses it
         self.inbox_bytes = 0  # of all clients
         self.waiting: deque[Client] = deque()
+        self._held: list[Client] = []  # out of the round until names are looked up
         self._node = node
         self._local = local
         self._shell = shell
@@ -108,7 +116,9 @@ class Intake:
                 client.inbox_bytes -= size
                 self.inbox_bytes -= size
                 if client.session.stage is not Stage.FAILED:
-                    self.publication(client, run, size)
+                    if not self.publication(client, run, size):
+                        self._hold(client, run, size)
+                        continue
                     room -= size
             else:
                 self._shell.handle(client, run)
@@ -121,6 +131,19 @@ class Intake:
                 self._worked_off(client)
         if waiting:
             self._hold_back()
+
+    def _hold(self, client: Client, run: bytes, size: int) -> None:
+        """Whether ``client`` may publish ``run`` is not known yet: it waits, with what came behind it."""
+        client.inbox.appendleft(run)
+        client.inbox_bytes += size
+        self.inbox_bytes += size
+        self._held.append(client)
+        self._shell.watch_client_readable(client, False)
+
+    def names_answered(self) -> None:
+        """Have those who were held back try again, when ``pump`` is called next."""
+        self.waiting.extend(self._held)
+        self._held.clear()
 
     def _worked_off(self, client: Client) -> None:
         client.waiting = False
@@ -138,39 +161,45 @@ class Intake:
 
     # --- publications -----------------------------------------------------------------------------------------
 
-    def publication(self, client: Client, run: bytes, size: int) -> None:
-        """One publication of ``size`` bytes. The number of calls made here does not depend on what the run holds."""
+    def publication(self, client: Client, run: bytes, size: int) -> bool:
+        """One publication of ``size`` bytes; False: it has to wait for ``names_answered``.
+
+        The number of calls made here does not depend on what the run holds.
+        """
         try:
             header = check_run(run)
             if header.properties_length:  # subscribers everywhere will read them
                 decode_properties(run_properties(run, header))
         except Malformed as error:
             self._shell.fail(client, str(error))
-            return
+            return True
         _, kind, _, _, _, topic_id, count, producer, first_number, _, _, _, _ = header
         if kind != _PUBLICATION or not first_number:
             self._shell.fail(client, "programs publish runs of kind PUBLICATION, numbered from 1")
-            return
+            return True
         if self.owners.get(producer) is not client and not self._adopt(client, producer):
             if not client.gone:
                 client.session.receipt(producer, first_number, count, errno.EPERM, 0, 0)
                 self._shell.touch(client)
-            return
+            return True
         topic = self._topic_by_id(topic_id)
+        publishes = client.publishes
         if topic is None:
             refused = errno.EINVAL
-        elif topic_id < FIRST_TOPIC_ID:
-            refused = errno.EPERM
-        elif size > RUN_BYTES and count > 1:
-            refused = errno.EMSGSIZE
-        else:
+        elif topic_id in publishes and publishes[topic_id] is topic:
             refused = 0
+        else:
+            refused = self._shell.publish_refusal(client, topic)
+            if refused < 0:
+                return False
+        if not refused and size > RUN_BYTES and count > 1:
+            refused = errno.EMSGSIZE
         counters = self._counters
         if producer & LOCAL_ID:
             if topic is not None and not topic.local:
                 refused = errno.EINVAL
             self._publish_local(client, run, header, refused)
-            return
+            return True
         if refused or (topic is not None and topic.local):
             counters.runs_refused += 1
             run = void_run(header, refused or errno.EINVAL)
@@ -178,6 +207,7 @@ class Intake:
         counters.runs_published_bytes += size
         counters.events_published += count
         self._publish(run)
+        return True
 
     def _publish_local(self, client: Client, run: bytes, header: RunHeader, refused: int) -> None:
         self._counters.runs_local += 1
@@ -243,11 +273,12 @@ class Intake:
 
     def forget_history(self) -> None:
         """The cluster's history has ended: what waits and all producers belong to it. The caller ends the clients."""
-        for client in self.waiting:
+        for client in (*self.waiting, *self._held):
             client.waiting = False
             client.inbox.clear()
             client.inbox_bytes = 0
         self.waiting.clear()
+        self._held.clear()
         self.inbox_bytes = 0
         for owner in self.owners.values():
             owner.producers.clear()

@@ -27,6 +27,9 @@ class Counters:
     views: int = 0  # configurations that came into force
     receipts: int = 0
     requests: int = 0
+    requests_not_permitted: int = (
+        0  # refused because the client has no right to it; publications are runs_refused
+    )
     clients_accepted: int = 0
     clients_refused: int = 0
     clients_failed: int = 0  # malformed, or never read their answers

@@ -31,13 +31,21 @@ def name_fault(name: str) -> str:
     return ""
 
 
+def scope_is_local(name: str, local: bool) -> bool:
+    """Rules for groups carry no events, so they are of scope local whatever was asked for."""
+    return local or name.startswith(GROUP_PREFIX)
+
+
 def administration_fault(name: str) -> tuple[int, str]:
     """Why clients cannot create or remove a topic of this name: an errno and a sentence, or (0, "")."""
     fault = name_fault(name)
     if fault:
         return errno.EINVAL, fault
-    if name.startswith(GROUP_PREFIX):
-        return errno.EINVAL, f"topic {name!r}: names from {GROUP_PREFIX!r} on belong to group messaging"
+    if "*" in name[:-1] and name.startswith(GROUP_PREFIX):
+        return (
+            errno.EINVAL,
+            f"topic {name!r}: the rule for groups is {GROUP_PREFIX}NAME or {GROUP_PREFIX}BEGINNING*",
+        )
     if reserved(name):
         return errno.EPERM, f"topic {name!r} is reserved for the cluster itself"
     return 0, ""

@@ -60,12 +60,18 @@ KEYS: Final[dict[str, When]] = {
     "timing.new_history_after_s": _NOW,
     "log.level": _NOW, "log.format": _NOW,
     "hooks.command": _NOW, "hooks.topic": _NOW, "hooks.timeout_ms": _NOW,
-    "topics[].name": _NOW, "topics[].scope": _COMMAND,
+    "access.administrators": _NOW, "access.create": _NOW,
+    "topics[].name": _NOW, "topics[].scope": _COMMAND, "topics[].publish": _COMMAND,
+    "topics[].subscribe": _COMMAND, "topics[].administer": _COMMAND,
 }  # fmt: skip
 
 _COMMANDS: Final = {
     "cluster.nodes": "the node table in force is another: `ocfcluster node add | remove | votes` changes it",
     "topics[].scope": "`ocfcluster topic remove` and `create` make a new topic of that name",
+    **dict.fromkeys(
+        ("topics[].publish", "topics[].subscribe", "topics[].administer"),
+        "`ocfcluster topic alter` changes the settings of a topic that is there",
+    ),
 }
 
 
@@ -293,12 +299,13 @@ class Reloading:
             return
         now = time.monotonic_ns()
         agent.node.retime(config.times(), now)
+        agent.requests.permissions.configure(config.access)
         if config.transport() == "unicast":
             set_peers(agent.transport, plan.peers)
         if agent.topics_asked:  # else all of them are made when the cluster has formed
-            for name, local in configured_topics(config).items():
+            for name, topic in configured_topics(config).items():
                 if name not in before:
-                    agent.create_topic(name, local)
+                    agent.create_topic(topic)
         agent.settle(now)
 
     def close(self) -> None:
@@ -306,9 +313,9 @@ class Reloading:
             task.cancel()
 
 
-def configured_topics(config: AgentConfig) -> dict[str, bool]:
-    """The topics that the configuration asks for, with whether they are local; the hook's is among them."""
-    topics = {topic.name: topic.scope == "local" for topic in config.topics}
+def configured_topics(config: AgentConfig) -> dict[str, TopicSetting]:
+    """The topics that the configuration asks for, by name; the hook's is among them."""
+    topics = {topic.name: topic for topic in config.topics}
     if config.hooks.topic:
-        topics.setdefault(config.hooks.topic, True)
+        topics.setdefault(config.hooks.topic, TopicSetting(config.hooks.topic, "local"))
     return topics

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from ocfcluster import __version__
 from ocfcluster.agent.administration import Administrator
 from ocfcluster.agent.clients import Client
-from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault
+from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault, scope_is_local
+from ocfcluster.agent.permissions import Permissions
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
 from ocfcluster.errors import InvalidArgument, MalformedFrame
 from ocfcluster.ipc.delivery import Subscription
@@ -48,6 +49,7 @@ from ocfcluster.wire.frames import (
     Welcome,
     read_body,
 )
+from ocfcluster.wire.topics import DEFAULT_SETTINGS
 
 if TYPE_CHECKING:
     from ocfcluster.agent.daemon import Agent
@@ -57,7 +59,14 @@ _NO_BODY: Final = frozenset(
 )
 # These look at the node's topics and counters, which must be those of what has been delivered.
 _LOOKING: Final = frozenset(
-    int(kind) for kind in (Request.SUBSCRIBE, Request.TOPIC_RESOLVE, Request.TOPIC_LIST, Request.STATUS)
+    int(kind)
+    for kind in (
+        Request.SUBSCRIBE,
+        Request.TOPIC_RESOLVE,
+        Request.TOPIC_LIST,
+        Request.TOPIC_ACCESS,
+        Request.STATUS,
+    )
 )
 
 OnOutcome = Callable[[Outcome], None]
@@ -66,7 +75,7 @@ OnOutcome = Callable[[Outcome], None]
 class Requests:
     """Answers requests; ``outcome`` is told what became of the commands it put into the order."""
 
-    __slots__ = ("deferred", "_agent", "_early", "_pending", "_lent", "_handlers")
+    __slots__ = ("deferred", "permissions", "_agent", "_early", "_pending", "_lent", "_handlers")
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -75,6 +84,10 @@ class Requests:
         self._early: list[Client] = []  # welcomed before there was a history to name
         self._pending: dict[int, OnOutcome] = {}  # token of a command → what to do at its place in the order
         self._lent: dict[int, socket.socket] = {}  # token → of a subscription that waits for that place
+        self.permissions = permissions = Permissions(agent, self.command, self._answer, self._refuse)
+        administrator = Administrator(
+            agent.operator, self.command, agent.reloading.ask, self._answer, self._refuse
+        )
         self._handlers: dict[int, Callable[[Client, Incoming, Body | None], None]] = {
             Request.HELLO: self.on_hello,
             Request.OPEN_PRODUCER: self.on_open_producer,
@@ -83,16 +96,15 @@ class Requests:
             Request.UNSUBSCRIBE: self.on_unsubscribe,
             Request.OUT_OF_LINE: self.on_out_of_line,
             Request.TOPIC_RESOLVE: self.on_topic_resolve,
-            Request.TOPIC_CREATE: self.on_topic_create,
-            Request.TOPIC_ALTER: self.on_topic_alter,
-            Request.TOPIC_REMOVE: self.on_topic_remove,
+            Request.TOPIC_CREATE: permissions.creating(self.on_topic_create),
+            Request.TOPIC_ALTER: permissions.administering(self.on_topic_alter),
+            Request.TOPIC_REMOVE: permissions.administering(self.on_topic_remove),
+            Request.TOPIC_ACCESS: permissions.on_topic_access,
             Request.TOPIC_LIST: self.on_topic_list,
             Request.STATUS: self.on_status,
             Request.BARRIER: self.on_barrier,
             Request.GOODBYE: self.on_goodbye,
-            Request.ADMINISTER: Administrator(
-                agent.operator, self.command, agent.reloading.ask, self._answer, self._refuse
-            ).administer,
+            Request.ADMINISTER: permissions.operating(administrator.administer),
         }
 
     def handle(self, client: Client, request: Incoming) -> None:
@@ -297,11 +309,16 @@ class Requests:
                 event_socket.close()
                 return True
             positions = {canonical(position.topic): position for position in body.positions}
-            code, text, starts = self._starts([topic for topic in topics if topic is not None], positions)
+            known = [topic for topic in topics if topic is not None]
+            refusal = self._subscribe_refusal(client, body, known)
+            if refusal is None:
+                self.permissions.wait(client, lambda: _ignore(subscribe(True)), event_socket.close)
+                return True
+            code, text, starts = self._starts(known, positions)
             if missing:
                 code, text = errno.EINVAL, f"there is no topic {missing[0]!r}"
             elif not code:
-                code, text = self._subscribe_fault(client, body)  # again: others may have come meanwhile
+                code, text = refusal
             if code:
                 event_socket.close()
                 self._refuse(client, request.request_id, code, text)
@@ -312,8 +329,8 @@ class Requests:
             )
             self._answer(client, request.request_id, Answer.SUBSCRIBED, Subscribed(cluster_id, starts))
             if MEMBERSHIP in ids:
-                known = positions.get(ids[MEMBERSHIP])
-                self._agent.router.views.begin(subscription, None if known is None else known.seq)
+                position = positions.get(ids[MEMBERSHIP])
+                self._agent.router.views.begin(subscription, None if position is None else position.seq)
             return True
 
         # Before the first view nobody knows where a subscription would begin.
@@ -358,6 +375,13 @@ class Requests:
             if fault:
                 return errno.EINVAL, fault
         return 0, ""
+
+    def _subscribe_refusal(
+        self, client: Client, body: Subscribe, topics: list[NodeTopic]
+    ) -> tuple[int, str] | None:
+        """As ``_subscribe_fault`` once more, since others may have come meanwhile; None: a name is being looked up."""
+        fault = self._subscribe_fault(client, body)
+        return fault if fault[0] else self.permissions.subscribe_refusal(client, topics)
 
     def _starts(
         self, topics: list[NodeTopic], positions: dict[str, Position]
@@ -448,7 +472,8 @@ class Requests:
     def on_topic_create(self, client: Client, request: Incoming, body: Body | None) -> None:
         if not isinstance(body, TopicCreate):
             return
-        name, local, settings = body.topic, body.local, body.settings
+        name, local = body.topic, scope_is_local(body.topic, body.local)
+        settings = self.permissions.owned(client, body.settings)
         code, fault = administration_fault(name)
         if code:
             self._refuse(client, request.request_id, code, fault)
@@ -457,6 +482,10 @@ class Requests:
         def then(outcome: Outcome) -> None:
             topic = self._topic(name)
             if outcome.error == errno.EEXIST:
+                as_good = body.settings == DEFAULT_SETTINGS != settings  # but for its owner
+                if as_good and topic is not None and topic.local == local:
+                    self._answer(client, request.request_id, Answer.TOPIC, self._describe(topic))
+                    return
                 if topic is not None and topic.local == local:
                     text = f"topic {name!r} exists with other settings; alter it to change them"
                 else:
@@ -511,7 +540,7 @@ class Requests:
         try:
             self.command(operand, then)
         except InvalidArgument as error:
-            self._refuse(client, request.request_id, errno.EINVAL, str(error))
+            self._refuse(client, request.request_id, errno.EINVAL, error.strerror or str(error))
 
     def on_topic_list(self, client: Client, request: Incoming, _: Body | None) -> None:
         topics = [self._describe(topic) for _, topic in sorted(self._agent.node.topics.items())]

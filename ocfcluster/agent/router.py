@@ -91,6 +91,7 @@ class Router:
         if change.removed:
             self._hub.topic_removed(topic_id)
             self._local.forget_topic(topic_id)
+        self._requests.permissions.topic_changed(change)
 
     def deliver_local(
         self, run: bytes, header: RunHeader, skip: int, seq: int, ev_id: int,

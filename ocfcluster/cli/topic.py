@@ -1,4 +1,4 @@
-"""``ocfcluster topic create | list | show | remove``."""
+"""``ocfcluster topic create | alter | list | show | remove``."""
 
 from __future__ import annotations
 
@@ -6,23 +6,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ocfcluster.cli import options, output
+from ocfcluster.cli import access, options, output
+from ocfcluster.limits import GROUP_PREFIX
+from ocfcluster.wire.topics import TopicSettings
 
 if TYPE_CHECKING:
     from ocfcluster.client import TopicInfo
 
 app = typer.Typer(
-    help="Create, list, show and remove topics. Example: ocfcluster topic create orders",
+    help="Create, alter, list, show and remove topics. Example: ocfcluster topic create orders",
     no_args_is_help=True,
 )
 
 _HEADINGS = ("topic", "id", "scope", "last seq", "subscribers here", "also called")
 
 
+def _is_rule(name: str) -> bool:
+    """Whether it says who may use groups; such a name is no topic's."""
+    return name.startswith(GROUP_PREFIX)
+
+
+def _scope(topic: TopicInfo) -> str:
+    return "rule" if _is_rule(topic.name) else topic.scope
+
+
 def _document(topic: TopicInfo) -> dict[str, Any]:
     return {
-        "topic": topic.name, "topic_id": topic.topic_id, "scope": topic.scope, "last_seq": topic.last_seq,
+        "topic": topic.name, "topic_id": topic.topic_id, "scope": _scope(topic), "last_seq": topic.last_seq,
         "subscribers": topic.subscribers, "aliases": list(topic.aliases),
+        "access": access.lists(topic.settings.access),
     }  # fmt: skip
 
 
@@ -31,7 +43,7 @@ def _row(topic: TopicInfo) -> tuple[object, ...]:
     return (
         output.printable(topic.name),
         topic.topic_id,
-        topic.scope,
+        _scope(topic),
         topic.last_seq,
         topic.subscribers,
         aliases,
@@ -45,22 +57,51 @@ def create(
     local: Annotated[
         bool, typer.Option("--local", help="Events stay on the node where they are published.")
     ] = False,
+    publish: access.Publish = None,
+    subscribe: access.Subscribe = None,
+    administer: access.Administer = None,
     socket: options.Socket = None,
     json: options.Json = False,
 ) -> None:
     """Create a topic on all nodes, at one place in the cluster's order.
 
-    Creating it again with the same scope changes nothing and succeeds.
+    Creating it again with the same scope changes nothing and succeeds. TOPIC may be group:NAME, or group:BEGINNING*:
+    then it is no topic, but says who may use these groups.
 
-    Example: ocfcluster topic create orders
+    Example: ocfcluster topic create orders --publish user:shop --subscribe group:staff
     """
+    settings = access.altered(TopicSettings(), publish, subscribe, administer)
     with options.connect(context, socket) as client:
-        client.create_topic(topic, scope="local" if local else "global")
-        made = client.topic(topic)
+        made = client.create_topic(topic, scope="local" if local else "global", settings=settings)
     if json:
         output.print_json(_document(made))
+    elif _is_rule(made.name):
+        output.print_line(f"{output.printable(made.name)} says who may use these groups")
     else:
         output.print_line(f"topic {output.printable(made.name)} ({made.scope}) has id {made.topic_id}")
+
+
+@app.command()
+def alter(
+    context: typer.Context,
+    topic: options.TopicName,
+    publish: access.Publish = None,
+    subscribe: access.Subscribe = None,
+    administer: access.Administer = None,
+    socket: options.Socket = None,
+) -> None:
+    """Change who may use a topic, at one place in the cluster's order. What is not named stays as it is.
+
+    Subscriptions of those who may not subscribe any more end there, with a notice.
+
+    Example: ocfcluster topic alter orders --publish user:shop --publish user:web
+    """
+    if publish is subscribe is administer is None:
+        raise typer.BadParameter("nothing to change: name --publish, --subscribe or --administer")
+    with options.connect(context, socket) as client:
+        settings = access.rule_of(client, topic) if _is_rule(topic) else client.topic(topic).settings
+        client.alter_topic(topic, access.altered(settings, publish, subscribe, administer))
+    output.print_line(f"topic {output.printable(topic)} is altered")
 
 
 @app.command("list")
@@ -87,18 +128,22 @@ def show(
     socket: options.Socket = None,
     json: options.Json = False,
 ) -> None:
-    """Show one topic.
+    """Show one topic: what it is, who may publish, subscribe and administer, and what you may.
 
     Example: ocfcluster topic show orders
     """
     with options.connect(context, socket) as client:
-        found = client.topic(topic)
+        rights = client.access(topic)
+        found = None if _is_rule(topic) else client.topic(topic)
     if json:
-        output.print_json(_document(found))
+        output.print_json({**({} if found is None else _document(found)), **access.document(rights)})
         return
-    for heading, value in zip(_HEADINGS, _row(found), strict=True):
-        if value != "":
-            output.print_line(f"{heading + ':':18}{value}")
+    if found is not None:
+        for heading, value in zip(_HEADINGS, _row(found), strict=True):
+            if value != "":
+                output.print_line(f"{heading + ':':18}{value}")
+    for heading, text in access.rows(rights):
+        output.print_line(f"{heading + ':':18}{text}")
 
 
 @app.command()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from ocfcluster.client.client import Client, Publisher, Subscription, connect
 from ocfcluster.client.events import Event, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
+from ocfcluster.wire.topics import Access, TopicSettings
 
 __all__ = [
-    "Client", "Event", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run", "Subscription",
-    "TopicInfo", "connect",
+    "Access", "Client", "Event", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run", "Subscription",
+    "TopicInfo", "TopicSettings", "connect",
 ]  # fmt: skip

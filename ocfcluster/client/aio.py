@@ -578,6 +578,13 @@ class AsyncClient:
         body = frames.TopicResolve(check_topic(name))
         return TopicInfo.of(await self.connection().call(Request.TOPIC_RESOLVE, body, timeout))
 
+    async def access(self, name: str, *, timeout: float | None = None) -> frames.TopicAccess:
+        """Who may publish to a topic (or group), subscribe to it and administer it, and what this program may.
+        Raises UnknownTopic."""
+        body = frames.TopicResolve(check_topic(name))
+        answer: frames.TopicAccess = await self.connection().call(Request.TOPIC_ACCESS, body, timeout)
+        return answer
+
     async def status(self, *, timeout: float | None = None) -> dict[str, Any]:
         """The agent's own account of itself; its keys are listed in docs/operating.md."""
         answer: frames.Status = await self.connection().call(Request.STATUS, None, timeout)

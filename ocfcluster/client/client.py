@@ -163,7 +163,7 @@ class Client:
 
         Without ``on_event`` iterate over the subscription or ``get`` from it. With it ``dispatch`` runs the
         callbacks, in the one order of the cluster across all of this client's callback subscriptions.
-        Raises UnknownTopic, InvalidArgument, LimitReached.
+        Raises UnknownTopic, NotPermitted, InvalidArgument, LimitReached.
         """
         check_callback(on_event)
         subscription = self.subscribe_for(topics, on_event is not None, timeout)
@@ -234,6 +234,13 @@ class Client:
         """One topic, found also by an alias. Raises UnknownTopic."""
         body = frames.TopicResolve(check_topic(name))
         return TopicInfo.of(self.connection().call(Request.TOPIC_RESOLVE, body, timeout))
+
+    def access(self, name: str, *, timeout: float | None = None) -> frames.TopicAccess:
+        """Who may publish to a topic (or group), subscribe to it and administer it, and what this program may.
+        Raises UnknownTopic."""
+        body = frames.TopicResolve(check_topic(name))
+        answer: frames.TopicAccess = self.connection().call(Request.TOPIC_ACCESS, body, timeout)
+        return answer
 
     # --- the agent ----------------------------------------------------------------------------------------------
 

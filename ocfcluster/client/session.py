@@ -29,6 +29,7 @@ from ocfcluster.errors import (
     ClientError,
     MalformedFrame,
     NotConnected,
+    NotPermitted,
     OutcomeUnknown,
     UnknownTopic,
     client_error,
@@ -46,6 +47,7 @@ _BODIES_NONE: Final = frozenset({int(Answer.DONE)})  # kinds without a body
 _OWN_ANSWER: Final = {
     Request.OPEN_PRODUCER: Answer.PRODUCER, Request.SUBSCRIBE: Answer.SUBSCRIBED, Request.STATUS: Answer.STATUS,
     Request.TOPIC_LIST: Answer.TOPICS, Request.TOPIC_RESOLVE: Answer.TOPIC,
+    Request.TOPIC_ACCESS: Answer.TOPIC_ACCESS,
 }  # fmt: skip
 
 
@@ -378,6 +380,8 @@ class Session:
         answer = pending.answer
         if error is not None or not isinstance(answer, frames.Subscribed):
             code = NoticeCode.TOPIC_REMOVED if isinstance(error, UnknownTopic) else NoticeCode.AGENT_LOST
+            if isinstance(error, NotPermitted):
+                code = NoticeCode.NOT_PERMITTED
             reason = error.strerror if error is not None and error.strerror else "not subscribed again"
             self._end_subscription(state, Notice(code, reason=reason, final=True))
             return
@@ -546,7 +550,13 @@ def _is_resume(pending: Pending) -> bool:
 
 
 def _error_of(kind: Request, body: frames.Error) -> ClientError:
-    named = kind in (Request.SUBSCRIBE, Request.TOPIC_RESOLVE, Request.TOPIC_REMOVE)
+    named = kind in (
+        Request.SUBSCRIBE,
+        Request.TOPIC_RESOLVE,
+        Request.TOPIC_REMOVE,
+        Request.TOPIC_ALTER,
+        Request.TOPIC_ACCESS,
+    )
     if named and body.errno == errno.EINVAL:
         return UnknownTopic(body.message)
     return client_error(body.errno, body.message)

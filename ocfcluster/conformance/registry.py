@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _MODULES: Final = (
     "subscribing",
+    "permissions",
     "receiving",
     "descriptors",
     "library",

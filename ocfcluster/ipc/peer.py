@@ -8,21 +8,37 @@ import struct
 from typing import Final, NamedTuple
 
 _SO_PEERPIDFD: Final = 77  # Linux 6.5; Python has no name for it
+_SO_PEERGROUPS: Final = 59  # Linux 4.13; nor for this one
+_GROUPS_BYTES: Final = 1024  # the most that Python reads of an option: 256 groups
 _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
 
 
 class Peer(NamedTuple):
-    """Credentials of the connecting process, as the kernel gives them. ``pid`` is 0 across pid namespaces."""
+    """Credentials of the connecting process when it connected, as the kernel gives them.
+
+    ``pid`` is 0 across pid namespaces. ``groups`` are the supplementary ones; None: the kernel does not tell them, or
+    they are more than 256.
+    """
 
     pid: int
     uid: int
     gid: int
+    groups: tuple[int, ...] | None = ()
 
 
 def peer_credentials(connection: socket.socket) -> Peer:
     """Raises OSError where the kernel tells nothing."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return Peer._make(_UCRED.unpack(raw))
+    pid, uid, gid = _UCRED.unpack(raw)
+    return Peer(pid, uid, gid, _peer_groups(connection))
+
+
+def _peer_groups(connection: socket.socket) -> tuple[int, ...] | None:
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError:
+        return None
+    return tuple(memoryview(raw).cast("I"))
 
 
 def open_pidfd(connection: socket.socket, peer: Peer) -> int:

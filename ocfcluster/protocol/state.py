@@ -88,8 +88,12 @@ class TopicTable:
         if known is not None:
             as_good = known.local == wanted.local and settings in (known.settings, DEFAULT_SETTINGS)
             return (0 if as_good else errno.EEXIST), known, None
-        if not valid_name(name) or name.startswith(limits.GROUP_PREFIX):
-            return errno.EINVAL, None, None
+        if not valid_name(name) or (name.startswith(limits.GROUP_PREFIX) and not wanted.local):
+            return (
+                errno.EINVAL,
+                None,
+                None,
+            )  # what is called like a group carries no events: it says who may use it
         if reserved(name):
             return errno.EPERM, None, None
         if len(self.by_name) >= bounds.topics:

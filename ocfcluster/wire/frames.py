@@ -55,6 +55,7 @@ class Request(IntEnum):
     GOODBYE = 14
     ADMINISTER = 15  # for root and the agent's own user; answered by DONE, STATUS or ERROR
     TOPIC_ALTER = 16
+    TOPIC_ACCESS = 32  # who may do what with a topic
 
 
 class Administration(IntEnum):
@@ -84,6 +85,7 @@ class Answer(IntEnum):
     RECEIPTS = 72  # request id 0; any number of RECEIPT records
     FULL = 73  # request id 0; which of this client's own subscriptions hold the publishers up
     SHUTDOWN = 74  # request id 0; the agent ends in order
+    TOPIC_ACCESS = 96
 
 
 class RecordKind(IntEnum):
@@ -220,6 +222,29 @@ class Topics(Body, frozen=True):
     topics: list[Topic]
 
 
+class Grant(Body, frozen=True):
+    """One right: who has it, and whether the asking client has, with the reason as the end of a sentence."""
+
+    right: str  # "publish", "subscribe" or "administer"
+    principals: list[str]
+    allowed: bool
+    why: str
+
+
+class TopicAccess(Body, frozen=True):
+    """Who may do what with a topic or a group, as its agent sees it."""
+
+    topic: str
+    grants: list[Grant]
+    uid: U32  # of the client
+    unknown: list[str] = []  # principals whose name is no user or group of this node
+    rule: str = ""  # of a group: the rule that holds for it; empty: none, anybody may
+
+    def may(self, right: str) -> bool:
+        """Whether the client that asked has this right: "publish", "subscribe" or "administer"."""
+        return any(grant.right == right and grant.allowed for grant in self.grants)
+
+
 class Status(Body, frozen=True):
     """A nested document of plain values; its keys are listed in docs/operating.md."""
 
@@ -248,6 +273,7 @@ class NoticeCode(IntEnum):
     TOPIC_REMOVED = 6
     HISTORY_LOST = 7
     SLOW = 8
+    NOT_PERMITTED = 9
 
 
 class Notice(Body, frozen=True):
@@ -265,10 +291,10 @@ _BODIES: Final[dict[int, type[Body]]] = {
     Request.HELLO: Hello, Request.OPEN_PRODUCER: OpenProducer, Request.CLOSE_PRODUCER: Producer,
     Request.SUBSCRIBE: Subscribe, Request.UNSUBSCRIBE: Unsubscribe, Request.OUT_OF_LINE: OutOfLine,
     Request.TOPIC_RESOLVE: TopicResolve, Request.TOPIC_CREATE: TopicCreate, Request.TOPIC_REMOVE: TopicRemove,
-    Request.TOPIC_ALTER: TopicAlter, Request.ADMINISTER: Administer,
+    Request.TOPIC_ALTER: TopicAlter, Request.ADMINISTER: Administer, Request.TOPIC_ACCESS: TopicResolve,
     Answer.WELCOME: Welcome, Answer.ERROR: Error, Answer.PRODUCER: Producer, Answer.SUBSCRIBED: Subscribed,
     Answer.TOPIC: Topic, Answer.TOPICS: Topics, Answer.STATUS: Status, Answer.FULL: Full,
-    Answer.SHUTDOWN: Shutdown,
+    Answer.SHUTDOWN: Shutdown, Answer.TOPIC_ACCESS: TopicAccess,
 }  # fmt: skip
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
 _NOTICE: Final = msgspec.msgpack.Decoder(Notice)

@@ -32,8 +32,9 @@ class Retention(msgspec.Struct, array_like=True, frozen=True, order=True, repr_o
 class Access(msgspec.Struct, array_like=True, frozen=True, order=True, repr_omit_defaults=True):
     """Who may publish, subscribe, and administer (alter and remove), as lists of principals.
 
-    A principal is ``user:NAME``, ``uid:NUMBER``, ``group:NAME``, ``gid:NUMBER``, or ``*`` for anybody. Root and the
-    agent's own user may do everything. Names are looked up on the node whose program asks.
+    A principal is ``user:NAME``, ``uid:NUMBER``, ``group:NAME``, ``gid:NUMBER``, or ``*`` for anybody. Root, the
+    agent's own user and the node's administrators may do everything. Names are looked up on the node whose program
+    asks.
     """
 
     publish: tuple[str, ...] = (ANYBODY,)

@@ -7,9 +7,12 @@ import time
 from itertools import pairwise
 from typing import Any
 
+import msgspec
+
 from ocfcluster.agent import names
 from ocfcluster.agent.daemon import Agent
 from ocfcluster.agent.local import LocalTopics
+from ocfcluster.agent.permissions import Permissions
 from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.router import Router
 from ocfcluster.ipc.delivery import Hub
@@ -60,6 +63,30 @@ def reserved_names_are_free() -> None:
         module.reserved = lambda _name: False  # type: ignore[attr-defined]
 
 
+@mutation("A3", "publishing_takes_the_right", agents=1)
+def anybody_may_publish() -> None:
+    """Publications are not held against the lists of their topic."""
+    wrap(Permissions, "publish_refusal", lambda _original, _self, _client, _topic: 0)
+
+
+@mutation("A3", "subscribing_takes_the_right", agents=1)
+def anybody_may_subscribe() -> None:
+    """Subscriptions are not held against the lists of their topics."""
+    wrap(Permissions, "subscribe_refusal", lambda _original, _self, _client, _topics: (0, ""))
+
+
+@mutation("A3", "administration_takes_the_right", agents=1)
+def anybody_may_administer() -> None:
+    """Who may open the socket may alter and remove every topic."""
+    wrap(Permissions, "administering", lambda _original, _self, handler: handler)
+
+
+@mutation("A3", "a_right_that_is_taken_away_is_told", agents=1)
+def rights_are_looked_at_once() -> None:
+    """A subscription goes on when its topic is altered, whoever may subscribe then."""
+    wrap(Permissions, "topic_changed", lambda _original, _self, _change: None)
+
+
 @mutation("A13", "shutdown_is_told")
 def the_agent_stops_without_a_word() -> None:
     """An agent that is told to stop does not tell its clients."""
@@ -76,10 +103,10 @@ def the_agent_stops_without_a_word() -> None:
 def a_topic_can_be_created_once_alone() -> None:
     """Creating a topic that exists with the same scope gives EEXIST."""
 
-    def create(original: Any, self: TopicTable, name: str, *rest: Any) -> Any:
-        if name in self.by_name:
-            return errno.EEXIST, self.by_name[name], None
-        return original(self, name, *rest)
+    def create(original: Any, self: TopicTable, wanted: Any, *rest: Any) -> Any:
+        if wanted.name in self.by_name:
+            return errno.EEXIST, self.by_name[wanted.name], None
+        return original(self, wanted, *rest)
 
     wrap(TopicTable, "_create", create)
 
@@ -109,7 +136,9 @@ def every_topic_is_global() -> None:
     wrap(
         TopicTable,
         "_create",
-        lambda original, self, name, _local, bounds: original(self, name, False, bounds),
+        lambda original, self, wanted, bounds: original(
+            self, msgspec.structs.replace(wanted, local=False), bounds
+        ),
     )
 
 

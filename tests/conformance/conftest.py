@@ -12,5 +12,5 @@ from tests.cluster import LoopbackCluster
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LoopbackCluster]:
     """Three live agents on loopback multicast; no test leaves a topic or a subscription behind."""
-    with LoopbackCluster(3) as started:
+    with LoopbackCluster(3, node={"socket_mode": "0666"}) as started:
         yield started

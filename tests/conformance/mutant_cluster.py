@@ -22,7 +22,7 @@ class MutantCluster(LoopbackCluster):
     def __init__(
         self, n: int, name: str = NO_MISTAKE, wrong: Iterable[int] = (), **config: Mapping[str, Any]
     ) -> None:
-        super().__init__(n, **config)
+        super().__init__(n, **{"node": {"socket_mode": "0666"}, **config})
         self._name = name
         self._wrong = frozenset(wrong)
 

@@ -177,7 +177,7 @@ def test_topics_are_created_listed_and_removed(agent: Bench) -> None:
     assert error.errno == errno.EEXIST
     assert client.call(Request.TOPIC_CREATE, TopicCreate("oc.mine"))[1].errno == errno.EPERM
     assert client.call(Request.TOPIC_CREATE, TopicCreate("__OC_EV_X"))[1].errno == errno.EPERM
-    assert client.call(Request.TOPIC_CREATE, TopicCreate("group:x"))[1].errno == errno.EINVAL
+    assert client.call(Request.TOPIC_CREATE, TopicCreate("group:x*y"))[1].errno == errno.EINVAL
     assert client.call(Request.TOPIC_CREATE, TopicCreate(""))[1].errno == errno.EINVAL
     assert client.call(Request.TOPIC_CREATE, TopicCreate("é" * 128))[1].errno == errno.EINVAL
     topics = client.call(Request.TOPIC_LIST)[1].topics

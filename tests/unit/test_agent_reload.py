@@ -21,6 +21,7 @@ from ocfcluster.agent import incarnations, main, reload
 from ocfcluster.agent.config import AgentConfig, load
 from ocfcluster.agent.reload import KEYS, Reloader, When, changes, plan
 from ocfcluster.cli import main as command
+from ocfcluster.ipc.peer import Peer
 from ocfcluster.limits import MILLISECOND_NS
 from ocfcluster.protocol.effects import State
 from ocfcluster.wire.frames import Administer, Administration, Answer, Request, Status
@@ -262,12 +263,17 @@ def test_what_has_changed_counts_in_the_agent(tmp_path: Path) -> None:
                 timing=agent_config.Timing(suspicion_ms=700),
                 topics=[agent_config.TopicSetting("fresh", "local")],
                 hooks=agent_config.Hooks(topic="news"),
+                access=agent_config.AccessSection(create=("uid:4711",)),
             ),
             [],
             [],
         )
         agent.reloading.apply(planned)
         made.step()
+        gate = agent.requests.permissions.gate
+        verdict = gate.create(Peer(1, 4711, 4711), "mine")
+        assert verdict is not None
+        assert verdict.allowed
         assert made.node.topics["fresh"].local
         assert made.node.topics["news"].local
         assert made.node.timing.suspicion_ns == 700 * MILLISECOND_NS
