@@ -25,6 +25,13 @@ RESERVED_PREFIX: Final = "oc."
 RESERVED_ALIAS_PREFIX: Final = "__OC_EV_"  # the names that draft 0.3 had for the reserved topics
 GROUP_PREFIX: Final = "group:"
 
+# --- connectivity and components --------------------------------------------------------------------------------
+INTERFACE_NAME_BYTES: Final = 15  # the kernel's IFNAMSIZ, without its NUL
+INTERFACES_REPORTED: Final = 256  # of one node, by index: a host of many containers has hundreds; the rest is counted
+ADDRESSES_REPORTED: Final = 1024  # of all of them
+REPORT_INTERVAL_NS: Final = 100 * MILLISECOND_NS  # a component tells changes no more often: flapping is coalesced
+VIEWS_UNPLACED: Final = 64  # views that an external membership component has not published; beyond: a gap
+
 # --- frames between an agent and its programs -----------------------------------------------------------------
 # One message on an event socket: 5 events of 16 KiB, 2 of 32, 1 of 64, with room for headers and properties. Linux
 # keeps up to 83.6 KiB in small allocations (4 pages and 17 fragments); what is larger needs many pages in a row.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 from construct import (
@@ -46,6 +46,7 @@ from ocfcluster.errors import Malformed, MalformedDatagram, MalformedFrame, Malf
 from ocfcluster.limits import (
     EVENT_BYTES_CEILING,
     FRAME_BYTES,
+    INTERFACE_NAME_BYTES,
     PROPERTIES_BYTES,
     PROPERTY_COUNT,
     PROPERTY_KEY_BYTES,
@@ -133,6 +134,16 @@ def _is_text(data: bytes) -> bool:
 
 
 # --- properties -----------------------------------------------------------------------------------------------
+
+
+def _is_interface_name(field: bytes) -> bool:
+    name = field.rstrip(b"\0")
+    return 0 < len(name) <= INTERFACE_NAME_BYTES and b"\0" not in name and _is_text(name)
+
+
+def _is_address(one: Any) -> bool:
+    size = {4: 4, 6: 16}.get(one.family, 0)
+    return bool(size and not one.reserved and one.prefix_length <= 8 * size and not any(one.address[size:]))
 
 
 def _ascending(context: Any) -> bool:
@@ -280,6 +291,94 @@ MEMBERSHIP: Final = Format(
     Check(this.members + this.members_at <= len_(this.array)),
     Check(this.left + this.left_at <= len_(this.array)),
     Check(this.joined + this.joined_at <= len_(this.array)),
+)
+
+CONNECTIVITY_CODES: Final = (1 << 22 | 1, 1 << 22 | 2, 1 << 22 | 3)  # class 1; INTERFACE, ELIGIBLE, CONNECT
+CHANGES: Final = 0x3F  # bits of connectivity.Change
+
+INTERFACES: Final = Format(
+    "connectivity event INTERFACE",
+    Malformed,
+    "code" / Int32ul,
+    Check(this.code == CONNECTIVITY_CODES[0]),
+    "node_id" / Int32ul,
+    Check(this.node_id > 0),
+    "count" / Int32ul,
+    "coalesced" / Int32ul,
+    Check(this.count <= EVENT_BYTES_CEILING // 36),
+    "interfaces"
+    / Array(
+        this.count,
+        Struct(
+            "index" / Int32ul,
+            "mtu" / Int32ul,
+            "state" / Int16ul,  # connectivity.InterfaceState
+            Check(this.state <= 0x1F),
+            "change" / Int16ul,
+            Check(this.change <= CHANGES),
+            "addresses_at" / Int32ul,  # index into the addresses: each interface's are behind the one's before
+            "addresses" / Int32ul,
+            *_octets("name", 16),
+            Rule(lambda one: _is_interface_name(one.name)),
+        ),
+    ),
+    "array"
+    / GreedyRange(
+        Struct(
+            "family" / Int8ul,  # 4 or 6
+            "prefix_length" / Int8ul,
+            "reserved" / Int16ul,
+            *_octets("address", 16),
+            Rule(_is_address),
+        )
+    ),
+    Rule(
+        lambda event: (
+            [one.addresses_at for one in event.interfaces]
+            == list(accumulate((one.addresses for one in event.interfaces), initial=0))[:-1]
+            and sum(one.addresses for one in event.interfaces) == len(event.array)
+        )
+    ),
+)
+
+ELIGIBLE: Final = Format(
+    "connectivity event ELIGIBLE",
+    Malformed,
+    "code" / Int32ul,
+    Check(this.code == CONNECTIVITY_CODES[1]),
+    "node_id" / Int32ul,
+    Check(this.node_id > 0),
+    "count" / Int32ul,
+    "coalesced" / Int32ul,
+    "array"
+    / GreedyRange(
+        Struct("node_id" / Int32ul, "votes" / Int16ul, "change" / Int16ul, Check(this.change <= CHANGES))
+    ),
+    Check(len_(this.array) == this.count),
+)
+
+CONNECT: Final = Format(
+    "connectivity event CONNECT",
+    Malformed,
+    "code" / Int32ul,
+    Check(this.code == CONNECTIVITY_CODES[2]),
+    "node_id" / Int32ul,
+    Check(this.node_id > 0),
+    "count" / Int32ul,
+    "coalesced" / Int32ul,
+    "array"
+    / GreedyRange(
+        Struct(
+            "hearer" / Int32ul,
+            "heard" / Int32ul,
+            "network" / Int16ul,
+            "state" / Int8ul,  # connectivity.LinkState
+            Check(this.state <= 3),
+            "change" / Int8ul,
+            Check(this.change <= CHANGES),
+        )
+    ),
+    Check(len_(this.array) == this.count),
 )
 
 # --- frames between an agent and its programs -----------------------------------------------------------------
