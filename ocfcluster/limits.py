@@ -27,9 +27,16 @@ GROUP_PREFIX: Final = "group:"
 
 # --- connectivity and components --------------------------------------------------------------------------------
 INTERFACE_NAME_BYTES: Final = 15  # the kernel's IFNAMSIZ, without its NUL
-INTERFACES_REPORTED: Final = 256  # of one node, by index: a host of many containers has hundreds; the rest is counted
+INTERFACES_REPORTED: Final = (
+    256  # of one node, by index: a host of many containers has hundreds; the rest is counted
+)
 ADDRESSES_REPORTED: Final = 1024  # of all of them
-REPORT_INTERVAL_NS: Final = 100 * MILLISECOND_NS  # a component tells changes no more often: flapping is coalesced
+REPORT_INTERVAL_NS: Final = (
+    100 * MILLISECOND_NS
+)  # a component tells changes no more often: flapping is coalesced
+INTERFACE_LOOK_NS: Final = (
+    10 * MILLISECOND_NS
+)  # between two looks at the interfaces, whatever the kernel says
 VIEWS_UNPLACED: Final = 64  # views that an external membership component has not published; beyond: a gap
 
 # --- frames between an agent and its programs -----------------------------------------------------------------

@@ -125,6 +125,11 @@ class AccessSection(Section, frozen=True):
     create: tuple[str, ...] = ()
 
 
+class Components(Section, frozen=True):
+    membership: Literal["builtin", "external"] = "builtin"
+    connectivity: Literal["builtin", "external"] = "builtin"
+
+
 class TopicSetting(Section, frozen=True):
     name: str
     scope: Literal["global", "local"] = "global"
@@ -170,6 +175,7 @@ class AgentConfig(Section, frozen=True):
     log: Log = Log()
     hooks: Hooks = Hooks()
     access: AccessSection = AccessSection()
+    components: Components = Components()
     topics: list[TopicSetting] = []
 
     def socket_path(self) -> str:
@@ -225,8 +231,8 @@ def load(path: str | os.PathLike[str]) -> AgentConfig:
 
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "": AgentConfig, "cluster": Cluster, "node": Node, "network": Network, "security": Security, "limits": Limits,
-    "timing": Timing, "log": Log, "hooks": Hooks, "access": AccessSection, "topics": TopicSetting,
-    "network.networks": RedundantNetwork,
+    "timing": Timing, "log": Log, "hooks": Hooks, "access": AccessSection, "components": Components,
+    "topics": TopicSetting, "network.networks": RedundantNetwork,
 }  # fmt: skip
 _AT: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<where>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`$")
@@ -271,6 +277,7 @@ def _choices(section: str, key: str) -> str:
         "delivery": '"safe" or "agreed"', "transport": '"multicast", "unicast" or "memory"',
         "scope": '"global" or "local"', "loop": 'true, false or "auto"', "level": "debug, info, warning or error",
         "format": "auto, console or json", "event_loop": '"asyncio" or "uvloop"',
+        "membership": '"builtin" or "external"', "connectivity": '"builtin" or "external"',
         "bootstrap": '"all" or "majority"', "socket_mode": 'an octal mode of four digits as "0660"',
     }  # fmt: skip
     return f"; right would be {choices[field]}" if section and field in choices else ""

@@ -20,7 +20,9 @@ import structlog
 
 from ocfcluster.agent.absent import AbsentNetworks
 from ocfcluster.agent.clients import READ_BYTES, Client
+from ocfcluster.agent.components import LAST_WORD_S, Components, link
 from ocfcluster.agent.config import AgentConfig, TopicSetting
+from ocfcluster.agent.external_views import ExternalViews
 from ocfcluster.agent.hooks import Hooks, Teller
 from ocfcluster.agent.intake import Intake
 from ocfcluster.agent.links import links
@@ -37,6 +39,8 @@ from ocfcluster.agent.router import Router
 from ocfcluster.agent.snapshots import Snapshots
 from ocfcluster.agent.state_dir import RecordWriter, StateDirectory
 from ocfcluster.agent.status import status_document
+from ocfcluster.agent.views import Views
+from ocfcluster.components.connectivity import Link
 from ocfcluster.errors import MalformedFrame
 from ocfcluster.ipc.delivery import Hub, Subscription
 from ocfcluster.ipc.peer import open_pidfd, peer_credentials
@@ -114,7 +118,12 @@ class Agent:
         self.names = NameService(self._running_loop, self._names_answered)
         self.intake = Intake(self.node, self.local, self, self.counters)
         self.requests = Requests(self)
-        self.router = Router(self.hub, self.intake.owners, self.requests, self.local, self.counters)
+        self.components = Components(self)
+        external = config.components.membership == "external"
+        self.router = Router(
+            self.hub, self.intake.owners, self.requests, self.local, self.counters,
+            (ExternalViews if external else Views)(self.hub, self.local), self.components.current,
+        )  # fmt: skip
         self.router.views.on_view = partial(self.teller.tell, "primary", "a view with this node is in force")
         self.clients: dict[int, Client] = {}
         self._last_connection = 0
@@ -155,9 +164,11 @@ class Agent:
         self.absent.start()
         try:
             self.settle(time.monotonic_ns())
+            self.components.start(loop)
             await self._stopping.wait()
             await self._end()
         finally:
+            await self.components.end(loop)
             self._close()
             await self.snapshots.ended()
 
@@ -175,6 +186,7 @@ class Agent:
             return
         self._leaving = reason
         log.info("leaving", reason=reason)
+        self.components.stop()
         now = time.monotonic_ns()
         self.node.leave(now)
         self.settle(now)
@@ -199,6 +211,9 @@ class Agent:
         self._stop_listening()
         if self.failure is None:
             self.catch_up()
+        until = now + int(LAST_WORD_S * 1e9)
+        while self.components.last_word_due and time.monotonic_ns() < until:  # noqa: ASYNC110 - as below
+            await asyncio.sleep(0.01)
         self.hub.shut_down(self._stop_reason, now)
         for client in list(self.clients.values()):
             client.session.answer(0, Answer.SHUTDOWN, Shutdown(self._stop_reason))
@@ -325,6 +340,8 @@ class Agent:
             log.warning("primary", told=effect.code.value, m_sequence=effect.m_sequence)
             self.router.views.notify(effect, self.config.node.id, self.incarnation)
             self.teller.notified(effect)
+            if self.router.views.primary:
+                self.components.current.primary()
         elif isinstance(effect, HistoryLost):
             self._history_lost(effect, now)
         elif isinstance(effect, Fault):
@@ -399,6 +416,18 @@ class Agent:
         configuration = self.node.configuration
         return "" if configuration is None else configuration.cluster_id
 
+    def links(self, all_pairs: bool) -> tuple[Link, ...]:
+        """Whom this node hears, per node and network, and whether it is heard; with ``all_pairs`` also what it knows
+        of the others. There is one network, number 0, and what is known of it comes from the failure detector."""
+        return tuple(
+            link(hearer, heard, 0, hears, is_heard)
+            for hearer, heard, hears, is_heard in self.node.links(all_pairs)
+        )
+
+    def cluster_addresses(self) -> list[str]:
+        """The addresses over which this node talks to the others, by network."""
+        return [] if self.config.transport() == "memory" else [str(self.transport.address[0])]
+
     def event_bytes(self) -> int:
         configuration = self.node.configuration
         return self.config.limits.event_bytes if configuration is None else configuration.limits.event_bytes
@@ -425,6 +454,7 @@ class Agent:
         log.warning("history", text=reason)
         self.hub.shut_down(reason, now, NoticeCode.HISTORY_LOST)
         self.router.views.forget()
+        self.components.current.forget()
         self.intake.forget_history()
         self.requests.forget_history()
         self.local.forget_history()
@@ -488,8 +518,13 @@ class Agent:
     def admit(self, connected: socket.socket) -> None:
         """A program's connection, which is the agent's from here on."""
         connected.setblocking(False)
+        try:
+            peer = peer_credentials(connected)
+        except OSError:
+            connected.close()
+            return
         most = min(CLIENTS, self.config.limits.clients)
-        if len(self.clients) >= most:
+        if len(self.clients) - self.components.connected >= most and not self.components.expects(peer):
             self.counters.clients_refused += 1
             frame = control_frame(
                 Answer.ERROR, 0, Error(errno.ENOMEM, f"this agent has its {most} clients (limits.clients)")
@@ -498,11 +533,6 @@ class Agent:
                 connected.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except OSError:
                 pass  # it is refused in any case
-            connected.close()
-            return
-        try:
-            peer = peer_credentials(connected)
-        except OSError:
             connected.close()
             return
         self.counters.clients_accepted += 1
@@ -564,6 +594,7 @@ class Agent:
         if client.pidfd >= 0:
             loop.remove_reader(client.pidfd)
         now = time.monotonic_ns()
+        self.components.client_lost(client)
         for subscription in self.hub.close_line(client.line, now):
             subscription.socket.close()
         del self.clients[client.connection]
@@ -582,6 +613,9 @@ class Agent:
 
     def publish_refusal(self, client: Client, topic: Topic) -> int:
         return self.requests.permissions.publish_refusal(client, topic)
+
+    def door(self, client: Client, topic_id: int, run: bytes, header: RunHeader) -> int:
+        return self.components.door(client, topic_id, run, header)
 
     def _names_answered(self) -> None:
         """Look-ups have ended, and those who waited for them were told."""

@@ -42,6 +42,9 @@ class Shell(Protocol):
     def handle(self, client: Client, request: Incoming) -> None:
         """Answer a request that is no publication."""
 
+    def door(self, client: Client, topic_id: int, run: bytes, header: RunHeader) -> int:
+        """The errno with which a run for a reserved topic is refused, or 0."""
+
     def deliver_local(self, run: bytes, header: RunHeader, skip: int, seq: int, ev_id: int) -> None:
         """Give an event of a local topic to its subscribers."""
 
@@ -188,6 +191,8 @@ class Intake:
             refused = errno.EINVAL
         elif topic_id in publishes and publishes[topic_id] is topic:
             refused = 0
+        elif topic_id < FIRST_TOPIC_ID:
+            refused = self._shell.door(client, topic_id, run, header)
         else:
             refused = self._shell.publish_refusal(client, topic)
             if refused < 0:

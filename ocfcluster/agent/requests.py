@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 from ocfcluster import __version__
 from ocfcluster.agent.administration import Administrator
 from ocfcluster.agent.clients import Client
+from ocfcluster.agent.current import OWN_LINE
+from ocfcluster.agent.external_views import RAW
 from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault, scope_is_local
 from ocfcluster.agent.permissions import Permissions
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
@@ -34,6 +36,7 @@ from ocfcluster.wire.frames import (
     OutOfLine,
     Position,
     Producer,
+    Report,
     Request,
     Start,
     Status,
@@ -103,6 +106,7 @@ class Requests:
             Request.TOPIC_LIST: self.on_topic_list,
             Request.STATUS: self.on_status,
             Request.BARRIER: self.on_barrier,
+            Request.REPORT: self.on_report,
             Request.GOODBYE: self.on_goodbye,
             Request.ADMINISTER: permissions.operating(administrator.administer),
         }
@@ -319,6 +323,10 @@ class Requests:
                 code, text = errno.EINVAL, f"there is no topic {missing[0]!r}"
             elif not code:
                 code, text = refusal
+            if not code:
+                code, text = self._agent.components.subscribe_fault(
+                    client, {s.topic_id: s.topic for s in starts}
+                )
             if code:
                 event_socket.close()
                 self._refuse(client, request.request_id, code, text)
@@ -331,6 +339,7 @@ class Requests:
             if MEMBERSHIP in ids:
                 position = positions.get(ids[MEMBERSHIP])
                 self._agent.router.views.begin(subscription, None if position is None else position.seq)
+            self._agent.components.begin(subscription, positions)
             return True
 
         # Before the first view nobody knows where a subscription would begin.
@@ -396,6 +405,8 @@ class Requests:
             if topic.topic_id == MEMBERSHIP:
                 views = self._agent.router.views
                 next_seq, gap_from = views.start(None if position is None else position.seq)
+            elif topic == RAW:
+                pass  # whatever its component has missed, it is told anew
             elif position is not None and position.seq + 1 < next_seq:
                 gap_from = position.seq + 1
             starts[topic.topic_id] = Start(topic.name, topic.topic_id, next_seq, topic.local, gap_from)
@@ -426,7 +437,7 @@ class Requests:
     # --- topics -----------------------------------------------------------------------------------------------
 
     def _topic(self, name: str) -> NodeTopic | None:
-        return self._agent.node.topics.get(canonical(name))
+        return self._agent.node.topics.get(canonical(name)) or self._agent.components.topic(name)
 
     def _last_seq(self, topic: NodeTopic) -> int:
         if topic.local:
@@ -434,7 +445,9 @@ class Requests:
         return self._agent.node.last_seq(topic.topic_id)
 
     def _describe(self, topic: NodeTopic) -> Topic:
-        subscribers = len(self._agent.hub.by_topic.get(topic.topic_id, ()))
+        subscribers = sum(
+            one.line.connection != OWN_LINE for one in self._agent.hub.by_topic.get(topic.topic_id, ())
+        )
         return Topic(
             topic.name,
             topic.topic_id,
@@ -550,6 +563,15 @@ class Requests:
 
     def on_status(self, client: Client, request: Incoming, _: Body | None) -> None:
         self._answer(client, request.request_id, Answer.STATUS, Status(self._agent.status()))
+
+    def on_report(self, client: Client, request: Incoming, body: Body | None) -> None:
+        if not isinstance(body, Report):
+            return
+        code, why = self._agent.components.report(client, body)
+        if code:
+            self._refuse(client, request.request_id, code, why)
+        else:
+            self._answer(client, request.request_id, Answer.DONE)
 
     def on_barrier(self, client: Client, request: Incoming, _: Body | None) -> None:
         def then(outcome: Outcome) -> None:

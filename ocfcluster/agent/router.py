@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 from ocfcluster.agent.clients import Client
+from ocfcluster.agent.current import CurrentConnectivity
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.requests import Requests
@@ -25,13 +26,17 @@ _VOID: Final = int(RunKind.VOID)
 class Router:
     """Hands out what was delivered. ``touched`` collects clients that have output after the burst."""
 
-    __slots__ = ("touched", "views", "_hub", "_owners", "_requests", "_local", "_counters", "_pack")
+    __slots__ = (
+        "touched", "views", "_current", "_hub", "_owners", "_requests", "_local", "_counters", "_pack",
+    )  # fmt: skip
 
     def __init__(
-        self, hub: Hub, owners: dict[int, Client], requests: Requests, local: LocalTopics, counters: Counters
-    ) -> None:
+        self, hub: Hub, owners: dict[int, Client], requests: Requests, local: LocalTopics, counters: Counters,
+        views: Views, current: CurrentConnectivity,
+    ) -> None:  # fmt: skip
         self.touched: list[Client] = []
-        self.views = Views(hub, local)
+        self.views = views
+        self._current = current
         self._hub = hub
         self._owners = owners
         self._requests = requests
@@ -67,6 +72,7 @@ class Router:
                 self._topic_change(item)
             elif isinstance(item, View):
                 counters.views += 1
+                self._current.view(item)
                 self.views.deliver(item)
 
     def _outcome(self, outcome: Outcome) -> None:

@@ -19,6 +19,7 @@ def status_document(agent: Agent) -> dict[str, Any]:
     now = time.monotonic_ns()
     hub = agent.hub
     document = agent.node.status(now)
+    programs = [client for client in agent.clients.values() if not agent.components.is_own(client)]
     document["version"] = __version__
     document["uptime_s"] = (now - agent.started_at) // SECOND_NS
     document["socket"] = agent.socket_path
@@ -36,7 +37,8 @@ def status_document(agent: Agent) -> dict[str, Any]:
         document["hooks"] = agent.hooks.document()
     if agent.reloading.reloader is not None:
         document["configuration"] = agent.reloading.reloader.document()
-    document["warnings"] = list(agent.warnings)
+    document["warnings"] = [*agent.warnings, *agent.components.warnings()]
+    document["components"] = agent.components.status()
     document["clients"] = [
         {
             "connection": client.connection,
@@ -50,10 +52,14 @@ def status_document(agent: Agent) -> dict[str, Any]:
             "inbox_bytes": client.inbox_bytes,
             "output_bytes": client.session.output_bytes,
         }
-        for client in islice(agent.clients.values(), STATUS_ENTRIES)
+        for client in islice(programs, STATUS_ENTRIES)
     ]
-    subscriptions = sorted(hub.subscriptions(), key=lambda subscription: -subscription.queued_bytes)
-    document["client_count"] = len(agent.clients)
+    own = {client.line for client in agent.clients.values() if agent.components.is_own(client)}
+    subscriptions = sorted(
+        (one for one in hub.subscriptions() if one.line not in own),
+        key=lambda subscription: -subscription.queued_bytes,
+    )
+    document["client_count"] = len(programs)
     document["subscription_count"] = len(subscriptions)
     document["subscriptions"] = [
         {

@@ -19,7 +19,7 @@ from ocfcluster.wire.run import RunKind, build_run
 TOPIC_ID: Final = MEMBERSHIP_TOPIC.topic_id
 
 
-class _Told(NamedTuple):
+class Told(NamedTuple):
     """An event of the topic, as it was told first."""
 
     run: bytes
@@ -40,6 +40,15 @@ class _Told(NamedTuple):
         )  # fmt: skip
 
 
+class Place(NamedTuple):
+    """Of a view in the order: what its event is told under."""
+
+    seq: int
+    ev_id: int
+    m_sequence: int
+    order_time: int
+
+
 class Views:
     """The current view of the history that this node's programs know; ``begun`` once there is one.
 
@@ -54,12 +63,13 @@ class Views:
         self.on_view: Callable[[], None] = lambda: None
         self._hub = hub
         self._local = local
-        self._current: _Told | None = None
+        self._current: Told | None = None
         self._event = MembershipEvent(MembershipCode.INVALID, 0)
-        self._since: _Told | None = None  # the last local notification since the current view
+        self._since: Told | None = None  # the last local notification since the current view
 
     @property
     def begun(self) -> bool:
+        """Whether there was a view in this history."""
         return self._current is not None
 
     @property
@@ -72,16 +82,21 @@ class Views:
         if not view.seq:
             return
         configuration = view.configuration
-        self._event = event = MembershipEvent.of_view(view)
-        self._current = told = _Told(
-            _run(event, view.seq, configuration.order_time), RecordKind.RUN, RecordFlags.NONE, 0, 0,
-            configuration.m_sequence, view.seq, view.ev_id, configuration.order_time,
+        self.primary = True
+        place = Place(view.seq, view.ev_id, configuration.m_sequence, configuration.order_time)
+        self._place(place, MembershipEvent.of_view(view))
+        self.on_view()
+
+    def _place(self, place: Place, event: MembershipEvent) -> None:
+        """Tell ``event`` at its place; from here on it is the current one."""
+        seq, ev_id, m_sequence, order_time = place
+        self._event = event
+        self._current = told = Told(
+            _run(event, seq, order_time), RecordKind.RUN, RecordFlags.NONE, 0, 0, m_sequence, seq, ev_id, order_time,
         )  # fmt: skip
         self._since = None
-        self.primary = True
         if TOPIC_ID in self._hub.by_topic:
-            self._hub.deliver(TOPIC_ID, told.header(), told.run, view.seq, view.seq)
-        self.on_view()
+            self._hub.deliver(TOPIC_ID, told.header(), told.run, seq, seq)
 
     def notify(self, notification: Notification, node_id: int, incarnation: int) -> None:
         """NOT_PRIMARY or PRIMARY_RESTORED, to the subscribers here alone; it uses up no seq."""
@@ -90,7 +105,11 @@ class Views:
         self.primary = notification.code is not NotificationCode.NOT_PRIMARY
         code = MembershipCode[notification.code.name]
         event = MembershipEvent(code, notification.m_sequence, self._event.members)
-        told = self._since = self._local_event(event, notification.seq, RecordKind.RUN, node_id, incarnation)
+        self._tell(event, notification.seq, node_id, incarnation)
+
+    def _tell(self, event: MembershipEvent, seq: int, node_id: int, incarnation: int) -> None:
+        """``event`` to the subscribers here, and to those that come before the next view."""
+        told = self._since = self._local_event(event, seq, RecordKind.RUN, node_id, incarnation)
         for subscription in list(self._hub.by_topic.get(TOPIC_ID, ())):
             self._give(subscription, told)
 
@@ -98,7 +117,12 @@ class Views:
         """The cluster goes on without this incarnation: EVICTED is the last event of every subscription here."""
         if self._current is None:
             return
-        event = MembershipEvent(MembershipCode.EVICTED, self._event.m_sequence)
+        self._end(MembershipEvent(MembershipCode.EVICTED, self._event.m_sequence), node_id, incarnation)
+
+    def _end(self, event: MembershipEvent, node_id: int, incarnation: int) -> None:
+        """``event`` as the last one of every subscription here."""
+        if self._current is None:
+            return
         told = self._local_event(event, self._current.seq, RecordKind.LAST, node_id, incarnation)
         for subscription in list(self._hub.by_topic.get(TOPIC_ID, ())):
             self._give(subscription, told)
@@ -113,7 +137,11 @@ class Views:
     def start(self, position: int | None) -> tuple[int, int]:
         """Where a subscription begins that has taken events up to ``position`` (None: none): the seq of its first
         event, and the first seq that it cannot be given any more (0: none)."""
-        seq = 0 if self._current is None else self._current.seq
+        return self._start(0 if self._current is None else self._current.seq, position)
+
+    @staticmethod
+    def _start(seq: int, position: int | None) -> tuple[int, int]:
+        """``start`` where the event that comes at once, or first, has ``seq`` (0: none is known)."""
         if position is None:
             return max(1, seq), 0
         if position >= seq:
@@ -132,15 +160,15 @@ class Views:
         if since is not None and (known or not self.primary):
             self._give(subscription, since, RecordFlags.RETAINED)
 
-    def _give(self, subscription: Subscription, told: _Told, more: RecordFlags = RecordFlags.NONE) -> None:
+    def _give(self, subscription: Subscription, told: Told, more: RecordFlags = RecordFlags.NONE) -> None:
         last = told.kind is RecordKind.LAST
         self._hub.give(subscription, TOPIC_ID, told.header(more), told.run, told.seq, last)
 
     def _local_event(
         self, event: MembershipEvent, seq: int, kind: RecordKind, node_id: int, incarnation: int
-    ) -> _Told:
+    ) -> Told:
         now = time.time_ns()
-        return _Told(
+        return Told(
             _run(event, seq, now), kind, RecordFlags.LOCAL, node_id, incarnation, event.m_sequence,
             seq, self._local.take_ev_id(), now,
         )  # fmt: skip

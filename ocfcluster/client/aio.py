@@ -598,6 +598,13 @@ class AsyncClient:
         """Until this node has delivered everything that was ordered before the call."""
         await self.connection().call(Request.BARRIER, None, timeout)
 
+    def abandon(self) -> None:
+        """Close at once, without a word about what is under way."""
+        self._closed = True
+        if self._connection is not None and self._pid == os.getpid():
+            self._connection.session.end("the client was closed")
+            self._connection.close_now()
+
     async def close(self) -> None:
         """Flush for up to 5 s, say in the log what is unanswered then, and end all subscriptions."""
         if self._closed:

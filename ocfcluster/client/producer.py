@@ -43,7 +43,7 @@ class Batch:
 
     __slots__ = (
         "owner", "topic", "topic_id", "re_id", "properties", "events", "count", "size", "look_at", "alone",
-        "number", "run", "sends", "done", "error", "_seq", "_ev_id", "_parts", "on_done",
+        "number", "run", "sends", "done", "error", "why", "_seq", "_ev_id", "_parts", "on_done",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,7 @@ class Batch:
         self.sends = 0
         self.done = False
         self.error: ClientError | None = None
+        self.why = ""  # what the agent said about a refusal, ahead of the receipt
         self._seq = self._ev_id = 0
         self._parts: list[tuple[int, int, int, int, int]] = []  # first index, count, errno, seq, ev_id
         self.on_done: list[Any] = []  # callables without arguments; for asyncio
@@ -99,7 +100,7 @@ class Batch:
         before = self.number - first
         if before >= 0 and before + self.count <= count:
             if code:
-                self.error = _refusal(code, self.topic)
+                self.error = _refusal(code, self.topic, self.why)
             else:
                 self._seq = seq + before
                 self._ev_id = ev_id + before
@@ -147,12 +148,14 @@ class Batch:
             return self._seq + index, self._ev_id + index
         for part in sorted(self._parts):
             if part[2] and part[0] < index + count and index < part[0] + part[1]:
-                raise _refusal(part[2], self.topic)
+                raise _refusal(part[2], self.topic, self.why)
         part = self._part(index) or self._parts[0]
         return part[3] + index - part[0], part[4] + index - part[0]
 
 
-def _refusal(code: int, topic: str) -> ClientError:
+def _refusal(code: int, topic: str, why: str) -> ClientError:
+    if why:
+        return client_error(code, f"topic {topic!r}: {why}")
     if code == errno.EINVAL:
         return UnknownTopic(f"topic {topic!r} is not known to the cluster, or was removed")
     if code == errno.EPERM:
@@ -275,6 +278,12 @@ class Producer:
         return bool(self.id & LOCAL_ID)
 
     # --- answers ------------------------------------------------------------------------------------------------
+
+    def explained(self, first: int, why: str) -> None:
+        """Take the reason of a refusal whose receipt is still to come."""
+        for batch in self.unanswered:
+            if batch.number == first and not batch.done:
+                batch.why = why
 
     def answered(self, first: int, count: int, code: int, seq: int, ev_id: int) -> bool:
         """Take one receipt. Returns whether a batch was finished by it; repeated receipts are ignored."""

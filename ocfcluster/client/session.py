@@ -43,6 +43,9 @@ from ocfcluster.wire import frames
 from ocfcluster.wire.frames import CONTROL_HEADER, LOCAL_PROTOCOL_VERSION, RECEIPT, Answer, Request
 
 HEADER_BYTES: Final = CONTROL_HEADER.size
+# Not asked again on the next connection: a cluster that was just started again must not be stopped again, and what a
+# component had to say belongs to the agent that it said it to.
+_ONCE: Final = frozenset({Request.ADMINISTER, Request.REPORT})
 _BODIES_NONE: Final = frozenset({int(Answer.DONE)})  # kinds without a body
 _OWN_ANSWER: Final = {
     Request.OPEN_PRODUCER: Answer.PRODUCER, Request.SUBSCRIBE: Answer.SUBSCRIBED, Request.STATUS: Answer.STATUS,
@@ -211,12 +214,12 @@ class Session:
         self.stage = Stage.OFFLINE
         again = [
             pending for pending in self._in_flight.values()
-            if pending.kind is not Request.ADMINISTER
+            if pending.kind not in _ONCE
             and (pending.kind is not Request.SUBSCRIBE or not pending.subscription or not pending.subscription.started)
         ]  # fmt: skip
-        once = [pending for pending in self._in_flight.values() if pending.kind is Request.ADMINISTER]
+        once = [pending for pending in self._in_flight.values() if pending.kind in _ONCE]
         self._in_flight.clear()
-        for pending in once:  # a cluster that was just started again must not be stopped again
+        for pending in once:
             pending.finish(
                 None, OutcomeUnknown(f"the command may or may not have been carried out: {reason}")
             )
@@ -467,6 +470,11 @@ class Session:
         elif answer is Answer.FULL:
             assert isinstance(body, frames.Full)  # noqa: S101
             self.full = frozenset(body.subscriptions)
+        elif answer is Answer.REFUSED:
+            assert isinstance(body, frames.Refused)  # noqa: S101
+            for producer in self.producers:
+                if producer.id == body.producer:
+                    producer.explained(body.first_number, body.message)
         elif answer is Answer.SHUTDOWN:
             assert isinstance(body, frames.Shutdown)  # noqa: S101
             self.shutdown_reason = body.reason or "the agent ended in order"

@@ -154,7 +154,11 @@ class ConnectivityEvent(msgspec.Struct, frozen=True):
     @property
     def changed(self) -> bool:
         """Whether anything differs from the node's last event of this kind; else it is said again for newcomers."""
-        parts: tuple[Sequence[Interface | Eligible | Link], ...] = (self.interfaces, self.eligible, self.links)
+        parts: tuple[Sequence[Interface | Eligible | Link], ...] = (
+            self.interfaces,
+            self.eligible,
+            self.links,
+        )
         return bool(self.coalesced) or any(one.change for part in parts for one in part)
 
     def encode(self) -> bytes:
@@ -195,7 +199,9 @@ class ConnectivityEvent(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         words = [f"{one.name} {_word(one.change, one.healthy, 'up', 'down')}" for one in self.interfaces]
-        words += [f"{one.node_id}{' removed' if one.change & Change.REMOVED else ''}" for one in self.eligible]
+        words += [
+            f"{one.node_id}{' removed' if one.change & Change.REMOVED else ''}" for one in self.eligible
+        ]
         words += [f"{one.hearer}-{one.heard}{'' if one.established else ' lost'}" for one in self.links]
         return f"<ConnectivityEvent {self.code.name} of node {self.node_id}: {', '.join(words) or 'nothing'}>"
 
@@ -268,7 +274,8 @@ def compare_links(before: Iterable[Link], now: Iterable[Link]) -> tuple[Link, ..
 
 
 def _encode_interfaces(interfaces: Sequence[Interface]) -> bytes:
-    rows, addresses = [], []
+    rows: list[bytes] = []
+    addresses: list[bytes] = []
     for one in interfaces:
         name = one.name.encode("utf-8", "replace")[:INTERFACE_NAME_BYTES]
         rows.append(

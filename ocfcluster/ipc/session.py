@@ -217,7 +217,7 @@ class Session:
 
     def answer(self, request_id: int, kind: int, body: Body | None = None) -> None:
         """Answer request ``request_id``; 0 for what was not asked for."""
-        if request_id or kind not in (Answer.FULL, Answer.SHUTDOWN):
+        if request_id or kind not in (Answer.FULL, Answer.SHUTDOWN, Answer.REFUSED):
             self.unanswered -= 1
             if request_id in self._lending:
                 self._lending.discard(request_id)

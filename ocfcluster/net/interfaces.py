@@ -22,6 +22,7 @@ _SIOCGIFFLAGS: Final = 0x8913
 _SIOCGIFMTU: Final = 0x8921
 _IFF_UP: Final = 0x1
 _IFF_LOOPBACK: Final = 0x8
+_IFF_RUNNING: Final = 0x40
 _IFF_MULTICAST: Final = 0x1000
 _IFREQ_SHORT = struct.Struct("@16sH22x")
 _IFREQ_INT = struct.Struct("@16si20x")
@@ -51,6 +52,51 @@ class Interface:
             if ipaddress.ip_address(self.address).is_link_local and self.family == socket.AF_INET6
             else 0
         )
+
+
+@dataclass(slots=True, frozen=True)
+class Device:
+    """One network interface, with whatever addresses it has, also none."""
+
+    name: str
+    index: int
+    mtu: int
+    is_up: bool  # as an administrator wants it
+    has_carrier: bool  # the kernel finds it operational
+    is_loopback: bool
+    is_multicast: bool
+    addresses: tuple[tuple[str, int], ...]  # numeric, without a scope; prefix length
+
+
+def list_devices() -> list[Device]:
+    """Every interface by index, fresh at each call; one that goes away meanwhile is left out."""
+    found: list[Device] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
+        for name in netifaces.interfaces():
+            try:
+                found.append(_device(name, query))
+            except (OSError, ValueError):
+                continue  # it went away since it was listed, or is an alias label without an index
+    return sorted(found, key=lambda device: (device.index, device.name))
+
+
+def _device(name: str, query: socket.socket) -> Device:
+    index = socket.if_nametoindex(name)
+    flags = _ioctl_number(query, _SIOCGIFFLAGS, name, _IFREQ_SHORT)
+    return Device(
+        name=name,
+        index=index,
+        mtu=_ioctl_number(query, _SIOCGIFMTU, name, _IFREQ_INT),
+        is_up=bool(flags & _IFF_UP),
+        has_carrier=bool(flags & _IFF_RUNNING),
+        is_loopback=bool(flags & _IFF_LOOPBACK),
+        is_multicast=bool(flags & _IFF_MULTICAST),
+        addresses=tuple(
+            (entry["addr"].partition("%")[0], _prefix_length(entry.get("netmask"), family))
+            for family, key in ((socket.AF_INET, netifaces.AF_INET), (socket.AF_INET6, netifaces.AF_INET6))
+            for entry in netifaces.ifaddresses(name).get(key, [])
+        ),
+    )
 
 
 def list_interfaces() -> list[Interface]:

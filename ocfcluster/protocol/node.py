@@ -714,6 +714,10 @@ class Node:
         """What this node waits for, in words; empty: nothing."""
         return report.waiting_for(self, self._detector)
 
+    def links(self, all_pairs: bool) -> list[report.LinkReport]:
+        """Who hears whom: this node's own row, and with ``all_pairs`` what it knows of the others'."""
+        return report.links(self, self._detector, all_pairs)
+
     def status(self, now: int) -> dict[str, Any]:
         """Plain values for people and programs; docs/operating.md lists the keys."""
         return report.status(self, self._detector, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ocfcluster import limits
 from ocfcluster.protocol.detector import Detector
@@ -12,6 +12,39 @@ from ocfcluster.wire.datagram import MessageFlags
 
 if TYPE_CHECKING:
     from ocfcluster.protocol.node import Node
+
+
+class LinkReport(NamedTuple):
+    """Whether ``hearer`` hears ``heard``, and whether that one says so of ``hearer``, as far as this node knows."""
+
+    hearer: int
+    heard: int
+    hears: bool
+    is_heard: bool
+
+
+def links(node: Node, detector: Detector, all_pairs: bool) -> list[LinkReport]:
+    """Whom this node hears, by node_id: all nodes of the table, and whoever else is heard. With ``all_pairs`` behind
+    that what the heartbeats of those that are heard say of each other."""
+    own = (node.settings.node_id, node.settings.incarnation)
+    table = node.configuration.table if node.configuration is not None else node.settings.table
+    heard = {peer.node_id: peer for peer in detector.heard}  # of each the incarnation heard last
+    others = sorted({*table, *heard} - {own[0]})
+    found = [LinkReport(own[0], other, other in heard, detector.linked(own[0], other)) for other in others]
+    if not all_pairs:
+        return found
+    said = {
+        peer.node_id: {node_id for node_id, _ in peer.beat.heard}
+        for peer in detector.heard
+        if peer.beat is not None
+    }
+    said[own[0]] = set(heard)
+    for hearer in sorted(said.keys() - {own[0]}):
+        found += [
+            LinkReport(hearer, other, other in said[hearer], hearer in said.get(other, ()))
+            for other in sorted({own[0], *others} - {hearer})
+        ]
+    return found
 
 
 def waiting_for(node: Node, detector: Detector) -> str:

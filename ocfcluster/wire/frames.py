@@ -55,6 +55,7 @@ class Request(IntEnum):
     GOODBYE = 14
     ADMINISTER = 15  # for root and the agent's own user; answered by DONE, STATUS or ERROR
     TOPIC_ALTER = 16
+    REPORT = 20  # a component's word on a reserved topic, outside of the order; answered by DONE or ERROR
     TOPIC_ACCESS = 32  # who may do what with a topic
 
 
@@ -85,6 +86,7 @@ class Answer(IntEnum):
     RECEIPTS = 72  # request id 0; any number of RECEIPT records
     FULL = 73  # request id 0; which of this client's own subscriptions hold the publishers up
     SHUTDOWN = 74  # request id 0; the agent ends in order
+    REFUSED = 80  # request id 0; why a publication is refused whose receipt will give EINVAL
     TOPIC_ACCESS = 96
 
 
@@ -208,6 +210,23 @@ class Administer(Body, frozen=True):
     nodes: list[U32] = []
 
 
+class Report(Body, frozen=True):
+    """``data`` for the subscribers of ``topic`` on this node: a local notification (``seq`` 0), or what stands at the
+    place ``seq`` that the order has for it."""
+
+    topic: str
+    data: bytes
+    seq: U64 = 0
+
+
+class Refused(Body, frozen=True):
+    """Of the run that begins with number ``first_number`` of ``producer``."""
+
+    producer: U64
+    first_number: U64
+    message: str
+
+
 class Topic(Body, frozen=True):
     topic: str
     topic_id: U32
@@ -292,9 +311,10 @@ _BODIES: Final[dict[int, type[Body]]] = {
     Request.SUBSCRIBE: Subscribe, Request.UNSUBSCRIBE: Unsubscribe, Request.OUT_OF_LINE: OutOfLine,
     Request.TOPIC_RESOLVE: TopicResolve, Request.TOPIC_CREATE: TopicCreate, Request.TOPIC_REMOVE: TopicRemove,
     Request.TOPIC_ALTER: TopicAlter, Request.ADMINISTER: Administer, Request.TOPIC_ACCESS: TopicResolve,
+    Request.REPORT: Report,
     Answer.WELCOME: Welcome, Answer.ERROR: Error, Answer.PRODUCER: Producer, Answer.SUBSCRIBED: Subscribed,
     Answer.TOPIC: Topic, Answer.TOPICS: Topics, Answer.STATUS: Status, Answer.FULL: Full,
-    Answer.SHUTDOWN: Shutdown, Answer.TOPIC_ACCESS: TopicAccess,
+    Answer.SHUTDOWN: Shutdown, Answer.TOPIC_ACCESS: TopicAccess, Answer.REFUSED: Refused,
 }  # fmt: skip
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
 _NOTICE: Final = msgspec.msgpack.Decoder(Notice)

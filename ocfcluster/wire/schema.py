@@ -316,7 +316,8 @@ INTERFACES: Final = Format(
             Check(this.state <= 0x1F),
             "change" / Int16ul,
             Check(this.change <= CHANGES),
-            "addresses_at" / Int32ul,  # index into the addresses: each interface's are behind the one's before
+            "addresses_at"
+            / Int32ul,  # index into the addresses: each interface's are behind the one's before
             "addresses" / Int32ul,
             *_octets("name", 16),
             Rule(lambda one: _is_interface_name(one.name)),

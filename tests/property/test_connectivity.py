@@ -38,7 +38,9 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 FOUR = st.builds(Address, st.just(4), st.integers(0, 32), st.binary(min_size=4, max_size=4))
 SIX = st.builds(Address, st.just(6), st.integers(0, 128), st.binary(min_size=16, max_size=16))
 ADDRESSES = st.lists(FOUR | SIX, max_size=3).map(tuple)
-INTERFACES = st.lists(st.builds(Interface, U32, NAMES, U32, STATES, ADDRESSES, CHANGES), max_size=4).map(tuple)
+INTERFACES = st.lists(st.builds(Interface, U32, NAMES, U32, STATES, ADDRESSES, CHANGES), max_size=4).map(
+    tuple
+)
 NODES = st.lists(st.builds(Eligible, U32, st.integers(0, 65535), CHANGES), max_size=5).map(tuple)
 LINKS = st.lists(
     st.builds(Link, U32, U32, st.integers(0, 65535), LINK_STATES, CHANGES), max_size=5
@@ -81,7 +83,8 @@ def declared(data: bytes, compiled: bool) -> ConnectivityEvent:
         nodes = tuple(Eligible(one.node_id, one.votes, Change(one.change)) for one in got.array)
         return ConnectivityEvent(code, got.node_id, got.coalesced, eligible=nodes)
     links = tuple(
-        Link(one.hearer, one.heard, one.network, LinkState(one.state), Change(one.change)) for one in got.array
+        Link(one.hearer, one.heard, one.network, LinkState(one.state), Change(one.change))
+        for one in got.array
     )
     return ConnectivityEvent(code, got.node_id, got.coalesced, links=links)
 

@@ -86,6 +86,7 @@ class FakeNode:
         self.asked: list[bytes] = []  # requests for it
         self.fetched: list[tuple[int, bytes | None]] = []
         self.persisted_told: list[tuple[int, bool]] = []
+        self.linked: list[Any] = []  # what it says of who hears whom
         self._items: list[Any] = []
         self._effects: list[Effect] = []
         self._controls: list[bytes] = []
@@ -217,6 +218,9 @@ class FakeNode:
 
     def status(self, now: int) -> dict[str, Any]:
         return {"state": self.state.value, "cluster": "test", "node_id": 1, "topics": len(self.topics)}
+
+    def links(self, all_pairs: bool) -> list[Any]:
+        return self.linked
 
     def leave(self, now: int) -> None:
         self.left = True
