@@ -152,6 +152,8 @@ class ExternalViews(Views):
         current = self._current
         if current is None or self._unplaced:
             return errno.EINVAL, "the view comes first, and its event is not placed yet"
+        if self._since is not None and self._since.run.endswith(event.encode()):
+            return 0, ""  # told before: the component was away when it was answered
         if event.code is MembershipCode.EVICTED:
             if not self._last_word_due:
                 return (

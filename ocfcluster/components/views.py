@@ -10,7 +10,6 @@ from typing import Final, Literal
 
 import msgspec
 
-from ocfcluster.components.membership import MembershipCode, MembershipEvent, Node
 from ocfcluster.errors import Malformed
 from ocfcluster.protocol.effects import View
 from ocfcluster.protocol.settings import Member
@@ -65,20 +64,6 @@ class RawEntry(msgspec.Struct, frozen=True, omit_defaults=False):
             return _DECODER.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Malformed(f"no entry of {TOPIC}: {error}") from None
-
-    def event(self) -> MembershipEvent:
-        """The event of ``oc.membership`` that the built-in component makes of it."""
-        code = {
-            "view": MembershipCode.NEW_MEMBERSHIP, "not_primary": MembershipCode.NOT_PRIMARY,
-            "primary_restored": MembershipCode.PRIMARY_RESTORED, "evicted": MembershipCode.EVICTED,
-        }[self.kind]  # fmt: skip
-        if self.kind == "evicted":
-            return MembershipEvent(code, self.m_sequence)
-        return MembershipEvent(code, self.m_sequence, *map(_nodes, (self.members, self.joined, self.left)))
-
-
-def _nodes(members: tuple[RawMember, ...]) -> tuple[Node, ...]:
-    return tuple(Node(member.node_id, member.born_on) for member in members)
 
 
 _DECODER: Final = msgspec.json.Decoder(RawEntry)

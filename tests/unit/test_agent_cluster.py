@@ -129,7 +129,9 @@ def test_commands_of_an_operator() -> None:
         )  # fmt: skip
         assert (asked.returncode, asked.stdout, asked.stderr) == (0, "the cluster stops\n", "")
         assert [cluster.agent(i).wait(10) for i in cluster.nodes] == [0, 0, 0]
-        last = told.get(timeout=5).notice
+        last = None
+        while last is None:
+            last = told.get(timeout=5).notice
         assert (last.code, last.final, last.reason) == (
             NoticeCode.SHUTDOWN,
             True,

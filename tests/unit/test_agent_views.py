@@ -228,7 +228,7 @@ def test_evicted_is_the_last_event(agent: Bench) -> None:
     (notice,) = seen(ends[2], agent)
     assert (notice.what.code, notice.what.final) == (NoticeCode.SHUTDOWN, True)
     assert notice.what.reason.startswith("evicted")
-    assert not agent.agent.hub.by_topic
+    assert list(agent.agent.hub.by_topic) == [2]  # the agent's own: what is current of oc.connectivity
 
 
 def test_the_end_of_a_history_ends_everything_that_belongs_to_it(tmp_path: Path) -> None:
