@@ -27,10 +27,15 @@ from ocfcluster.client.client import Client, Subscription
 from ocfcluster.client.dispatch import Entry
 from ocfcluster.client.events import Event, Receipt, TopicInfo
 from ocfcluster.client.session import Stage
+from ocfcluster.components.connectivity import CONN_CLASS, ConnectivityCode
 from ocfcluster.components.membership import MEMB_CLASS, MembershipCode, event_class, event_number
 from ocfcluster.errors import ClientError, InvalidArgument, NoSubscription, NotConnected
 
 __all__ = [
+    "OC_EV_CONN_CLASS",
+    "OC_EV_CS_CONNECT",
+    "OC_EV_CS_ELIGIBLE",
+    "OC_EV_CS_INTERFACE",
     "OC_EV_GET_CLASS",
     "OC_EV_GET_EVENT",
     "OC_EV_MEMB_CLASS",
@@ -38,6 +43,7 @@ __all__ = [
     "OC_EV_MS_NEW_MEMBERSHIP",
     "OC_EV_MS_NOT_PRIMARY",
     "OC_EV_MS_PRIMARY_RESTORED",
+    "S_OC_EV_CONN_CLASS",
     "S_OC_EV_MEMB_CLASS",
     "oc_ev_event_done",
     "oc_ev_get_event",
@@ -62,6 +68,11 @@ OC_EV_MS_NEW_MEMBERSHIP: Final = int(MembershipCode.NEW_MEMBERSHIP)
 OC_EV_MS_NOT_PRIMARY: Final = int(MembershipCode.NOT_PRIMARY)
 OC_EV_MS_PRIMARY_RESTORED: Final = int(MembershipCode.PRIMARY_RESTORED)
 OC_EV_MS_EVICTED: Final = int(MembershipCode.EVICTED)
+S_OC_EV_CONN_CLASS: Final = "__OC_EV_CONN_CLASS"  # of the topic oc.connectivity
+OC_EV_CONN_CLASS: Final = CONN_CLASS
+OC_EV_CS_INTERFACE: Final = int(ConnectivityCode.INTERFACE)
+OC_EV_CS_ELIGIBLE: Final = int(ConnectivityCode.ELIGIBLE)
+OC_EV_CS_CONNECT: Final = int(ConnectivityCode.CONNECT)
 OC_EV_GET_CLASS: Final = event_class
 OC_EV_GET_EVENT: Final = event_number
 OnEvent = Callable[[Event], object]

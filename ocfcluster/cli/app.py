@@ -9,6 +9,7 @@ import typer
 from ocfcluster.cli import (
     agent,
     conformance,
+    connectivity,
     demo,
     members,
     node,
@@ -65,6 +66,7 @@ app.command("subscribe")(subscribe.run)
 app.command("status")(status.show_status)
 app.command("members")(members.show_members)
 app.command("reload")(reload.run)
+app.command("connectivity")(connectivity.show_connectivity)
 app.add_typer(node.app, name="node")
 app.command("shutdown")(node.shutdown)
 app.command("bootstrap")(node.bootstrap)

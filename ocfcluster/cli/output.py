@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ocfcluster.client.events import Event
+    from ocfcluster.components.connectivity import ConnectivityEvent, Interface, Link
     from ocfcluster.components.membership import MembershipEvent
 
 MEMBERSHIP_TOPIC = "oc.membership"
+CONNECTIVITY_TOPIC = "oc.connectivity"
 PLAIN_WIDTH = 200  # columns of a table that does not go to a terminal: nothing is cut in a pipe
 
 
@@ -144,6 +146,7 @@ def event_document(event: Event) -> dict[str, Any]:
         "time_ns": event.time_ns, "local": event.local, "properties": dict(event.properties),
         **data_fields(bytes(event.data)),
         **({"membership": membership_document(event.data)} if event.topic == MEMBERSHIP_TOPIC else {}),
+        **({"connectivity": connectivity_document(event.data)} if event.topic == CONNECTIVITY_TOPIC else {}),
     }  # fmt: skip
 
 
@@ -152,7 +155,8 @@ def event_line(event: Event) -> str:
     if event.notice is not None:
         return f"-- {notice_text(event)}"
     data = event.data
-    text = membership_text(data) if event.topic == MEMBERSHIP_TOPIC else readable(bytes(data))
+    words = {MEMBERSHIP_TOPIC: membership_text, CONNECTIVITY_TOPIC: connectivity_text}
+    text = words.get(event.topic, readable)(bytes(data))
     return f"{printable(event.topic)} {event.seq} {text}"
 
 
@@ -189,6 +193,84 @@ def _membership(data: bytes) -> MembershipEvent | None:
 
     try:
         return MembershipEvent.decode(bytes(data))
+    except Malformed:  # of an agent of a later version, perhaps
+        return None
+
+
+def connectivity_text(data: bytes) -> str:
+    """The data of an event of oc.connectivity in words: what has changed, else that it is as before."""
+    event = _connectivity(data)
+    if event is None:
+        return readable(data)
+    words = [
+        f"{printable(one.name)} {_changes(one.change)}"
+        + (
+            f" ({', '.join(map(str, one.addresses)) or 'none'})"
+            if "addresses" in _changes(one.change)
+            else ""
+        )
+        for one in event.interfaces
+        if one.change
+    ]
+    words += [f"node {one.node_id} {_changes(one.change)}" for one in event.eligible if one.change]
+    words += [
+        f"{one.hearer}-{one.heard} {_connection(one)}{f' on network {one.network}' if one.network else ''}"
+        for one in event.links
+        if one.change
+    ]
+    also = [f"{event.coalesced} more changes"] if event.coalesced else []
+    return f"node {event.node_id} {event.code.name.lower()} {', '.join(words + also) or 'as before'}"
+
+
+def _changes(change: Any) -> str:
+    return " ".join(one.name.lower() for one in type(change) if one and one in change)
+
+
+def _connection(link: Link) -> str:
+    if link.established:
+        return "established"
+    return (
+        "lost"
+        if link.change & type(link.change).FAILED
+        else f"not established ({_changes(link.state) or 'silent'})"
+    )
+
+
+def connectivity_document(data: bytes) -> dict[str, Any]:
+    """The data of an event of oc.connectivity as plain values."""
+    event = _connectivity(data)
+    if event is None:
+        return {}
+    return {
+        "event": event.code.name.lower(), "node_id": event.node_id, "coalesced": event.coalesced,
+        **({"interfaces": [interface_document(one) for one in event.interfaces]} if event.interfaces else {}),
+        **({"eligible": [
+            {"node_id": one.node_id, "votes": one.votes, "change": _changes(one.change)} for one in event.eligible
+        ]} if event.eligible else {}),
+        **({"links": [link_document(one) for one in event.links]} if event.links else {}),
+    }  # fmt: skip
+
+
+def interface_document(one: Interface) -> dict[str, Any]:
+    return {
+        "name": one.name, "index": one.index, "mtu": one.mtu, "healthy": one.healthy, "state": _changes(one.state),
+        "addresses": list(map(str, one.addresses)), "change": _changes(one.change),
+    }  # fmt: skip
+
+
+def link_document(one: Link) -> dict[str, Any]:
+    return {
+        "hearer": one.hearer, "heard": one.heard, "network": one.network, "hears": bool(one.state & 1),
+        "established": one.established, "change": _changes(one.change),
+    }  # fmt: skip
+
+
+def _connectivity(data: bytes) -> ConnectivityEvent | None:
+    from ocfcluster.components.connectivity import ConnectivityEvent
+    from ocfcluster.errors import Malformed
+
+    try:
+        return ConnectivityEvent.decode(bytes(data))
     except Malformed:  # of an agent of a later version, perhaps
         return None
 

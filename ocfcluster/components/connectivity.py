@@ -212,6 +212,38 @@ def _word(change: Change, good: bool, yes: str, no: str) -> str:
     return yes if good else no
 
 
+class Connectivity:
+    """What a subscriber knows after the events so far: ``take`` each of them, the retained ones first.
+
+    ``interfaces`` by node, ``eligible`` nodes with their votes, and ``links`` by (hearer, heard, network).
+    """
+
+    def __init__(self) -> None:
+        self.interfaces: dict[int, tuple[Interface, ...]] = {}
+        self.eligible: dict[int, int] = {}
+        self.links: dict[tuple[int, int, int], Link] = {}
+
+    def take(self, event: ConnectivityEvent) -> None:
+        """The event replaces what was known of its node and kind."""
+        if event.code is ConnectivityCode.INTERFACE:
+            present = tuple(one for one in event.interfaces if not one.change & Change.REMOVED)
+            self.interfaces[event.node_id] = present
+        elif event.code is ConnectivityCode.ELIGIBLE:
+            self.eligible = {
+                one.node_id: one.votes for one in event.eligible if not one.change & Change.REMOVED
+            }
+        else:
+            told = {one.hearer for one in event.links} | {event.node_id}
+            self.links = {key: one for key, one in self.links.items() if key[0] not in told}
+            self.links |= {one[:3]: one for one in event.links if not one.change & Change.REMOVED}
+
+    def forget(self, nodes: Iterable[int]) -> None:
+        """Nodes that are no members any more: what they said of themselves is old."""
+        for node_id in nodes:
+            self.interfaces.pop(node_id, None)
+            self.links = {key: one for key, one in self.links.items() if key[0] != node_id}
+
+
 # --- what differs -----------------------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,7 @@ class ConnectivityReporter(Component):
         self._next: ConnectivityEvent | None = None  # what ``told`` is about
         self._seen_interfaces: tuple[Interface, ...] = ()  # as they were looked at last
         self._seen_links: tuple[Link, ...] = ()
+        self._seen_table: dict[int, int] = {}  # as it was when it was found untold last
         self._again: set[str] = set()  # to be told whether anything differs or not
 
     def check(self, data: bytes) -> object:
@@ -97,7 +98,11 @@ class ConnectivityReporter(Component):
             if links != self._seen_links:
                 self._seen_links = links
                 self.changed(LINKS)
-            if self._eligibility_differs():
+            table = dict(self._source.table())
+            if not self._eligibility_differs():
+                self._seen_table = {}
+            elif table != self._seen_table:
+                self._seen_table = table
                 self.changed(ELIGIBILITY)
             await asyncio.sleep(self.interval_s)
 

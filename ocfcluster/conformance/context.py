@@ -9,7 +9,7 @@ import secrets
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -70,8 +70,11 @@ class Harness(Protocol):
     def new_agent(self) -> contextlib.AbstractContextManager[Agent]:
         """A fresh agent of a single-node cluster, serving clients; ended when the context is left."""
 
-    def new_cluster(self, nodes: int, suspicion_ms: int) -> contextlib.AbstractContextManager[Cluster]:
-        """A fresh cluster of so many nodes, all active; ended when the context is left."""
+    def new_cluster(
+        self, nodes: int, suspicion_ms: int, components: Mapping[str, str] | None = None
+    ) -> contextlib.AbstractContextManager[Cluster]:
+        """A fresh cluster of so many nodes, all active; ended when the context is left. ``components`` is that section
+        of the agents' configuration."""
 
 
 class Context:
@@ -134,11 +137,14 @@ class Context:
             raise NotRun("needs an agent of its own, to end it")
         return self._harness.new_agent()
 
-    def own_cluster(self, nodes: int, suspicion_ms: int) -> contextlib.AbstractContextManager[Cluster]:
-        """A cluster whose agents the check may end; who is silent for ``suspicion_ms`` is suspected. Raises NotRun."""
+    def own_cluster(
+        self, nodes: int, suspicion_ms: int, components: Mapping[str, str] | None = None
+    ) -> contextlib.AbstractContextManager[Cluster]:
+        """A cluster whose agents the check may end; who is silent for ``suspicion_ms`` is suspected. ``components``
+        says which of its components are external. Raises NotRun."""
         if self._harness is None:
             raise NotRun("needs a cluster of its own, to end agents of it")
-        return self._harness.new_cluster(nodes, suspicion_ms)
+        return self._harness.new_cluster(nodes, suspicion_ms, components)
 
 
 def expect(condition: object, statement: str) -> None:

@@ -25,6 +25,8 @@ _MODULES: Final = (
     "order",
     "loss",
     "membership",
+    "connectivity",
+    "components",
 )
 TIME_LIMIT_S: Final = 30.0
 

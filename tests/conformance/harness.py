@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from tests.cluster import LoopbackCluster
@@ -54,9 +54,12 @@ class LoopbackHarness:
         self._cluster = cluster
 
     @contextmanager
-    def new_cluster(self, nodes: int, suspicion_ms: int) -> Iterator[OwnCluster]:
+    def new_cluster(
+        self, nodes: int, suspicion_ms: int, components: Mapping[str, str] | None = None
+    ) -> Iterator[OwnCluster]:
         timing = {"suspicion_ms": suspicion_ms, "heartbeat_ms": min(100, suspicion_ms // 5)}
-        with self._cluster(nodes, timing=timing) as cluster:
+        config = {"timing": timing, **({"components": components} if components else {})}
+        with self._cluster(nodes, **config) as cluster:
             own = OwnCluster(cluster)
             try:
                 yield own
