@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,9 +25,9 @@ from ocfcluster.components.connectivity import (
     LinkState,
 )
 from ocfcluster.components.reporter import ConnectivityReporter
-from ocfcluster.errors import Malformed
+from ocfcluster.errors import AgentUnreachable, Malformed
 from ocfcluster.ipc.delivery import Subscription
-from ocfcluster.ipc.peer import Peer, is_closed
+from ocfcluster.ipc.peer import is_closed
 from ocfcluster.limits import (
     ADDRESSES_REPORTED,
     INTERFACE_LOOK_NS,
@@ -54,13 +55,24 @@ log = structlog.get_logger("ocfcluster.agent")
 class Components:
     """What the agent has to do with components. ``current`` is the state of oc.connectivity for new subscribers."""
 
-    __slots__ = ("current", "left_out", "_agent", "_reporter", "_task", "_changes", "_look_again", "_missing")
+    __slots__ = (
+        "current",
+        "left_out",
+        "_agent",
+        "_reporter",
+        "_own",
+        "_task",
+        "_changes",
+        "_look_again",
+        "_missing",
+    )
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self.current = CurrentConnectivity(agent.hub, agent.local, agent.node.last_seq)
         self.left_out = 0  # interfaces beyond what is reported
         self._reporter: ConnectivityReporter | None = None
+        self._own = 0  # the reporter's connection
         self._task: asyncio.Task[None] | None = None
         self._changes: InterfaceChanges | None = None
         self._look_again: asyncio.TimerHandle | None = None
@@ -200,9 +212,7 @@ class Components:
             return
         timing = self._agent.config.timing
         interval_s = max(timing.heartbeat_ms / 1000, REPORT_INTERVAL_NS / SECOND_NS)
-        reporter = ConnectivityReporter(
-            self._agent.listener.path, self._agent.config.node.id, self, interval_s=interval_s
-        )
+        reporter = ConnectivityReporter(self._dial, self._agent.config.node.id, self, interval_s=interval_s)
         try:
             self._changes = InterfaceChanges()
         except OSError as error:
@@ -214,6 +224,16 @@ class Components:
         self._reporter = reporter
         self._task = loop.create_task(reporter.run())
         self._task.add_done_callback(self._on_end)
+
+    def _dial(self) -> socket.socket:
+        """The reporter's end of a new connection; the agent has the other."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        client = self._agent.admit(theirs, own=True)
+        if client is None:
+            ours.close()
+            raise AgentUnreachable("the agent cannot tell who its own component is")
+        self._own = client.connection
+        return ours
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -302,19 +322,14 @@ class Components:
 
     # --- status -------------------------------------------------------------------------------------------------
 
-    def expects(self, peer: Peer) -> bool:
-        """Whether a connection from ``peer`` is the built-in component's, which counts for no limit."""
-        reporter = self._reporter
-        return reporter is not None and not reporter.connection and peer.pid == os.getpid()
-
     @property
     def connected(self) -> bool:
         """Whether one of the agent's connections is the built-in component's."""
-        return self._reporter is not None and self._reporter.connection in self._agent.clients
+        return self._own in self._agent.clients
 
     def is_own(self, client: Client) -> bool:
         """Whether a connection is the built-in component's."""
-        return self._reporter is not None and client.connection == self._reporter.connection
+        return client.connection == self._own
 
     def status(self) -> dict[str, Any]:
         """For the status document."""

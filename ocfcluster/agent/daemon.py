@@ -242,6 +242,7 @@ class Agent:
         for client in list(self.clients.values()):
             self.client_lost(client, "")
         self.names.close()
+        self.requests.forget_history()  # what was asked of the order, and the sockets lent for it
         self.snapshots.close()
         self.transport.close()
         self._writer.close()
@@ -515,16 +516,12 @@ class Agent:
         if self.listener is not None:
             self._running_loop().add_reader(self.listener.socket.fileno(), self.on_connection)
 
-    def admit(self, connected: socket.socket) -> None:
-        """A program's connection, which is the agent's from here on."""
+    def admit(self, connected: socket.socket, *, own: bool = False) -> Client | None:
+        """A program's connection, which is the agent's from here on; None where it is refused. ``own``: the built-in
+        component's, which counts for no limit."""
         connected.setblocking(False)
-        try:
-            peer = peer_credentials(connected)
-        except OSError:
-            connected.close()
-            return
         most = min(CLIENTS, self.config.limits.clients)
-        if len(self.clients) - self.components.connected >= most and not self.components.expects(peer):
+        if len(self.clients) - self.components.connected >= most and not own:
             self.counters.clients_refused += 1
             frame = control_frame(
                 Answer.ERROR, 0, Error(errno.ENOMEM, f"this agent has its {most} clients (limits.clients)")
@@ -534,15 +531,21 @@ class Agent:
             except OSError:
                 pass  # it is refused in any case
             connected.close()
-            return
+            return None
+        try:
+            peer = peer_credentials(connected)
+        except OSError:
+            connected.close()
+            return None
         self.counters.clients_accepted += 1
         self._last_connection = connection = self._last_connection % 0xFFFF_FFFF + 1
         client = Client(self, connected, connection, peer, self.hub.open_line(connection), self.event_bytes())
         self.clients[connection] = client
-        client.pidfd = open_pidfd(connected, peer)
+        client.pidfd = -1 if own else open_pidfd(connected, peer)
         if client.pidfd >= 0:
             self._running_loop().add_reader(client.pidfd, self._on_process_end, client)
         self.watch_client_readable(client, True)
+        return client
 
     def _on_process_end(self, client: Client) -> None:
         """The process has ended; what it wrote before that still counts."""

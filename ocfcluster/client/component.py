@@ -26,6 +26,7 @@ from typing import ClassVar, Final
 
 from ocfcluster.client.aio import AsyncClient, AsyncReceipt, AsyncSubscription
 from ocfcluster.client.arguments import Data, as_bytes
+from ocfcluster.client.controlsocket import Dial
 from ocfcluster.client.events import Event, Notice
 from ocfcluster.client.session import Stage
 from ocfcluster.errors import (
@@ -61,14 +62,17 @@ class Component:
         socket: str | os.PathLike[str] | None = None,
         *,
         interval_s: float = REPORT_INTERVAL_NS / SECOND_NS,
+        dial: Dial | None = None,
     ) -> None:
+        """``socket``: the agent's, as of ``connect``. ``dial``: makes the connection to one that has no path."""
         self.interval_s = interval_s
         self.published = (
-            0  # since the component was made: receipts of ``publish`` that came, notifications, places
+            0  # receipts of state that came, notifications and places, since the component was made
         )
         self.connection = 0  # number of the connection to the agent, in its status and logs; 0: there is none
         self.coalesced = 0  # changes that were told together with a later one
         self._socket = socket
+        self._dial = dial
         self._client: AsyncClient | None = None
         self._stop_wanted = asyncio.Event()
         self._changes: dict[str, int] = {}
@@ -133,7 +137,7 @@ class Component:
 
     async def _serve(self) -> None:
         """From one connection to its end. Returns where the component is told to stop."""
-        client = AsyncClient(self._socket, name=f"component {self.topic}", resume=False)
+        client = AsyncClient(self._socket, name=f"component {self.topic}", resume=False, dial=self._dial)
         await client.connect_once()
         welcome = client.connection().session.welcome
         self.connection = 0 if welcome is None else welcome.connection

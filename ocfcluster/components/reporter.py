@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Mapping
 from typing import Final, Protocol
 
 from ocfcluster.client.component import Component
+from ocfcluster.client.controlsocket import Dial
 from ocfcluster.client.events import Event
 from ocfcluster.components.connectivity import (
     TOPIC,
@@ -58,10 +58,9 @@ class ConnectivityReporter(Component):
     topic = TOPIC
     hears = (MEMBERSHIP, TOPIC)
 
-    def __init__(
-        self, socket: str | os.PathLike[str], node_id: int, source: Source, *, interval_s: float
-    ) -> None:
-        super().__init__(socket, interval_s=interval_s)
+    def __init__(self, dial: Dial, node_id: int, source: Source, *, interval_s: float) -> None:
+        """``dial`` makes a connection to the agent."""
+        super().__init__("(built in)", interval_s=interval_s, dial=dial)
         self._node_id = node_id
         self._source = source
         self._interfaces: tuple[Interface, ...] = ()  # as they were told last, likewise below

@@ -290,6 +290,8 @@ def a_minority_hears_of_its_own(context: Context) -> None:
                 cluster.go_on(other)
             back = _until(subscription, lambda read: _link(read, 1, 2)[0] == BOTH, "the connection again")
             while back.local:  # it may be heard again before there is a majority again
-                back = _until(subscription, lambda read: _link(read, 1, 2)[0] == BOTH, "the connection, to all")
+                back = _until(
+                    subscription, lambda read: _link(read, 1, 2)[0] == BOTH, "the connection, to all"
+                )
             expect(back.seq > before, f"it came as seq {back.seq}, after {before}")
             expect(settles(lambda: not any(one.local for one in _retained(client))), "what was local goes on")

@@ -55,7 +55,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(st.text(max_size=5), PLAIN, max_size=3)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return bodies(kind)
-    return {str: st.text(max_size=12), bool: st.booleans()}[kind]
+    return {str: st.text(max_size=12), bool: st.booleans(), bytes: st.binary(max_size=12)}[kind]
 
 
 def bodies(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -236,7 +237,7 @@ def membership(code: MembershipCode, joined: tuple[int, ...] = (), **named: Any)
 async def reporting() -> AsyncIterator[tuple[ConnectivityReporter, World, Told]]:
     """A reporter that has told everything once."""
     world = World()
-    reporter = ConnectivityReporter("/nowhere", 1, world, interval_s=INTERVAL_S)
+    reporter = ConnectivityReporter(socket.socket, 1, world, interval_s=INTERVAL_S)
     async with telling(reporter) as told:
         reporter._client = object()  # type: ignore[assignment]
         await reporter.on_start()

@@ -12,6 +12,13 @@ import msgspec
 import pytest
 
 from ocfcluster import limits
+from ocfcluster.components.connectivity import (
+    Change,
+    ConnectivityCode,
+    ConnectivityEvent,
+    Link,
+    LinkState,
+)
 from ocfcluster.components.membership import MembershipCode, MembershipEvent, Node
 from ocfcluster.protocol.messages import Reject, encode
 from ocfcluster.protocol.settings import Ballot, Configuration, Limits, Member
@@ -125,9 +132,11 @@ def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
     members = (Node(1, 1), Node(2, 3))
     lists = (members, members[1:], (Node(2, 1), Node(3, 1)))
     assert dumps()[5] == MembershipEvent(MembershipCode.NEW_MEMBERSHIP, 3, *lists).encode()
+    links = (Link(1, 2, 0, LinkState.NONE, Change.FAILED), Link(1, 3, 0, LinkState.HEARS | LinkState.HEARD))
+    assert dumps()[6] == ConnectivityEvent(ConnectivityCode.CONNECT, 1, links=links).encode()
     reject = Reject("17979cfe3658907ace2053bcb625c4ca", 3, Ballot(4, 2, 1002), Ballot(5, 1, 1001))
-    assert dumps()[6] == encode(reject)
-    assert len(dumps()) == 7
+    assert dumps()[7] == encode(reject)
+    assert len(dumps()) == 8
 
 
 @pytest.mark.parametrize(
@@ -146,11 +155,12 @@ def test_structures_have_the_fields_that_are_described(structure: type[msgspec.S
     assert len(plain.split(",")) == len(structure.__struct_fields__)
 
 
-def test_the_codes_of_membership_events_are_those_of_the_code() -> None:
+def test_the_codes_of_events_are_those_of_the_code() -> None:
     rows = re.findall(r"\| `(0x[0-9a-f]{8})` \| (\w+) \|", FORMATS.read_text())
-    assert [(int(code, 16), name) for code, name in rows] == [
-        (one.value, one.name) for one in MembershipCode
-    ][1:]
+    codes = (*list(MembershipCode)[1:], *list(ConnectivityCode)[1:])
+    assert [(int(code, 16), name) for code, name in rows] == [(one.value, one.name) for one in codes]
+    bits = re.findall(r"^\| (\d+) ([A-Z]+) \|", FORMATS.read_text().partition("### Changes")[2], re.MULTILINE)
+    assert [(int(bit), name) for bit, name in bits[: len(Change)]] == [(int(one), one.name) for one in Change]
 
 
 def test_the_c_struct_is_the_event_message() -> None:

@@ -21,7 +21,8 @@ import subprocess, time
 from ocfcluster.net.changes import InterfaceChanges
 from ocfcluster.net.interfaces import list_devices
 changes = InterfaceChanges()
-for words in ("link set lo up", "link add v0 type veth peer name v1", "address add 192.0.2.1/24 dev v0", "link delete v0"):
+COMMANDS = ("link set lo up", "link add v0 type veth peer name v1", "address add 192.0.2.1/24 dev v0", "link delete v0")
+for words in COMMANDS:
     subprocess.run(["ip", *words.split()], check=True)
     time.sleep(0.05)
     print(changes.read() > 0, changes.read(), [(one.name, one.is_up, one.has_carrier) for one in list_devices()])
