@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -164,7 +164,7 @@ class Components:
             code, why = errno.EINVAL, f"no event of this topic: {error}"
         return code, f"topic {topic.name!r}: {why}"
 
-    def subscribe_fault(self, client: Client, topic_ids: Mapping[int, str]) -> tuple[int, str]:
+    def subscribe_fault(self, client: Client, topic_ids: Collection[int]) -> tuple[int, str]:
         """Why ``client`` may not have these topics: an errno and a sentence, or (0, "")."""
         views = self._views
         if RAW.topic_id not in topic_ids or views is None:

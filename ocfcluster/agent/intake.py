@@ -20,6 +20,7 @@ from ocfcluster.ipc.peer import is_closed
 from ocfcluster.ipc.session import Incoming, Stage
 from ocfcluster.limits import INTAKE_BYTES, PRODUCERS_PER_NODE, RUN_BYTES, WINDOW_BYTES
 from ocfcluster.protocol.effects import Topic
+from ocfcluster.protocol.state import FIRST_TOPIC_ID
 from ocfcluster.wire.frames import LOCAL_ID, Request
 from ocfcluster.wire.properties import decode_properties
 from ocfcluster.wire.run import RunHeader, RunKind, check_run, run_properties, void_run

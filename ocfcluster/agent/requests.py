@@ -323,10 +323,6 @@ class Requests:
                 code, text = errno.EINVAL, f"there is no topic {missing[0]!r}"
             elif not code:
                 code, text = refusal
-            if not code:
-                code, text = self._agent.components.subscribe_fault(
-                    client, {s.topic_id: s.topic for s in starts}
-                )
             if code:
                 event_socket.close()
                 self._refuse(client, request.request_id, code, text)
@@ -390,6 +386,8 @@ class Requests:
     ) -> tuple[int, str] | None:
         """As ``_subscribe_fault`` once more, since others may have come meanwhile; None: a name is being looked up."""
         fault = self._subscribe_fault(client, body)
+        if not fault[0]:
+            fault = self._agent.components.subscribe_fault(client, {topic.topic_id for topic in topics})
         return fault if fault[0] else self.permissions.subscribe_refusal(client, topics)
 
     def _starts(
