@@ -22,7 +22,6 @@ from ocfcluster.components.connectivity import (
     Interface,
     InterfaceState,
     Link,
-    LinkState,
 )
 from ocfcluster.components.reporter import ConnectivityReporter
 from ocfcluster.errors import AgentUnreachable, Malformed
@@ -310,7 +309,7 @@ class Components:
         return tuple(found)
 
     def links(self, all_pairs: bool) -> tuple[Link, ...]:
-        return self._agent.links(all_pairs)
+        return self._agent.who_hears(all_pairs)
 
     def table(self) -> Mapping[int, int]:
         configuration = self._agent.node.configuration
@@ -361,9 +360,3 @@ class Components:
         return [
             f'the membership component {was} (components.membership = "external"): nothing is told of changes'
         ]
-
-
-def link(hearer: int, heard: int, network: int, hears: bool, is_heard: bool) -> Link:
-    """A connection as events have it."""
-    state = (LinkState.HEARS if hears else LinkState.NONE) | (LinkState.HEARD if is_heard else LinkState.NONE)
-    return Link(hearer, heard, network, state)

@@ -20,12 +20,12 @@ import structlog
 
 from ocfcluster.agent.absent import AbsentNetworks
 from ocfcluster.agent.clients import READ_BYTES, Client
-from ocfcluster.agent.components import LAST_WORD_S, Components, link
+from ocfcluster.agent.components import LAST_WORD_S, Components
 from ocfcluster.agent.config import AgentConfig, TopicSetting
 from ocfcluster.agent.external_views import ExternalViews
 from ocfcluster.agent.hooks import Hooks, Teller
 from ocfcluster.agent.intake import Intake
-from ocfcluster.agent.links import links
+from ocfcluster.agent.links import connections, links, networks_document
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
@@ -40,12 +40,12 @@ from ocfcluster.agent.snapshots import Snapshots
 from ocfcluster.agent.state_dir import RecordWriter, StateDirectory
 from ocfcluster.agent.status import status_document
 from ocfcluster.agent.views import Views
-from ocfcluster.components.connectivity import Link
+from ocfcluster.components.connectivity import Link as Connection
 from ocfcluster.errors import MalformedFrame
 from ocfcluster.ipc.delivery import Hub, Subscription
 from ocfcluster.ipc.peer import open_pidfd, peer_credentials
 from ocfcluster.ipc.session import Incoming
-from ocfcluster.limits import CLIENTS, RECEIVE_BURST
+from ocfcluster.limits import CLIENTS, MILLISECOND_NS, RECEIVE_BURST
 from ocfcluster.net.redundant import Link
 from ocfcluster.net.transport import Transport
 from ocfcluster.protocol.effects import (
@@ -417,17 +417,19 @@ class Agent:
         configuration = self.node.configuration
         return "" if configuration is None else configuration.cluster_id
 
-    def links(self, all_pairs: bool) -> tuple[Link, ...]:
+    def who_hears(self, all_pairs: bool) -> tuple[Connection, ...]:
         """Whom this node hears, per node and network, and whether it is heard; with ``all_pairs`` also what it knows
-        of the others. There is one network, number 0, and what is known of it comes from the failure detector."""
-        return tuple(
-            link(hearer, heard, 0, hears, is_heard)
-            for hearer, heard, hears, is_heard in self.node.links(all_pairs)
+        of the others."""
+        suspicion_ns = self.config.timing.suspicion_ms * MILLISECOND_NS
+        return connections(
+            self.config, self.node.links(all_pairs), self.links(), suspicion_ns, time.monotonic_ns()
         )
 
     def cluster_addresses(self) -> list[str]:
         """The addresses over which this node talks to the others, by network."""
-        return [] if self.config.transport() == "memory" else [str(self.transport.address[0])]
+        return [
+            str(one["address"][0]) for one in networks_document(self.config, self.transport) if one["address"]
+        ]
 
     def event_bytes(self) -> int:
         configuration = self.node.configuration

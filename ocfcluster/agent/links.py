@@ -6,9 +6,12 @@ from typing import Any
 
 from ocfcluster.agent.config import AgentConfig
 from ocfcluster.agent.node_api import NodeApi
+from ocfcluster.components.connectivity import Link as Connection
+from ocfcluster.components.connectivity import LinkState
 from ocfcluster.limits import MILLISECOND_NS
 from ocfcluster.net.redundant import Absent, Link, RedundantTransport
 from ocfcluster.net.transport import Transport
+from ocfcluster.protocol.report import LinkReport
 
 
 def links(config: AgentConfig, node: NodeApi, transport: Transport) -> list[Link]:
@@ -28,6 +31,34 @@ def links(config: AgentConfig, node: NodeApi, transport: Transport) -> list[Link
         (link for link in known if link.incarnation == newest[link.node_id].incarnation),
         key=lambda link: (link.node_id, place[link.network]),
     )
+
+
+def connections(
+    config: AgentConfig, reports: list[LinkReport], heard: list[Link], suspicion_ns: int, now: int
+) -> tuple[Connection, ...]:
+    """Who hears whom, as events of oc.connectivity have it: the node's own row per network, then what it knows of the
+    others (``reports``), which heartbeats tell without saying on which network: it counts as the first.
+
+    On several networks a node hears another where datagrams came within ``suspicion_ns``; whether the other hears it
+    is known of the node, not of each network.
+    """
+    networks = config.network.all()
+    recent = {(one.node_id, one.network) for one in heard if now - one.heard_at < suspicion_ns}
+    found = []
+    for hearer, other, hears, is_heard in reports:
+        if len(networks) == 1 or hearer != config.node.id:
+            found.append(connection(hearer, other, 0, hears, is_heard))
+            continue
+        for number, network in enumerate(networks):
+            here = hears and (other, network.name) in recent
+            found.append(connection(hearer, other, number, here, here and is_heard))
+    return tuple(found)
+
+
+def connection(hearer: int, heard: int, network: int, hears: bool, is_heard: bool) -> Connection:
+    """A connection as events have it."""
+    state = (LinkState.HEARS if hears else LinkState.NONE) | (LinkState.HEARD if is_heard else LinkState.NONE)
+    return Connection(hearer, heard, network, state)
 
 
 def networks_document(config: AgentConfig, transport: Transport) -> list[dict[str, Any]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ocfcluster.agent import components as agent_components
-from ocfcluster.agent import daemon
+from ocfcluster.agent import daemon, links
 from ocfcluster.agent.components import Components
 from ocfcluster.agent.current import CurrentConnectivity
 from ocfcluster.agent.external_views import ExternalViews
@@ -55,12 +54,11 @@ def interfaces_have_no_addresses() -> None:
 def hearing_is_taken_for_a_connection() -> None:
     """A node does not say whether the others hear it."""
 
-    def link(original: Any, *arguments: Any) -> Any:
+    def one_way(original: Any, *arguments: Any) -> Any:
         one = original(*arguments)
         return one._replace(state=one.state & ~LinkState.HEARD)
 
-    wrap(agent_components, "link", link)
-    daemon.link = agent_components.link
+    wrap(links, "connection", one_way)
 
 
 @mutation("C1", "connectivity_is_declared_with_construct", "the_current_state_comes_at_once", agents=3)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from ocfcluster.agent.config import AgentConfig, Network, RedundantNetwork
+from ocfcluster.agent.links import connections
+from ocfcluster.net.redundant import Link
 from ocfcluster.protocol.report import LinkReport, links
 from tests.unit.protocol_world import World, settings_of
 from tests.unit.test_protocol_detector import THREE, Ear
@@ -61,3 +64,27 @@ def test_a_node_gives_its_links() -> None:
         assert world.nodes[own].links(True) == [
             LinkReport(own, other, True, True), LinkReport(other, own, True, True),
         ]  # fmt: skip
+
+
+# --- per network, as events have it ---------------------------------------------------------------------------
+
+
+def test_with_one_network_the_failure_detector_says_it() -> None:
+    config = AgentConfig()
+    reports = [LinkReport(1, 2, True, True), LinkReport(1, 3, False, False), LinkReport(2, 3, True, False)]
+    found = connections(config, reports, [], 1000, 5000)
+    assert [tuple(one[:4]) for one in found] == [(1, 2, 0, 3), (1, 3, 0, 0), (2, 3, 0, 1)]
+
+
+def test_with_several_each_has_its_own_last_datagram() -> None:
+    config = AgentConfig(
+        network=Network(networks=[RedundantNetwork("a", "red"), RedundantNetwork("b", "blue")])
+    )
+    heard = [
+        Link(2, 9, "red", ("h", 1), 4500), Link(2, 9, "blue", ("h", 1), 3900), Link(3, 9, "blue", ("h", 1), 4999),
+    ]  # fmt: skip
+    reports = [LinkReport(1, 2, True, True), LinkReport(1, 3, True, False), LinkReport(2, 3, True, True)]
+    found = connections(config, reports, heard, 1000, 5000)
+    assert [tuple(one[:4]) for one in found] == [
+        (1, 2, 0, 3), (1, 2, 1, 0), (1, 3, 0, 0), (1, 3, 1, 1), (2, 3, 0, 3),
+    ]  # fmt: skip
