@@ -61,6 +61,7 @@ KEYS: Final[dict[str, When]] = {
     "log.level": _NOW, "log.format": _NOW,
     "hooks.command": _NOW, "hooks.topic": _NOW, "hooks.timeout_ms": _NOW,
     "access.administrators": _NOW, "access.create": _NOW,
+    "components.membership": _RESTART, "components.connectivity": _RESTART,
     "topics[].name": _NOW, "topics[].scope": _COMMAND, "topics[].publish": _COMMAND,
     "topics[].subscribe": _COMMAND, "topics[].administer": _COMMAND,
 }  # fmt: skip
