@@ -31,7 +31,7 @@ ORDERED: Final = frozenset(
     int(kind)
     for kind in (
         Request.BARRIER, Request.CLOSE_PRODUCER, Request.GOODBYE, Request.TOPIC_CREATE, Request.TOPIC_REMOVE,
-        Request.TOPIC_ALTER,
+        Request.TOPIC_ALTER, Request.GROUP_JOIN, Request.GROUP_LEAVE,
     )
 )  # fmt: skip
 
@@ -53,6 +53,12 @@ class Shell(Protocol):
 
         What it permits is in ``client.publishes`` until the topic is altered.
         """
+
+    def group_topic(self, topic_id: int) -> Topic | None:
+        """The topic of a group that is in use; None: there is no such."""
+
+    def client_done(self, client: Client) -> None:
+        """The connection is gone, and all that came on it has gone on."""
 
     def watch_client_readable(self, client: Client, watch: bool) -> None: ...
     def touch(self, client: Client) -> None:
@@ -185,6 +191,8 @@ class Intake:
         topic = self._topic_by_id(topic_id)
         publishes = client.publishes
         if topic is None:
+            topic = self._shell.group_topic(topic_id)
+        if topic is None:
             refused = errno.EINVAL
         elif topic_id in publishes and publishes[topic_id] is topic:
             refused = 0
@@ -261,6 +269,7 @@ class Intake:
         """The connection is gone and what it published has gone on; its producers stay, for it to come back to."""
         if client.waiting:
             return  # not yet: ``pump`` comes back to it
+        self._shell.client_done(client)
         for producer in client.producers:
             if self.owners.get(producer) is client:
                 del self.owners[producer]

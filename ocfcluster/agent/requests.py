@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from ocfcluster import __version__
 from ocfcluster.agent.administration import Administrator
 from ocfcluster.agent.clients import Client
+from ocfcluster.agent.groups import GROUP_REQUESTS, Groups
 from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault, scope_is_local
 from ocfcluster.agent.permissions import Permissions
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
@@ -49,13 +50,14 @@ from ocfcluster.wire.frames import (
     Welcome,
     read_body,
 )
+from ocfcluster.wire.group import LeaveReason, is_group
 from ocfcluster.wire.topics import DEFAULT_SETTINGS
 
 if TYPE_CHECKING:
     from ocfcluster.agent.daemon import Agent
 
 _NO_BODY: Final = frozenset(
-    int(kind) for kind in (Request.TOPIC_LIST, Request.STATUS, Request.BARRIER, Request.GOODBYE)
+    int(kind) for kind in (Request.TOPIC_LIST, Request.STATUS, Request.BARRIER, Request.GOODBYE, Request.GROUP_LIST)
 )
 # These look at the node's topics and counters, which must be those of what has been delivered.
 _LOOKING: Final = frozenset(
@@ -66,6 +68,8 @@ _LOOKING: Final = frozenset(
         Request.TOPIC_LIST,
         Request.TOPIC_ACCESS,
         Request.STATUS,
+        Request.GROUP_SHOW,
+        Request.GROUP_LIST,
     )
 )
 
@@ -75,7 +79,7 @@ OnOutcome = Callable[[Outcome], None]
 class Requests:
     """Answers requests; ``outcome`` is told what became of the commands it put into the order."""
 
-    __slots__ = ("deferred", "permissions", "_agent", "_early", "_pending", "_lent", "_handlers")
+    __slots__ = ("deferred", "groups", "permissions", "_agent", "_early", "_pending", "_lent", "_handlers")
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -85,6 +89,7 @@ class Requests:
         self._pending: dict[int, OnOutcome] = {}  # token of a command → what to do at its place in the order
         self._lent: dict[int, socket.socket] = {}  # token → of a subscription that waits for that place
         self.permissions = permissions = Permissions(agent, self.command, self._answer, self._refuse)
+        self.groups = Groups(agent, permissions, self.command, self._answer, self._refuse)
         administrator = Administrator(
             agent.operator, self.command, agent.reloading.ask, self._answer, self._refuse
         )
@@ -133,7 +138,10 @@ class Requests:
             return
         if request.kind in _LOOKING:
             self._agent.catch_up()
-        self._handlers[request.kind](client, request, body)
+        if request.kind in GROUP_REQUESTS:
+            self.groups.handle(client, request, body)
+        else:
+            self._handlers[request.kind](client, request, body)
 
     # --- the order --------------------------------------------------------------------------------------------
 
@@ -217,6 +225,7 @@ class Requests:
         self._answer(client, request_id, Answer.WELCOME, welcome)
 
     def on_goodbye(self, client: Client, _request: Incoming, _: Body | None) -> None:
+        self.groups.end(client, LeaveReason.LEFT)
         for producer in sorted(client.producers):
             self._close_producer(client, producer, lambda _outcome: None)
         client.closing = True
@@ -316,7 +325,7 @@ class Requests:
                 return True
             code, text, starts = self._starts(known, positions)
             if missing:
-                code, text = errno.EINVAL, f"there is no topic {missing[0]!r}"
+                code, text = self._missing(missing[0])
             elif not code:
                 code, text = refusal
             if code:
@@ -331,11 +340,13 @@ class Requests:
             if MEMBERSHIP in ids:
                 position = positions.get(ids[MEMBERSHIP])
                 self._agent.router.views.begin(subscription, None if position is None else position.seq)
+            self.groups.begin(subscription)
             return True
 
         # Before the first view nobody knows where a subscription would begin.
         views = self._agent.router.views
-        if not views.begun or not subscribe(not views.primary):
+        if not views.begun or not subscribe(not views.primary and not any(map(is_group, body.topics))):
+            self.groups.want(body.topics)
             self._subscribe_later(client, request, event_socket, subscribe)
 
     def _subscribe_later(
@@ -358,6 +369,13 @@ class Requests:
         token = self._agent.control(control.Barrier(), behind=False)
         self._pending[token] = caught_up
         self._lent[token] = event_socket
+
+    @staticmethod
+    def _missing(name: str) -> tuple[int, str]:
+        """Why there is no topic of this name although the agent has caught up with the order."""
+        if is_group(name):
+            return errno.ENOMEM, f"no room for {name!r}: as many groups as there may be have members (limits.groups)"
+        return errno.EINVAL, f"there is no topic {name!r}"
 
     def _subscribe_fault(self, client: Client, body: Subscribe) -> tuple[int, str]:
         subscriptions = client.line.subscriptions
@@ -426,6 +444,8 @@ class Requests:
     # --- topics -----------------------------------------------------------------------------------------------
 
     def _topic(self, name: str) -> NodeTopic | None:
+        if is_group(name):
+            return self.groups.topic(name)
         return self._agent.node.topics.get(canonical(name))
 
     def _last_seq(self, topic: NodeTopic) -> int:
@@ -460,11 +480,13 @@ class Requests:
 
         def then(_: Outcome) -> None:
             if not resolve():
-                self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
+                self._refuse(client, request.request_id, *self._missing(name))
 
         # It may have been created and answered elsewhere: catch up with the order first, where there is one.
         if not resolve():
-            if not self._agent.router.views.primary:
+            if is_group(name):
+                self.command(control.GroupOpen(name), then)
+            elif not self._agent.router.views.primary:
                 self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
             else:
                 self.command(control.Barrier(), then)

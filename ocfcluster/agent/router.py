@@ -7,13 +7,14 @@ import time
 from typing import Final
 
 from ocfcluster.agent.clients import Client
+from ocfcluster.agent.groups import Groups
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.views import Views
 from ocfcluster.ipc.delivery import Hub
 from ocfcluster.limits import RECORD_HEADER_BYTES
-from ocfcluster.protocol.effects import Delivery, Item, Outcome, TopicChange, View
+from ocfcluster.protocol.effects import Delivery, Directed, GroupChange, Item, Outcome, TopicChange, View
 from ocfcluster.wire.frames import RECORD_HEADER, RecordFlags, RecordKind
 from ocfcluster.wire.run import RunHeader, RunKind
 
@@ -25,17 +26,19 @@ _VOID: Final = int(RunKind.VOID)
 class Router:
     """Hands out what was delivered. ``touched`` collects clients that have output after the burst."""
 
-    __slots__ = ("touched", "views", "_hub", "_owners", "_requests", "_local", "_counters", "_pack")
+    __slots__ = ("touched", "views", "_hub", "_owners", "_requests", "_local", "_groups", "_counters", "_pack")
 
     def __init__(
-        self, hub: Hub, owners: dict[int, Client], requests: Requests, local: LocalTopics, counters: Counters
-    ) -> None:
+        self, hub: Hub, owners: dict[int, Client], requests: Requests, local: LocalTopics, groups: Groups,
+        counters: Counters,
+    ) -> None:  # fmt: skip
         self.touched: list[Client] = []
         self.views = Views(hub, local)
         self._hub = hub
         self._owners = owners
         self._requests = requests
         self._local = local
+        self._groups = groups
         self._counters = counters
         self._pack = RECORD_HEADER.pack
 
@@ -68,6 +71,10 @@ class Router:
             elif isinstance(item, View):
                 counters.views += 1
                 self.views.deliver(item)
+            elif isinstance(item, GroupChange):
+                self._groups.changed(item)
+            elif isinstance(item, Directed):
+                self._groups.directed(item)
 
     def _outcome(self, outcome: Outcome) -> None:
         kind, producer, first_number, count, error, seq, ev_id, _ = outcome
