@@ -111,11 +111,6 @@ class Limits(Section, frozen=True):
     producers_per_node: Annotated[int, msgspec.Meta(ge=1, le=limits.PRODUCERS_PER_NODE)] = (
         limits.PRODUCERS_PER_NODE
     )
-    groups: Annotated[int, msgspec.Meta(ge=1, le=limits.GROUPS)] = limits.GROUPS
-    group_members: Annotated[int, msgspec.Meta(ge=1, le=limits.GROUP_MEMBERS)] = limits.GROUP_MEMBERS
-    memberships_per_node: Annotated[int, msgspec.Meta(ge=1, le=limits.MEMBERSHIPS_PER_NODE)] = (
-        limits.MEMBERSHIPS_PER_NODE
-    )
     clients: Annotated[int, msgspec.Meta(ge=1, le=limits.CLIENTS)] = limits.CLIENTS
     subscriptions_per_client: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = limits.SUBSCRIPTIONS_PER_CLIENT
     window_bytes: Annotated[int, msgspec.Meta(ge=65_536, le=limits.WINDOW_BYTES)] = limits.WINDOW_BYTES
@@ -203,9 +198,6 @@ class AgentConfig(Section, frozen=True):
             event_bytes=self.limits.event_bytes,
             topics=self.limits.topics,
             producers_per_node=self.limits.producers_per_node,
-            groups=self.limits.groups,
-            group_members=self.limits.group_members,
-            memberships_per_node=self.limits.memberships_per_node,
         )
 
 

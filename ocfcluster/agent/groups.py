@@ -21,7 +21,7 @@ from ocfcluster.ipc.delivery import Subscription
 from ocfcluster.ipc.memberships import Answer as Then
 from ocfcluster.ipc.memberships import Memberships
 from ocfcluster.ipc.session import Incoming
-from ocfcluster.limits import GROUP_PREFIX, RECORD_HEADER_BYTES
+from ocfcluster.limits import GROUP_MEMBERS, GROUP_PREFIX, GROUPS, MEMBERSHIPS_PER_NODE, RECORD_HEADER_BYTES
 from ocfcluster.protocol.effects import Directed, GroupChange, Outcome, Topic
 from ocfcluster.protocol.groups import FIRST_GROUP_ID
 from ocfcluster.wire import control
@@ -31,10 +31,12 @@ from ocfcluster.wire.frames import (
     Body,
     Group,
     GroupName,
-    Groups as GroupList,
     RecordFlags,
     RecordKind,
     Request,
+)
+from ocfcluster.wire.frames import (
+    Groups as GroupList,
 )
 from ocfcluster.wire.group import GroupMember, LeaveReason, withheld
 from ocfcluster.wire.run import RunKind, build_run, read_header, run_events, run_properties
@@ -43,8 +45,7 @@ if TYPE_CHECKING:
     from ocfcluster.agent.daemon import Agent
 
 GROUP_REQUESTS: Final = frozenset(
-    int(kind)
-    for kind in (Request.GROUP_JOIN, Request.GROUP_LEAVE, Request.GROUP_SHOW, Request.GROUP_LIST)
+    int(kind) for kind in (Request.GROUP_JOIN, Request.GROUP_LEAVE, Request.GROUP_SHOW, Request.GROUP_LIST)
 )
 _OBSERVES: Final = (Right.SUBSCRIBE,)
 _JOINS: Final = (Right.SUBSCRIBE, Right.PUBLISH)
@@ -259,11 +260,12 @@ def _fault(name: str) -> str:
 
 def _reason(code: int) -> str:
     if code == errno.ENOMEM:
-        return "a limit is reached (limits.groups, limits.group_members, limits.memberships_per_node)"
+        return (
+            f"there may be {GROUP_MEMBERS} members of a group, {MEMBERSHIPS_PER_NODE} memberships on a node, and "
+            f"{GROUPS} groups with members"
+        )
     return os.strerror(code)
 
 
 def _ignore(_: object) -> None:
     """For outcomes that nobody waits for."""
-
-

@@ -22,7 +22,7 @@ from ocfcluster.errors import InvalidArgument, MalformedFrame
 from ocfcluster.ipc.delivery import Subscription
 from ocfcluster.ipc.peer import accept_lent
 from ocfcluster.ipc.session import Incoming, Stage
-from ocfcluster.limits import CLIENT_NAME_BYTES, TOPICS_PER_SUBSCRIPTION
+from ocfcluster.limits import CLIENT_NAME_BYTES, GROUPS, TOPICS_PER_SUBSCRIPTION
 from ocfcluster.protocol.effects import Outcome
 from ocfcluster.protocol.effects import Topic as NodeTopic
 from ocfcluster.wire import control
@@ -57,7 +57,8 @@ if TYPE_CHECKING:
     from ocfcluster.agent.daemon import Agent
 
 _NO_BODY: Final = frozenset(
-    int(kind) for kind in (Request.TOPIC_LIST, Request.STATUS, Request.BARRIER, Request.GOODBYE, Request.GROUP_LIST)
+    int(kind)
+    for kind in (Request.TOPIC_LIST, Request.STATUS, Request.BARRIER, Request.GOODBYE, Request.GROUP_LIST)
 )
 # These look at the node's topics and counters, which must be those of what has been delivered.
 _LOOKING: Final = frozenset(
@@ -374,7 +375,7 @@ class Requests:
     def _missing(name: str) -> tuple[int, str]:
         """Why there is no topic of this name although the agent has caught up with the order."""
         if is_group(name):
-            return errno.ENOMEM, f"no room for {name!r}: as many groups as there may be have members (limits.groups)"
+            return errno.ENOMEM, f"no room for {name!r}: {GROUPS} groups have members"
         return errno.EINVAL, f"there is no topic {name!r}"
 
     def _subscribe_fault(self, client: Client, body: Subscribe) -> tuple[int, str]:

@@ -26,7 +26,17 @@ _VOID: Final = int(RunKind.VOID)
 class Router:
     """Hands out what was delivered. ``touched`` collects clients that have output after the burst."""
 
-    __slots__ = ("touched", "views", "_hub", "_owners", "_requests", "_local", "_groups", "_counters", "_pack")
+    __slots__ = (
+        "touched",
+        "views",
+        "_hub",
+        "_owners",
+        "_requests",
+        "_local",
+        "_groups",
+        "_counters",
+        "_pack",
+    )
 
     def __init__(
         self, hub: Hub, owners: dict[int, Client], requests: Requests, local: LocalTopics, groups: Groups,

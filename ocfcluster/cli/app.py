@@ -10,6 +10,7 @@ from ocfcluster.cli import (
     agent,
     conformance,
     demo,
+    group,
     members,
     node,
     options,
@@ -65,6 +66,7 @@ app.command("subscribe")(subscribe.run)
 app.command("status")(status.show_status)
 app.command("members")(members.show_members)
 app.command("reload")(reload.run)
+app.add_typer(group.app, name="group")
 app.add_typer(node.app, name="node")
 app.command("shutdown")(node.shutdown)
 app.command("bootstrap")(node.bootstrap)

@@ -28,7 +28,17 @@ from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 if TYPE_CHECKING:
     from ocfcluster.client.producer import Batch
 
-__all__ = ["Event", "GroupInfo", "Notice", "NoticeCode", "Published", "Receipt", "Run", "RunMeta", "TopicInfo"]
+__all__ = [
+    "Event",
+    "GroupInfo",
+    "Notice",
+    "NoticeCode",
+    "Published",
+    "Receipt",
+    "Run",
+    "RunMeta",
+    "TopicInfo",
+]
 
 _first: Final = itemgetter(0)
 _LOCAL: Final = int(RecordFlags.LOCAL)

@@ -70,7 +70,8 @@ class Group:
             membership = connection.session.memberships.join(self.topic, connection.session.request)
             connection.flush_output()
             done = connection.wait_until(
-                lambda: bool(membership.member or membership.refusal) or connection.closed, deadline_of(timeout)
+                lambda: bool(membership.member or membership.refusal) or connection.closed,
+                deadline_of(timeout),
             )
             if membership.refusal is not None:
                 raise membership.refusal
@@ -168,10 +169,10 @@ class Group:
         with connection.lock:
             membership = connection.session.memberships.get(self.topic)
             if membership is not None and not membership.member and membership.wanted:
-                connection.wait_until(
+                done = connection.wait_until(
                     lambda: bool(membership.member or membership.refusal) or connection.closed, deadline
                 )
-                if not membership.member and membership.refusal is None:
+                if not done:
                     raise WouldBlock(f"not joined to {self.topic!r} again in the time given")
             return checked_speaker(code, 0 if membership is None else membership.member, self.topic)
 
@@ -225,7 +226,7 @@ class Group:
 # --- what both shells ask of arguments --------------------------------------------------------------------------
 
 
-def check_group(name: str) -> str:
+def check_group(name: object) -> str:
     """The topic of the group ``name``. Raises InvalidArgument."""
     if not isinstance(name, str):
         raise InvalidArgument(f"a group is named by a str, not {type(name).__name__}")
@@ -244,16 +245,14 @@ def check_member(member: object) -> int:
 
 def with_receiver(properties: Mapping[str, str] | None, to: int) -> Mapping[str, str] | None:
     """A message's properties, with whom it is for. Raises InvalidArgument."""
-    if isinstance(properties, Mapping) and any(
-        isinstance(key, str) and key.startswith(RESERVED_KEYS) for key in properties
-    ):
+    if properties is not None and any(str(key).startswith(RESERVED_KEYS) for key in properties):
         raise InvalidArgument(f"properties whose keys begin with {RESERVED_KEYS!r} belong to the cluster")
     if not to:
         return properties
     return {TO_PROPERTY: str(to)} if properties is None else {**properties, TO_PROPERTY: str(to)}
 
 
-def reply_to(event: Event, topic: str) -> int:
+def reply_to(event: object, topic: str) -> int:
     """Whom an answer to ``event`` is for: 0, all; or the sender of what was for this member alone."""
     if not isinstance(event, Event) or event.topic != topic:
         raise InvalidArgument(f"what is answered is an event of {topic!r}")
@@ -261,7 +260,9 @@ def reply_to(event: Event, topic: str) -> int:
     if opened.code not in (GroupCode.CAST, GroupCode.SEND, GroupCode.REPLY) or opened.withheld:
         raise InvalidArgument(f"an answer to {opened!r}: only what was said to this client can be answered")
     if opened.to and not opened.member:
-        raise InvalidArgument("the member who sent this had left before it was delivered: nobody can be answered")
+        raise InvalidArgument(
+            "the member who sent this had left before it was delivered: nobody can be answered"
+        )
     return opened.member if opened.to else 0
 
 

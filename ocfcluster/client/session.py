@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ocfcluster.client.arguments import check_name
 from ocfcluster.client.events import Notice, NoticeCode
@@ -194,7 +194,9 @@ class Session:
             pending.finish(
                 None, OutcomeUnknown(f"the command may or may not have been carried out: {reason}")
             )
-        waiting = (pending for pending in self._queue if not _is_resume(pending) and not _is_of_groups(pending))
+        waiting = (
+            pending for pending in self._queue if not _is_resume(pending) and not _is_of_groups(pending)
+        )
         self._queue = deque([*again, *waiting])
 
     def end(self, reason: str) -> None:

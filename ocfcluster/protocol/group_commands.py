@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ocfcluster.protocol.effects import GroupChange, Item, TopicChange
 from ocfcluster.protocol.groups import Group, Process
-from ocfcluster.protocol.settings import Limits
 from ocfcluster.wire import control
 from ocfcluster.wire.group import GroupMember, LeaveReason
 
@@ -24,19 +23,18 @@ def carry_out(
     state: ReplicatedState,
     operand: control.GroupOpen | control.GroupJoin | control.GroupLeave,
     process: Process,
-    bounds: Limits,
     order_time: int,
     items: list[Item],
 ) -> tuple[int, int]:
     """One command of the agent ``process``: (0 or an errno, the group's topic id or the new member's id)."""
     if isinstance(operand, control.GroupLeave):
         return _leave(state, operand, process, order_time, items), 0
-    error, group = _open(state, operand.name, bounds, items)
+    error, group = _open(state, operand.name, items)
     if group is None:
         return error, 0
     if isinstance(operand, control.GroupOpen):
         return 0, group.topic.topic_id
-    if state.groups.is_full(group, process[0], bounds):
+    if state.groups.is_full(group, process[0]):
         return errno.ENOMEM, 0
     return 0, _join(state, group, operand.pid, process, order_time, items)
 
@@ -47,11 +45,9 @@ def depart(state: ReplicatedState, present: set[Process], order_time: int, items
         _change(state, group, LeaveReason.NODE_LEFT, (), gone, order_time, items)
 
 
-def _open(
-    state: ReplicatedState, name: str, bounds: Limits, items: list[Item]
-) -> tuple[int, Group | None]:
+def _open(state: ReplicatedState, name: str, items: list[Item]) -> tuple[int, Group | None]:
     before = state.groups.next_id
-    error, group, displaced = state.groups.open(name, bounds)
+    error, group, displaced = state.groups.open(name)
     if displaced is not None:
         items.append(TopicChange(displaced.topic, removed=True))
     if group is not None and state.groups.next_id != before:

@@ -2,7 +2,7 @@
 
 A group has a topic id from the first command that names it: somebody observes, casts or joins. Ids are counted up from
 FIRST_GROUP_ID and never used twice. A group is kept when its last member leaves, for those who observe it and cast to
-it; where there are as many as the configuration allows, one more takes the place of one without members that was not
+it; where there are limits.GROUPS of them, one more takes the place of one without members that was not
 used for long: the first in the order of use, where an event since it was looked at last gives it another turn.
 """
 
@@ -16,7 +16,7 @@ import msgspec
 from ocfcluster import limits
 from ocfcluster.errors import Malformed, MalformedSnapshot
 from ocfcluster.protocol.effects import Topic
-from ocfcluster.protocol.settings import U32, U64, Counted, Limits
+from ocfcluster.protocol.settings import U32, U64, Counted
 from ocfcluster.wire.group import TO_PROPERTY, GroupMember, is_group
 from ocfcluster.wire.properties import decode_properties
 from ocfcluster.wire.run import largest_event, read_header, run_properties
@@ -60,14 +60,14 @@ class GroupTable:
         self.next_id = FIRST_GROUP_ID
         self._per_node: dict[int, int] = {}  # memberships of each node
 
-    def open(self, name: str, bounds: Limits) -> tuple[int, Group | None, Group | None]:
+    def open(self, name: str) -> tuple[int, Group | None, Group | None]:
         """The group of that name, which is in use from here on: (0 or an errno, the group, the one it displaced)."""
         group = self.by_name.get(name)
         if group is not None:
             self._used(group)
             return 0, group, None
         displaced = None
-        if len(self.by_name) >= bounds.groups:
+        if len(self.by_name) >= limits.GROUPS:
             displaced = self._displace()
             if displaced is None:
                 return errno.ENOMEM, None, None
@@ -129,11 +129,11 @@ class GroupTable:
 
     # --- members ------------------------------------------------------------------------------------------------
 
-    def is_full(self, group: Group, node_id: int, bounds: Limits) -> bool:
+    def is_full(self, group: Group, node_id: int) -> bool:
         """Whether one more member of this node would be too many."""
         return (
-            len(group.members) >= bounds.group_members
-            or self._per_node.get(node_id, 0) >= bounds.memberships_per_node
+            len(group.members) >= limits.GROUP_MEMBERS
+            or self._per_node.get(node_id, 0) >= limits.MEMBERSHIPS_PER_NODE
         )
 
     def join(self, group: Group, member: GroupMember, incarnation: int) -> None:
@@ -161,7 +161,11 @@ class GroupTable:
         changed = []
         for topic_id in sorted(self.by_id):
             group = self.by_id[topic_id]
-            gone = [one for one, incarnation in group.members.values() if (one.node_id, incarnation) not in present]
+            gone = [
+                one
+                for one, incarnation in group.members.values()
+                if (one.node_id, incarnation) not in present
+            ]
             for one in gone:
                 self._take(group, one.member)
             if gone:
@@ -182,7 +186,7 @@ class GroupTable:
         ]  # fmt: skip
 
     @classmethod
-    def of(cls, images: list[GroupImage], next_id: int, bounds: Limits) -> GroupTable:
+    def of(cls, images: list[GroupImage], next_id: int) -> GroupTable:
         """The table that ``images`` were made of. Raises MalformedSnapshot for what cannot be one."""
         table = cls()
         for topic_id, name, last_seq, seen_seq, members in images:
@@ -192,9 +196,9 @@ class GroupTable:
             for member, node_id, incarnation, pid in members:
                 table.join(group, GroupMember(member, node_id, pid), incarnation)
             good = FIRST_GROUP_ID <= topic_id < next_id and is_group(name) and seen_seq <= last_seq
-            if not good or len(group.members) != len(members) or len(members) > bounds.group_members:
+            if not good or len(group.members) != len(members) or len(members) > limits.GROUP_MEMBERS:
                 raise MalformedSnapshot(f"a group that cannot be: {name!r:.80}")
-        if not len(table.by_id) == len(table.by_name) == len(images) <= bounds.groups:
+        if not len(table.by_id) == len(table.by_name) == len(images) <= limits.GROUPS:
             raise MalformedSnapshot("groups that cannot be: the same one twice, or too many")
         if not FIRST_GROUP_ID <= next_id <= _LAST_ID + 1:
             raise MalformedSnapshot(f"groups that cannot be: next id {next_id}")

@@ -49,6 +49,8 @@ from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.control import Operand
 from ocfcluster.wire.datagram import BODY, Heartbeat, MessageFlags, MessageType
 
+# They take away, or are taken away by, what publications before them need.
+_BEHIND = control.Close | control.TopicRemove | control.GroupJoin | control.GroupLeave
 _NO_TOPICS = TopicTable()
 _NO_GROUPS = GroupTable()
 
@@ -310,7 +312,7 @@ class Node:
         run = control.control_run(operand, token)
         if self.plane is None or not active:
             self._waiting_controls.append(run)
-        elif behind or isinstance(operand, control.Close | control.TopicRemove | control.GroupLeave):
+        elif behind or isinstance(operand, _BEHIND):
             self.plane.publish(run)
         else:
             self.plane.control(run)

@@ -32,9 +32,6 @@ class Limits(msgspec.Struct, array_like=True, frozen=True):
     topics: int = bounds.TOPICS
     producers_per_node: int = bounds.PRODUCERS_PER_NODE
     producer_runs: int = bounds.PRODUCER_RUNS_UNANSWERED
-    groups: int = bounds.GROUPS
-    group_members: int = bounds.GROUP_MEMBERS
-    memberships_per_node: int = bounds.MEMBERSHIPS_PER_NODE
 
 
 class Configuration(msgspec.Struct, array_like=True, frozen=True):

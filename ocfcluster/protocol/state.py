@@ -19,7 +19,7 @@ from ocfcluster.errors import MalformedRun, MalformedSnapshot
 from ocfcluster.limits import RUN_HEADER_BYTES
 from ocfcluster.protocol.effects import Delivery, Directed, Item, Outcome, Topic, TopicChange, View
 from ocfcluster.protocol.group_commands import GROUP_OPERANDS, carry_out, depart
-from ocfcluster.protocol.groups import FIRST_GROUP_ID, Group, GroupImage, GroupTable
+from ocfcluster.protocol.groups import FIRST_GROUP_ID, GroupImage, GroupTable, Process
 from ocfcluster.protocol.node_table import TABLE_OPERANDS, NodeTable
 from ocfcluster.protocol.settings import U32, U64, Configuration, Counted, Limits, TopicRow
 from ocfcluster.protocol.validity import configuration_fault, is_table
@@ -265,16 +265,19 @@ class ReplicatedState:
         else:
             seq = self.last_seq.get(topic_id)
             if seq is None:
-                group, to, error = self.groups.takes(run, topic_id, self._limits.event_bytes)
-                if group is not None and not error:
-                    items.append(
-                        self._group_run(
-                            group, to, run, count, skip, number, producer, node_id, incarnation, order_time
-                        )
-                    )
-                    if own:
-                        seq, ev_id = group.last_seq + 1 - fresh, self.ev_id + 1 - fresh
-                        items.append(Outcome(kind, producer_id, number, fresh, 0, seq, ev_id, 0))
+                error = self._group_run(
+                    run,
+                    topic_id,
+                    count,
+                    skip,
+                    number,
+                    producer,
+                    (node_id, incarnation),
+                    order_time,
+                    own,
+                    items,
+                )
+                if not error:
                     return
             elif self.topics.by_id[topic_id].local:
                 error = errno.EINVAL
@@ -306,21 +309,27 @@ class ReplicatedState:
         return self.last_seq.get(topic_id, 0) if group is None else group.last_seq
 
     def _group_run(
-        self, group: Group, to: int, run: bytes, count: int, skip: int, number: int, producer: ProducerEntry,
-        node_id: int, incarnation: int, order_time: int,
-    ) -> Delivery | Directed:  # fmt: skip
-        """Number a run of a group. As ``apply`` does it for other topics: what they cost is not to depend on groups."""
+        self, run: bytes, topic_id: int, count: int, skip: int, number: int, producer: ProducerEntry,
+        process: Process, order_time: int, own: bool, items: list[Item],
+    ) -> int:  # fmt: skip
+        """Number and deliver a run whose topic is none of the table's, where it is a group; or an errno. As ``apply``
+        does it for the others, whose cost is not to depend on groups."""
+        group, to, error = self.groups.takes(run, topic_id, self._limits.event_bytes)
+        if group is None:
+            return error
         fresh = count - skip
         seq, ev_id = group.last_seq + 1, self.ev_id + 1
         group.last_seq += fresh
         self.ev_id += fresh
         producer.outcomes.append((number, fresh, 0, seq, ev_id))
-        link = _LINK.pack(self.position, node_id, incarnation, skip, seq, ev_id)
+        link = _LINK.pack(self.position, *process, skip, seq, ev_id)
         self.chain = xxh3_64_intdigest(link + run[:RUN_HEADER_BYTES], self.chain)
-        delivery = Delivery(
-            run, group.topic.topic_id, count, skip, seq, ev_id, node_id, incarnation, self.m_sequence, order_time
-        )
-        return Directed(delivery, to) if to else delivery
+        delivery = Delivery(run, topic_id, count, skip, seq, ev_id, *process, self.m_sequence, order_time)
+        items.append(Directed(delivery, to) if to else delivery)
+        if own:
+            header = RunHeader._make(HEADER.unpack_from(run))
+            items.append(Outcome(header.kind, header.producer, number, fresh, 0, seq, ev_id, 0))
+        return 0
 
     def _control(
         self, run: bytes, node_id: int, incarnation: int, order_time: int, own: bool, items: list[Item]
@@ -346,9 +355,7 @@ class ReplicatedState:
                 error = 0
                 self.shut_down = True
             elif isinstance(operand, GROUP_OPERANDS):
-                error, value = carry_out(
-                    self, operand, (node_id, incarnation), self._limits, order_time, items
-                )
+                error, value = carry_out(self, operand, (node_id, incarnation), order_time, items)
             else:
                 error, topic, change = self.topics.apply(operand, self._limits)
                 value = topic.topic_id if topic else 0
@@ -456,7 +463,7 @@ def restored_state(image: StateImage) -> ReplicatedState:
     state.ev_id = image.ev_id
     state.position = image.position
     state.chain = image.chain
-    state.groups = GroupTable.of(image.groups, image.next_group_id, configuration.limits)
+    state.groups = GroupTable.of(image.groups, image.next_group_id)
     for key, node_id, next_number, last_position, outcomes in image.producers:
         state.restore_producer(key, node_id, next_number, last_position, outcomes)
     if state.last_seq.keys() != state.topics.by_id.keys() or len(state.producers) != len(image.producers):

@@ -56,10 +56,7 @@ def configuration_fault(configuration: Configuration) -> str:
             1 <= configuration.limits.event_bytes <= limits.EVENT_BYTES_CEILING
             and 0 <= configuration.limits.topics <= limits.TOPICS
             and 0 <= configuration.limits.producers_per_node <= limits.PRODUCERS_PER_NODE
-            and 1 <= configuration.limits.producer_runs <= limits.PRODUCER_RUNS_UNANSWERED
-            and 0 <= configuration.limits.groups <= limits.GROUPS
-            and 0 <= configuration.limits.group_members <= limits.GROUP_MEMBERS
-            and 0 <= configuration.limits.memberships_per_node <= limits.MEMBERSHIPS_PER_NODE,
+            and 1 <= configuration.limits.producer_runs <= limits.PRODUCER_RUNS_UNANSWERED,
             "limits",
         ),
     )

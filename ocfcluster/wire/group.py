@@ -29,7 +29,9 @@ from ocfcluster.limits import GROUP_PREFIX
 
 EVENT_BITS: Final = 22  # of an event code; the 10 above them are the class
 GROUP_CLASS: Final = 3  # OC_EV_GROUP_CLASS
-TO_PROPERTY: Final = "oc.to"  # of a run of SENDs: the member's id in decimal. Agents look at it, not into the data
+TO_PROPERTY: Final = (
+    "oc.to"  # of a run of SENDs: the member's id in decimal. Agents look at it, not into the data
+)
 RESERVED_KEYS: Final = "oc."  # what properties of programs in groups do not begin with
 _HEAD: Final = struct.Struct("<IIQQ")
 _LISTS: Final = struct.Struct("<IIIIII")
