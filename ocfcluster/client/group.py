@@ -22,7 +22,7 @@ from ocfcluster.client.arguments import Data, as_bytes, check_timeout, check_top
 from ocfcluster.client.connection import Connection, deadline_of
 from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.replies import Collector, Replies, open_event
-from ocfcluster.errors import InvalidArgument, NotConnected, WouldBlock
+from ocfcluster.errors import InvalidArgument, Malformed, NotConnected, WouldBlock
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import Request
 from ocfcluster.wire.group import RESERVED_KEYS, TO_PROPERTY, GroupCode, GroupMember, group_topic, message
@@ -256,7 +256,10 @@ def reply_to(event: object, topic: str) -> int:
     """Whom an answer to ``event`` is for: 0, all; or the sender of what was for this member alone."""
     if not isinstance(event, Event) or event.topic != topic:
         raise InvalidArgument(f"what is answered is an event of {topic!r}")
-    opened = open_event(event)
+    try:
+        opened = open_event(event)
+    except Malformed as error:
+        raise InvalidArgument(f"nothing that could be answered: {error}") from None
     if opened.code not in (GroupCode.CAST, GroupCode.SEND, GroupCode.REPLY) or opened.withheld:
         raise InvalidArgument(f"an answer to {opened!r}: only what was said to this client can be answered")
     if opened.to and not opened.member:

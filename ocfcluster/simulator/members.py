@@ -134,6 +134,8 @@ class MemberProgram(ClientProgram):
         calm = self.now > self._world.calm_after
         session = self.session
         chance = random.random()
+        if self._group and session.memberships.get(self._group) is None:
+            self._group = ""  # its history has ended
         if not calm and chance < self._dies:
             self._die(orderly=random.random() < 0.3)
         elif not self._group:

@@ -16,7 +16,7 @@ from ocfcluster.simulator.network import Network
 from ocfcluster.simulator.shell import Connection
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
-from ocfcluster.wire.group import GroupEvent, LeaveReason
+from ocfcluster.wire.group import GroupEvent, LeaveReason, is_group
 from ocfcluster.wire.run import RunKind, build_run
 
 if TYPE_CHECKING:
@@ -133,9 +133,11 @@ class ScriptPublisher:
     def publish(self, topic: str, *texts: str | bytes, quiet: bool = False) -> None:
         """One run of these events; ``quiet`` leaves it out of the transcript. Goes out when there is an agent."""
         datas = [text.encode() if isinstance(text, str) else text for text in texts]
-        topic_id = self._host.running.node.topics[topic].topic_id
+        node = self._host.running.node
+        known = node.groups.by_name[topic].topic if is_group(topic) else node.topics[topic]
+        topic_id = known.topic_id
         if not quiet:
-            what = ", ".join(short(data) for data in datas)
+            what = ", ".join(message_words(data) if is_group(topic) else short(data) for data in datas)
             self._scenario.say(f"{self._name} on node {self._host.node_id} publishes to {topic}: {what}")
         run = Unanswered(self.next_number, datas, topic_id)
         self.next_number += len(datas)
