@@ -25,6 +25,7 @@ _MODULES: Final = (
     "order",
     "loss",
     "membership",
+    "groups",
 )
 TIME_LIMIT_S: Final = 30.0
 

@@ -7,6 +7,7 @@ from typing import Final
 from tests.conformance import (
     agent_mutations,
     client_mutations,
+    group_mutations,
     membership_mutations,
     publisher_mutations,
 )
@@ -14,7 +15,13 @@ from tests.conformance.mutation import Mutation, Side
 
 MUTATIONS: Final[dict[str, Mutation]] = {
     one.name: one
-    for module in (client_mutations, publisher_mutations, agent_mutations, membership_mutations)
+    for module in (
+        client_mutations,
+        publisher_mutations,
+        agent_mutations,
+        membership_mutations,
+        group_mutations,
+    )
     for one in module.MUTATIONS
 }
 

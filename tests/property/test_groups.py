@@ -82,7 +82,13 @@ def test_codec_of_messages_equals_declaration(event: GroupEvent, compiled: bool)
     "event",
     [
         GroupEvent(
-            GroupCode.LEAVE, 3, 0, 2, (GroupMember(1, 1, 10), GroupMember(2, 2, 20)), (), (GroupMember(3, 3, 30),)
+            GroupCode.LEAVE,
+            3,
+            0,
+            2,
+            (GroupMember(1, 1, 10), GroupMember(2, 2, 20)),
+            (),
+            (GroupMember(3, 3, 30),),
         ),
         GroupEvent(GroupCode.SEND, 1, 2, data=b"abc"),
         GroupEvent(GroupCode.SEND, 1, 2, group.WITHHELD),

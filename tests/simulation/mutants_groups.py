@@ -32,9 +32,7 @@ def _one_node_forgets_the_incarnation() -> list[Any]:
 
 
 def _snapshots_leave_members_out() -> list[Any]:
-    return [
-        around(GroupTable, "images", lambda images, self: [(*image[:4], []) for image in images])
-    ]
+    return [around(GroupTable, "images", lambda images, self: [(*image[:4], []) for image in images])]
 
 
 def _group_seq_left_out_of_snapshots() -> list[Any]:

@@ -354,7 +354,11 @@ def test_ocf_functions(cluster: LoopbackCluster, name: str, monkeypatch: pytest.
 
 def run_command(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "ocfcluster", *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "ocfcluster", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert done.returncode == code, done.stderr
     return done
@@ -374,10 +378,14 @@ def test_commands(cluster: LoopbackCluster, name: str):
     assert (member["node_id"], member["pid"]) == (1, joined.pid)
     assert str(member["member"]) in run_command("group", "members", name, *socket).stdout
     listed = json.loads(run_command("group", "list", "--json", *socket).stdout)
-    assert {"group": name, "members": 1}.items() <= next(one for one in listed if one["group"] == name).items()
+    assert {"group": name, "members": 1}.items() <= next(
+        one for one in listed if one["group"] == name
+    ).items()
     assert name in run_command("group", "list", *socket).stdout
     assert "under seq" in run_command("group", "cast", name, "hello", *socket).stderr
-    missing = json.loads(run_command("group", "cast", name, "?", "--ask", "0.2", "--json", *socket, code=1).stdout)
+    missing = json.loads(
+        run_command("group", "cast", name, "?", "--ask", "0.2", "--json", *socket, code=1).stdout
+    )
     assert [one["member"] for one in missing["missing"]] == [member["member"]]
     assert "no reply" in run_command("group", "cast", name, "?", "--ask", "0.2", *socket, code=1).stderr
     lines = [json.loads(joined.stdout.readline()) for _ in range(3)]

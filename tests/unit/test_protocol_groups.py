@@ -271,7 +271,10 @@ def test_the_table_is_the_same_after_a_snapshot(monkeypatch: pytest.MonkeyPatch)
         ([(FIRST_GROUP_ID, "a", 0, 0, [])], FIRST_GROUP_ID + 1),
         ([(FIRST_GROUP_ID, "group:a", 1, 2, [])], FIRST_GROUP_ID + 1),
         ([(FIRST_GROUP_ID, "group:a", 2, 0, [(1, 1, 1, 1), (1, 2, 1, 1)])], FIRST_GROUP_ID + 1),
-        ([(FIRST_GROUP_ID, "group:a", 0, 0, []), (FIRST_GROUP_ID + 1, "group:a", 0, 0, [])], FIRST_GROUP_ID + 2),
+        (
+            [(FIRST_GROUP_ID, "group:a", 0, 0, []), (FIRST_GROUP_ID + 1, "group:a", 0, 0, [])],
+            FIRST_GROUP_ID + 2,
+        ),
         ([(FIRST_GROUP_ID, "group:a", 0, 0, []), (FIRST_GROUP_ID, "group:b", 0, 0, [])], FIRST_GROUP_ID + 2),
         ([], 2**32 + 1),
         ([], 16),
