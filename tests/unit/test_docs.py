@@ -29,6 +29,7 @@ from ocfcluster.wire.frames import (
     control_frame,
     encode_notice,
 )
+from ocfcluster.wire.group import GroupCode, GroupEvent, GroupMember
 from ocfcluster.wire.properties import encode_properties
 from ocfcluster.wire.run import RunKind, build_run
 
@@ -126,7 +127,9 @@ def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
     lists = (members, members[1:], (Node(2, 1), Node(3, 1)))
     assert dumps()[5] == MembershipEvent(MembershipCode.NEW_MEMBERSHIP, 3, *lists).encode()
     reject = Reject("17979cfe3658907ace2053bcb625c4ca", 3, Ballot(4, 2, 1002), Ballot(5, 1, 1001))
-    assert dumps()[6] == encode(reject)
+    nine, ten = GroupMember(9, 2, 200), GroupMember(10, 3, 300)
+    assert dumps()[6] == GroupEvent(GroupCode.JOIN, 10, members=(nine, ten), joined=(ten,)).encode()
+    assert dumps()[7] == encode(reject)
     assert len(dumps()) == 7
 
 
@@ -146,11 +149,11 @@ def test_structures_have_the_fields_that_are_described(structure: type[msgspec.S
     assert len(plain.split(",")) == len(structure.__struct_fields__)
 
 
-def test_the_codes_of_membership_events_are_those_of_the_code() -> None:
+def test_the_codes_of_events_are_those_of_the_code() -> None:
     rows = re.findall(r"\| `(0x[0-9a-f]{8})` \| (\w+) \|", FORMATS.read_text())
     assert [(int(code, 16), name) for code, name in rows] == [
-        (one.value, one.name) for one in MembershipCode
-    ][1:]
+        (one.value, one.name) for one in [*list(MembershipCode)[1:], *list(GroupCode)[1:]]
+    ]
 
 
 def test_the_c_struct_is_the_event_message() -> None:
