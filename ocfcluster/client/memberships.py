@@ -67,7 +67,8 @@ class Memberships:
             return
         membership.joining = None
         if isinstance(pending.answer, frames.Group):
-            membership.member = pending.answer.member
+            # Where it is being left already, what is said now comes behind the LEAVE.
+            membership.member = pending.answer.member if membership.wanted else 0
         else:
             membership.refusal = pending.error
             self._forget(membership)
@@ -94,7 +95,7 @@ class Memberships:
         membership.leaving = None
         self._leaving.remove(pending)
         if pending.error is None:
-            self._forget(membership)
+            self._end(membership, NotConnected(f"{membership.topic!r} was left before it was joined"))
         elif self._by_topic.get(membership.topic) is membership:
             membership.member, membership.wanted = member, True
 
@@ -112,8 +113,6 @@ class Memberships:
         for membership in list(self._by_topic.values()):
             self.stale = self.stale or bool(membership.member)
             membership.member = 0
-            if not membership.wanted:
-                self._end(membership, NotConnected("the connection was lost while it was being left"))
 
     def _end(self, membership: Membership, error: ClientError) -> None:
         joining, membership.joining = membership.joining, None

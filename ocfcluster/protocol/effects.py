@@ -55,8 +55,8 @@ class Delivery(NamedTuple):
 
 
 class TopicChange(NamedTuple):
-    """A topic was created, altered or removed at this place in the order. ``topic``: as it is from here on, or was. Or a
-    group came into use, or was forgotten."""
+    """A topic was created, altered or removed at this place in the order. ``topic``: as it is from here on, or was.
+    Or a group came into use, or was forgotten."""
 
     topic: Topic
     removed: bool

@@ -109,6 +109,11 @@ class GroupTable:
         del self.by_id[group.topic.topic_id]
         return group
 
+    @property
+    def memberships(self) -> int:
+        """How many there are in all groups."""
+        return sum(self._per_node.values())
+
     def takes(self, run: bytes, topic_id: int, event_bytes: int) -> tuple[Group | None, int, int]:
         """What becomes of a checked run to this topic: the group, the member whom it is for (0: all), and an errno."""
         group = self.by_id.get(topic_id)

@@ -130,7 +130,7 @@ def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
     nine, ten = GroupMember(9, 2, 200), GroupMember(10, 3, 300)
     assert dumps()[6] == GroupEvent(GroupCode.JOIN, 10, members=(nine, ten), joined=(ten,)).encode()
     assert dumps()[7] == encode(reject)
-    assert len(dumps()) == 7
+    assert len(dumps()) == 8
 
 
 @pytest.mark.parametrize(
