@@ -523,11 +523,6 @@ class Checker:
                 last = history
         return last
 
-    def members(self, history: History) -> dict[str, set[int] | None]:
-        """The members of each group of a history, as far as it is judged; None: not known."""
-        groups = self._judges[history.cluster_id].groups.groups.values()
-        return {one.topic.name: None if one.members is None else set(one.members) for one in groups}
-
     @property
     def events(self) -> int:
         """Publications delivered, each counted once."""

@@ -221,13 +221,14 @@ class Simulation:
 
     def _ghosts(self) -> Iterator[str]:
         """Members of groups whose programs are not there any more, and programs that are missing there."""
-        current = self.world.checker.current
-        if current is None:
-            return
         expected = expected_members(self.members)
-        for name, members in self.world.checker.members(current).items():
-            if members is not None and members != expected.get(name, set()):
-                yield f"members of {name}: {sorted(members)}, to be {sorted(expected.get(name, set()))}"
+        for host in self.world.hosts.values():
+            if host.shell is None:
+                continue
+            for name, members in observe.group_members(host.shell.node).items():
+                if members != expected.get(name, set()):
+                    wanted = sorted(expected.get(name, set()))
+                    yield f"members of {name} on node {host.node_id}: {sorted(members)}, to be {wanted}"
 
     def _why_unfinished(self, passed_ns: int) -> str:
         reasons = list(islice(self._unfinished(), 12))
