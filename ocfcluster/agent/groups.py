@@ -76,7 +76,12 @@ class Groups:
     # --- the door -----------------------------------------------------------------------------------------------
 
     def _door(
-        self, client: Client, request: Incoming, name: str, rights: tuple[Right, ...], go_on: Callable[[], None]
+        self,
+        client: Client,
+        request: Incoming,
+        name: str,
+        rights: tuple[Right, ...],
+        go_on: Callable[[], None],
     ) -> None:
         """``go_on`` if the client has these rights in the group, else refuse; perhaps when names have been looked up.
         Casting and observing are asked for where all publications and subscriptions are (``Permissions``)."""
