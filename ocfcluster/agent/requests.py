@@ -447,6 +447,10 @@ class Requests:
     def _topic(self, name: str) -> NodeTopic | None:
         if is_group(name):
             return self.groups.topic(name)
+        return self._row(name)
+
+    def _row(self, name: str) -> NodeTopic | None:
+        """Of the topic table, where names of groups are rules."""
         return self._agent.node.topics.get(canonical(name))
 
     def _last_seq(self, topic: NodeTopic) -> int:
@@ -503,7 +507,7 @@ class Requests:
             return
 
         def then(outcome: Outcome) -> None:
-            topic = self._topic(name)
+            topic = self._row(name)
             if outcome.error == errno.EEXIST:
                 as_good = body.settings == DEFAULT_SETTINGS != settings  # but for its owner
                 if as_good and topic is not None and topic.local == local:
