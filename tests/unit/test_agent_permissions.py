@@ -172,7 +172,9 @@ def test_who_publishes_to_a_rule_is_told(world: World) -> None:
     topic_id = create(root, "group:g", access())
     assert publish(root, topic_id, root.open_producer(), 1, b"a") == [errno.EINVAL]
     assert publish(root, topic_id, root.open_producer(local=True), 1, b"a") == [errno.EINVAL]
-    kind, answer, _ = root.lend(Subscribe(1, ["group:g"], False))  # the group, and not what says who may use it
+    kind, answer, _ = root.lend(
+        Subscribe(1, ["group:g"], False)
+    )  # the group, and not what says who may use it
     assert (kind, answer.starts[0].topic_id >= FIRST_GROUP_ID) == (Answer.SUBSCRIBED, True)
 
 
