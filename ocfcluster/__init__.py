@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ocfcluster.client import aio
     from ocfcluster.client.client import Client, Publisher, Subscription, connect
     from ocfcluster.client.events import Event, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
+    from ocfcluster.client.group import Group
     from ocfcluster.wire.topics import Access, TopicSettings
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ _HOMES = {
     "Access": "ocfcluster.wire.topics",
     "Client": "ocfcluster.client.client",
     "Event": "ocfcluster.client.events",
+    "Group": "ocfcluster.client.group",
     "Notice": "ocfcluster.client.events",
     "NoticeCode": "ocfcluster.client.events",
     "Published": "ocfcluster.client.events",
@@ -35,8 +37,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Access", "Client", "Event", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run", "Subscription",
-    "TopicInfo", "TopicSettings", "__version__", "aio", "connect",
+    "Access", "Client", "Event", "Group", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run",
+    "Subscription", "TopicInfo", "TopicSettings", "__version__", "aio", "connect",
 ]  # fmt: skip
 
 

@@ -125,6 +125,10 @@ class NotConnected(ClientError):
     code = _errno.ENOTCONN
 
 
+class NoSuchMember(ClientError):
+    code = _errno.ESRCH
+
+
 class OutcomeUnknown(ClientError):
     code = _errno.EIO
 
@@ -133,7 +137,7 @@ _BY_ERRNO: dict[int, type[ClientError]] = {
     kind.code: kind
     for kind in (
         InvalidArgument, NotPermitted, LimitReached, TopicExists, NoSubscription, TooLarge,
-        WouldBlock, WouldDeadlock, AgentUnreachable, Refused, NotConnected, OutcomeUnknown,
+        WouldBlock, WouldDeadlock, AgentUnreachable, Refused, NotConnected, NoSuchMember, OutcomeUnknown,
     )
 }  # fmt: skip
 

@@ -95,6 +95,9 @@ PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each pr
 # Runs ordered since a producer was last met, after which its node may reuse its place for a new one.
 PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
 PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
+GROUPS: Final = 4096  # in use, or used lately; one more takes the place of one without members
+GROUP_MEMBERS: Final = 1024  # of one group: each JOIN and LEAVE carries them all, 16 bytes each
+MEMBERSHIPS_PER_NODE: Final = 1024  # in all groups; bounds the LEAVEs that the loss of a node brings
 HISTORIES_REMEMBERED: Final = 8  # cluster_ids that a configuration says it supersedes
 EPOCHS_REMEMBERED: Final = 4  # (epoch, base) in a configuration: who is further behind begins anew
 EARLY_ORDERS: Final = (
@@ -232,8 +235,12 @@ _check(
     >= BACKLOG_BYTES
     + NODES * EVENT_BYTES_DEFAULT
     + NODES * PRODUCERS_PER_NODE * PRODUCER_RUNS_UNANSWERED * 32
-    + TOPICS * 2 * TOPIC_NAME_BYTES,
-    "a snapshot has room for a backlog, an unfinished run per node, all outcomes that are remembered, and all topics",
+    + TOPICS * 2 * TOPIC_NAME_BYTES
+    + GROUPS * 2 * TOPIC_NAME_BYTES
+    + NODES * MEMBERSHIPS_PER_NODE * 64,
+    "a snapshot has room for a backlog, an unfinished run per node, all outcomes that are remembered, all topics and"
+    " all groups",
 )
+_check(GROUP_MEMBERS * 2 * 16 + 256 <= RUN_BYTES, "a change of the largest group is a run of ordinary size")
 _check(REJOIN_FIRST_NS <= REJOIN_MAX_NS < REJOIN_CALM_NS, "the back-off of a node that rejoins grows")
 _check(FRAME_BYTES * 2 < EVENT_SOCKET_SEND_BYTES, "two frames fit an event socket")

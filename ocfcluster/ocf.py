@@ -30,6 +30,7 @@ from ocfcluster.client.session import Stage
 from ocfcluster.components.connectivity import CONN_CLASS, ConnectivityCode
 from ocfcluster.components.membership import MEMB_CLASS, MembershipCode, event_class, event_number
 from ocfcluster.errors import ClientError, InvalidArgument, NoSubscription, NotConnected
+from ocfcluster.wire.group import GROUP_CLASS, GroupCode
 
 __all__ = [
     "OC_EV_CONN_CLASS",
@@ -38,6 +39,13 @@ __all__ = [
     "OC_EV_CS_INTERFACE",
     "OC_EV_GET_CLASS",
     "OC_EV_GET_EVENT",
+    "OC_EV_GROUP_CLASS",
+    "OC_EV_GS_CAST",
+    "OC_EV_GS_JOIN",
+    "OC_EV_GS_LEAVE",
+    "OC_EV_GS_MEMBERS",
+    "OC_EV_GS_REPLY",
+    "OC_EV_GS_SEND",
     "OC_EV_MEMB_CLASS",
     "OC_EV_MS_EVICTED",
     "OC_EV_MS_NEW_MEMBERSHIP",
@@ -59,6 +67,11 @@ __all__ = [
     "oc_ev_topic_list",
     "oc_ev_topic_remove",
     "oc_ev_unsubscribe",
+    "oc_gs_cast",
+    "oc_gs_join",
+    "oc_gs_leave",
+    "oc_gs_reply",
+    "oc_gs_send",
 ]
 
 API_LEVEL: Final = "0.4"
@@ -73,6 +86,13 @@ OC_EV_CONN_CLASS: Final = CONN_CLASS
 OC_EV_CS_INTERFACE: Final = int(ConnectivityCode.INTERFACE)
 OC_EV_CS_ELIGIBLE: Final = int(ConnectivityCode.ELIGIBLE)
 OC_EV_CS_CONNECT: Final = int(ConnectivityCode.CONNECT)
+OC_EV_GROUP_CLASS: Final = GROUP_CLASS
+OC_EV_GS_JOIN: Final = int(GroupCode.JOIN)
+OC_EV_GS_LEAVE: Final = int(GroupCode.LEAVE)
+OC_EV_GS_CAST: Final = int(GroupCode.CAST)
+OC_EV_GS_REPLY: Final = int(GroupCode.REPLY)
+OC_EV_GS_SEND: Final = int(GroupCode.SEND)  # this and the next one are ours, behind the drafts' four
+OC_EV_GS_MEMBERS: Final = int(GroupCode.MEMBERS)
 OC_EV_GET_CLASS: Final = event_class
 OC_EV_GET_EVENT: Final = event_number
 OnEvent = Callable[[Event], object]
@@ -326,6 +346,44 @@ def oc_ev_topic_remove(topic: str) -> int:
     """Remove a topic; its subscriptions end with a notice. EINVAL, EPERM."""
     _ask(lambda client: client.remove_topic(topic))
     return 0
+
+
+# --- groups -----------------------------------------------------------------------------------------------------
+# The drafts name the events and no functions: these are ours. ``oc_ev_subscribe("group:NAME")`` observes.
+
+
+def oc_gs_join(group: str) -> int:
+    """Become a member of a group, which needs no creation. Gives the member's id, the ev_id of its JOIN.
+
+    A process is one member of a group. EINVAL no name of a group; EPERM; ENOMEM a limit.
+    """
+    return _ask(lambda client: client.group(group).join().member)
+
+
+def oc_gs_leave(group: str) -> int:
+    """Be a member no more; nothing where it is none."""
+    _ask(lambda client: client.group(group).leave())
+    return 0
+
+
+def oc_gs_cast(group: str, data: Data, re_id: int = 0, timeout: int = -1) -> Receipt:
+    """Say something to all members and observers. Gives a receipt. Errors as ``oc_ev_publish``."""
+    seconds = check_timeout_ms(timeout)
+    return _ask(lambda client: client.group(group).cast(data, re_id=re_id, timeout=seconds))
+
+
+def oc_gs_send(group: str, member: int, data: Data, timeout: int = -1) -> Receipt:
+    """Say something to one member. Its receipt raises ESRCH where there is no such member. EINVAL for no member."""
+    seconds = check_timeout_ms(timeout)
+    return _ask(lambda client: client.group(group).send(member, data, timeout=seconds))
+
+
+def oc_gs_reply(event: Event, data: Data, timeout: int = -1) -> Receipt:
+    """Answer a CAST or SEND, to all who got it. EINVAL where this process is no member, or for another event."""
+    seconds = check_timeout_ms(timeout)
+    if not isinstance(event, Event):
+        raise InvalidArgument("that is no event")
+    return _ask(lambda client: client.group(event.topic).reply(event, data, timeout=seconds))
 
 
 def _after_fork() -> None:

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from ocfcluster.errors import MalformedFrame
 from ocfcluster.ipc.delivery import Line
+from ocfcluster.ipc.memberships import Memberships
 from ocfcluster.ipc.peer import Peer
 from ocfcluster.ipc.session import Incoming, Session, Stage
 from ocfcluster.protocol.effects import Topic
@@ -34,6 +35,7 @@ class Client:
     __slots__ = (
         "poller", "socket", "session", "connection", "peer", "pidfd", "name", "library", "line", "producers",
         "inbox", "inbox_bytes", "waiting", "reading", "writing", "dirty", "gone", "closing", "publishes",
+        "memberships",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +66,7 @@ class Client:
         self.gone = False  # its socket is closed; what it published before may still wait
         self.closing = False  # to be closed once its output is written
         self.publishes: dict[int, Topic] = {}  # topics, as they stand, that it may publish to
+        self.memberships: Memberships | None = None  # in groups, once it has asked for one
 
     def read(self, buffer: memoryview) -> int:
         """Read once into the shared ``buffer`` and parse: bytes read, 0 if there are none now, -1 at the end.

@@ -69,6 +69,7 @@ from ocfcluster.protocol.effects import (
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import Answer, Error, Full, NoticeCode, Shutdown, control_frame
+from ocfcluster.wire.group import LeaveReason
 from ocfcluster.wire.run import RunHeader
 
 _ACCEPTS: Final = 16  # connections taken at once, so that a storm of them does not hold up the order
@@ -118,10 +119,11 @@ class Agent:
         self.names = NameService(self._running_loop, self._names_answered)
         self.intake = Intake(self.node, self.local, self, self.counters)
         self.requests = Requests(self)
+        self.groups = self.requests.groups
         self.components = Components(self)
         external = config.components.membership == "external"
         self.router = Router(
-            self.hub, self.intake.owners, self.requests, self.local, self.counters,
+            self.hub, self.intake.owners, self.requests, self.local, self.groups, self.counters,
             (ExternalViews if external else Views)(self.hub, self.local), self.components.current,
         )  # fmt: skip
         self.router.views.on_view = partial(self.teller.tell, "primary", "a view with this node is in force")
@@ -626,6 +628,13 @@ class Agent:
         """Look-ups have ended, and those who waited for them were told."""
         self.intake.names_answered()
         self.settle(time.monotonic_ns())
+
+    def group_topic(self, topic_id: int) -> Topic | None:
+        group = self.node.groups.by_id.get(topic_id)
+        return None if group is None else group.topic
+
+    def client_done(self, client: Client) -> None:
+        self.groups.end(client, LeaveReason.DIED)
 
     def deliver_local(self, run: bytes, header: RunHeader, skip: int, seq: int, ev_id: int) -> None:
         self.router.deliver_local(

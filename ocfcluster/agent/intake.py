@@ -32,7 +32,7 @@ ORDERED: Final = frozenset(
     int(kind)
     for kind in (
         Request.BARRIER, Request.CLOSE_PRODUCER, Request.GOODBYE, Request.TOPIC_CREATE, Request.TOPIC_REMOVE,
-        Request.TOPIC_ALTER,
+        Request.TOPIC_ALTER, Request.GROUP_JOIN, Request.GROUP_LEAVE,
     )
 )  # fmt: skip
 
@@ -57,6 +57,12 @@ class Shell(Protocol):
 
         What it permits is in ``client.publishes`` until the topic is altered.
         """
+
+    def group_topic(self, topic_id: int) -> Topic | None:
+        """The topic of a group that is in use; None: there is no such."""
+
+    def client_done(self, client: Client) -> None:
+        """The connection is gone, and all that came on it has gone on."""
 
     def watch_client_readable(self, client: Client, watch: bool) -> None: ...
     def touch(self, client: Client) -> None:
@@ -189,13 +195,13 @@ class Intake:
         topic = self._topic_by_id(topic_id)
         publishes = client.publishes
         if topic is None:
+            topic = self._shell.group_topic(topic_id)
+        if topic is None:
             refused = errno.EINVAL
         elif topic_id in publishes and publishes[topic_id] is topic:
             refused = 0
-        elif topic_id < FIRST_TOPIC_ID:
-            refused = self._shell.door(client, topic_id, run, header)
         else:
-            refused = self._shell.publish_refusal(client, topic)
+            refused = self._refusal(client, topic, run, header)
             if refused < 0:
                 return False
         if not refused and size > RUN_BYTES and count > 1:
@@ -214,6 +220,12 @@ class Intake:
         counters.events_published += count
         self._publish(run)
         return True
+
+    def _refusal(self, client: Client, topic: Topic, run: bytes, header: RunHeader) -> int:
+        """As ``Shell.publish_refusal``; runs of reserved topics are looked at, each of them."""
+        if topic.topic_id < FIRST_TOPIC_ID:
+            return self._shell.door(client, topic.topic_id, run, header)
+        return self._shell.publish_refusal(client, topic)
 
     def _publish_local(self, client: Client, run: bytes, header: RunHeader, refused: int) -> None:
         self._counters.runs_local += 1
@@ -267,6 +279,7 @@ class Intake:
         """The connection is gone and what it published has gone on; its producers stay, for it to come back to."""
         if client.waiting:
             return  # not yet: ``pump`` comes back to it
+        self._shell.client_done(client)
         for producer in client.producers:
             if self.owners.get(producer) is client:
                 del self.owners[producer]

@@ -28,6 +28,8 @@ def name_fault(name: str) -> str:
     """Why no topic can have this name; empty: it is well formed."""
     if not valid_name(name):
         return f"topic {name!r:.80}: names have 1 to {TOPIC_NAME_BYTES} bytes of UTF-8 and no NUL"
+    if name == GROUP_PREFIX:
+        return f"topic {name!r}: a group has a name behind it"
     return ""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from ocfcluster.protocol.effects import Address, Effect, State, Topic
+from ocfcluster.protocol.groups import GroupTable
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.protocol.report import LinkReport
 from ocfcluster.protocol.settings import Configuration, Timing
@@ -25,6 +26,8 @@ class NodeApi(Protocol):
     def configuration(self) -> Configuration | None: ...
     @property
     def topics(self) -> Mapping[str, Topic]: ...
+    @property
+    def groups(self) -> GroupTable: ...
 
     def datagram(self, buffer: bytes, segment: int, source: Address, now: int) -> None: ...
     def publish(self, run: bytes) -> None: ...

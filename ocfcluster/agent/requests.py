@@ -16,6 +16,7 @@ from ocfcluster.agent.administration import Administrator
 from ocfcluster.agent.clients import Client
 from ocfcluster.agent.current import OWN_LINE
 from ocfcluster.agent.external_views import RAW
+from ocfcluster.agent.groups import GROUP_REQUESTS, Groups
 from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault, scope_is_local
 from ocfcluster.agent.permissions import Permissions
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
@@ -23,7 +24,7 @@ from ocfcluster.errors import InvalidArgument, MalformedFrame
 from ocfcluster.ipc.delivery import Subscription
 from ocfcluster.ipc.peer import accept_lent
 from ocfcluster.ipc.session import Incoming, Stage
-from ocfcluster.limits import CLIENT_NAME_BYTES, TOPICS_PER_SUBSCRIPTION
+from ocfcluster.limits import CLIENT_NAME_BYTES, GROUPS, TOPICS_PER_SUBSCRIPTION
 from ocfcluster.protocol.effects import Outcome
 from ocfcluster.protocol.effects import Topic as NodeTopic
 from ocfcluster.wire import control
@@ -52,13 +53,15 @@ from ocfcluster.wire.frames import (
     Welcome,
     read_body,
 )
+from ocfcluster.wire.group import LeaveReason, is_group
 from ocfcluster.wire.topics import DEFAULT_SETTINGS
 
 if TYPE_CHECKING:
     from ocfcluster.agent.daemon import Agent
 
 _NO_BODY: Final = frozenset(
-    int(kind) for kind in (Request.TOPIC_LIST, Request.STATUS, Request.BARRIER, Request.GOODBYE)
+    int(kind)
+    for kind in (Request.TOPIC_LIST, Request.STATUS, Request.BARRIER, Request.GOODBYE, Request.GROUP_LIST)
 )
 # These look at the node's topics and counters, which must be those of what has been delivered.
 _LOOKING: Final = frozenset(
@@ -69,6 +72,8 @@ _LOOKING: Final = frozenset(
         Request.TOPIC_LIST,
         Request.TOPIC_ACCESS,
         Request.STATUS,
+        Request.GROUP_SHOW,
+        Request.GROUP_LIST,
     )
 )
 
@@ -78,7 +83,7 @@ OnOutcome = Callable[[Outcome], None]
 class Requests:
     """Answers requests; ``outcome`` is told what became of the commands it put into the order."""
 
-    __slots__ = ("deferred", "permissions", "_agent", "_early", "_pending", "_lent", "_handlers")
+    __slots__ = ("deferred", "groups", "permissions", "_agent", "_early", "_pending", "_lent", "_handlers")
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -88,6 +93,7 @@ class Requests:
         self._pending: dict[int, OnOutcome] = {}  # token of a command → what to do at its place in the order
         self._lent: dict[int, socket.socket] = {}  # token → of a subscription that waits for that place
         self.permissions = permissions = Permissions(agent, self.command, self._answer, self._refuse)
+        self.groups = Groups(agent, permissions, self.command, self._answer, self._refuse)
         administrator = Administrator(
             agent.operator, self.command, agent.reloading.ask, self._answer, self._refuse
         )
@@ -137,7 +143,10 @@ class Requests:
             return
         if request.kind in _LOOKING:
             self._agent.catch_up()
-        self._handlers[request.kind](client, request, body)
+        if request.kind in GROUP_REQUESTS:
+            self.groups.handle(client, request, body)
+        else:
+            self._handlers[request.kind](client, request, body)
 
     # --- the order --------------------------------------------------------------------------------------------
 
@@ -221,6 +230,7 @@ class Requests:
         self._answer(client, request_id, Answer.WELCOME, welcome)
 
     def on_goodbye(self, client: Client, _request: Incoming, _: Body | None) -> None:
+        self.groups.end(client, LeaveReason.LEFT)
         for producer in sorted(client.producers):
             self._close_producer(client, producer, lambda _outcome: None)
         client.closing = True
@@ -320,7 +330,7 @@ class Requests:
                 return True
             code, text, starts = self._starts(known, positions)
             if missing:
-                code, text = errno.EINVAL, f"there is no topic {missing[0]!r}"
+                code, text = self._missing(missing[0])
             elif not code:
                 code, text = refusal
             if code:
@@ -336,11 +346,13 @@ class Requests:
                 position = positions.get(ids[MEMBERSHIP])
                 self._agent.router.views.begin(subscription, None if position is None else position.seq)
             self._agent.components.begin(subscription, positions)
+            self.groups.begin(subscription)
             return True
 
         # Before the first view nobody knows where a subscription would begin.
         views = self._agent.router.views
-        if not views.begun or not subscribe(not views.primary):
+        if not views.begun or not subscribe(not views.primary and not any(map(is_group, body.topics))):
+            self.groups.want(body.topics)
             self._subscribe_later(client, request, event_socket, subscribe)
 
     def _subscribe_later(
@@ -363,6 +375,13 @@ class Requests:
         token = self._agent.control(control.Barrier(), behind=False)
         self._pending[token] = caught_up
         self._lent[token] = event_socket
+
+    @staticmethod
+    def _missing(name: str) -> tuple[int, str]:
+        """Why there is no topic of this name although the agent has caught up with the order."""
+        if is_group(name):
+            return errno.ENOMEM, f"no room for {name!r}: {GROUPS} groups have members"
+        return errno.EINVAL, f"there is no topic {name!r}"
 
     def _subscribe_fault(self, client: Client, body: Subscribe) -> tuple[int, str]:
         subscriptions = client.line.subscriptions
@@ -435,7 +454,13 @@ class Requests:
     # --- topics -----------------------------------------------------------------------------------------------
 
     def _topic(self, name: str) -> NodeTopic | None:
-        return self._agent.node.topics.get(canonical(name)) or self._agent.components.topic(name)
+        if is_group(name):
+            return self.groups.topic(name)
+        return self._row(name) or self._agent.components.topic(name)
+
+    def _row(self, name: str) -> NodeTopic | None:
+        """Of the topic table, where names of groups are rules."""
+        return self._agent.node.topics.get(canonical(name))
 
     def _last_seq(self, topic: NodeTopic) -> int:
         if topic.local:
@@ -471,11 +496,13 @@ class Requests:
 
         def then(_: Outcome) -> None:
             if not resolve():
-                self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
+                self._refuse(client, request.request_id, *self._missing(name))
 
         # It may have been created and answered elsewhere: catch up with the order first, where there is one.
         if not resolve():
-            if not self._agent.router.views.primary:
+            if is_group(name):
+                self.command(control.GroupOpen(name), then)
+            elif not self._agent.router.views.primary:
                 self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
             else:
                 self.command(control.Barrier(), then)
@@ -491,7 +518,7 @@ class Requests:
             return
 
         def then(outcome: Outcome) -> None:
-            topic = self._topic(name)
+            topic = self._row(name)
             if outcome.error == errno.EEXIST:
                 as_good = body.settings == DEFAULT_SETTINGS != settings  # but for its owner
                 if as_good and topic is not None and topic.local == local:

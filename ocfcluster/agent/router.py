@@ -8,13 +8,14 @@ from typing import Final
 
 from ocfcluster.agent.clients import Client
 from ocfcluster.agent.current import CurrentConnectivity
+from ocfcluster.agent.groups import Groups
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.views import Views
 from ocfcluster.ipc.delivery import Hub
 from ocfcluster.limits import RECORD_HEADER_BYTES
-from ocfcluster.protocol.effects import Delivery, Item, Outcome, TopicChange, View
+from ocfcluster.protocol.effects import Delivery, Directed, GroupChange, Item, Outcome, TopicChange, View
 from ocfcluster.wire.frames import RECORD_HEADER, RecordFlags, RecordKind
 from ocfcluster.wire.run import RunHeader, RunKind
 
@@ -27,12 +28,12 @@ class Router:
     """Hands out what was delivered. ``touched`` collects clients that have output after the burst."""
 
     __slots__ = (
-        "touched", "views", "_current", "_hub", "_owners", "_requests", "_local", "_counters", "_pack",
+        "touched", "views", "_current", "_hub", "_owners", "_requests", "_local", "_groups", "_counters", "_pack",
     )  # fmt: skip
 
     def __init__(
-        self, hub: Hub, owners: dict[int, Client], requests: Requests, local: LocalTopics, counters: Counters,
-        views: Views, current: CurrentConnectivity,
+        self, hub: Hub, owners: dict[int, Client], requests: Requests, local: LocalTopics, groups: Groups,
+        counters: Counters, views: Views, current: CurrentConnectivity,
     ) -> None:  # fmt: skip
         self.touched: list[Client] = []
         self.views = views
@@ -41,6 +42,7 @@ class Router:
         self._owners = owners
         self._requests = requests
         self._local = local
+        self._groups = groups
         self._counters = counters
         self._pack = RECORD_HEADER.pack
 
@@ -74,6 +76,10 @@ class Router:
                 counters.views += 1
                 self._current.view(item)
                 self.views.deliver(item)
+            elif isinstance(item, GroupChange):
+                self._groups.changed(item)
+            elif isinstance(item, Directed):
+                self._groups.directed(item)
 
     def _outcome(self, outcome: Outcome) -> None:
         kind, producer, first_number, count, error, seq, ev_id, _ = outcome

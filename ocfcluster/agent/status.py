@@ -48,6 +48,7 @@ def status_document(agent: Agent) -> dict[str, Any]:
             "uid": client.peer.uid,
             "watched_by_pidfd": client.pidfd >= 0,
             "producers": len(client.producers),
+            "memberships": 0 if client.memberships is None else len(client.memberships),
             "subscriptions": len(client.line.subscriptions),
             "inbox_bytes": client.inbox_bytes,
             "output_bytes": client.session.output_bytes,

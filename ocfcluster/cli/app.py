@@ -11,6 +11,7 @@ from ocfcluster.cli import (
     conformance,
     connectivity,
     demo,
+    group,
     members,
     node,
     options,
@@ -67,6 +68,7 @@ app.command("status")(status.show_status)
 app.command("members")(members.show_members)
 app.command("reload")(reload.run)
 app.command("connectivity")(connectivity.show_connectivity)
+app.add_typer(group.app, name="group")
 app.add_typer(node.app, name="node")
 app.command("shutdown")(node.shutdown)
 app.command("bootstrap")(node.bootstrap)

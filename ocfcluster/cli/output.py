@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ocfcluster.client.events import Event
     from ocfcluster.components.connectivity import ConnectivityEvent, Interface, Link
     from ocfcluster.components.membership import MembershipEvent
+    from ocfcluster.wire.group import GroupEvent
 
+GROUP_PREFIX = "group:"
 MEMBERSHIP_TOPIC = "oc.membership"
 CONNECTIVITY_TOPIC = "oc.connectivity"
 PLAIN_WIDTH = 200  # columns of a table that does not go to a terminal: nothing is cut in a pipe
@@ -147,6 +149,7 @@ def event_document(event: Event) -> dict[str, Any]:
         **data_fields(bytes(event.data)),
         **({"membership": membership_document(event.data)} if event.topic == MEMBERSHIP_TOPIC else {}),
         **({"connectivity": connectivity_document(event.data)} if event.topic == CONNECTIVITY_TOPIC else {}),
+        **({"group": group_document(event)} if event.topic.startswith(GROUP_PREFIX) else {}),
     }  # fmt: skip
 
 
@@ -155,8 +158,11 @@ def event_line(event: Event) -> str:
     if event.notice is not None:
         return f"-- {notice_text(event)}"
     data = event.data
-    words = {MEMBERSHIP_TOPIC: membership_text, CONNECTIVITY_TOPIC: connectivity_text}
-    text = words.get(event.topic, readable)(bytes(data))
+    if event.topic.startswith(GROUP_PREFIX):
+        text = group_text(event)
+    else:
+        words = {MEMBERSHIP_TOPIC: membership_text, CONNECTIVITY_TOPIC: connectivity_text}
+        text = words.get(event.topic, readable)(bytes(data))
     return f"{printable(event.topic)} {event.seq} {text}"
 
 
@@ -272,6 +278,61 @@ def _connectivity(data: bytes) -> ConnectivityEvent | None:
     try:
         return ConnectivityEvent.decode(bytes(data))
     except Malformed:  # of an agent of a later version, perhaps
+        return None
+
+
+def group_text(event: Event) -> str:
+    """An event of a group in words; what somebody published otherwise as it is."""
+    opened = _group_event(event)
+    if opened is None:
+        return readable(bytes(event.data))
+    name = opened.code.name.lower()
+    lists = (("members", opened.members), ("in", opened.joined), ("out", opened.left))
+    parts = [" ".join([word, *(str(one.member) for one in those)]) for word, those in lists if those]
+    if name in ("join", "leave"):
+        why = f" ({reason_text(opened.reason)})" if opened.reason else ""
+        return f"{name}{why}: {', '.join(parts)}"
+    if name == "members":
+        return ", ".join(parts) or "no members"
+    speaker = f"from {opened.member}" if opened.member else "from no member"
+    to = f" to {opened.to}" if opened.to else ""
+    answers = f", answers {event.re_id}" if event.re_id else ""
+    said = "(not for this subscriber)" if opened.withheld else readable(opened.data)
+    return f"{name} {speaker}{to}{answers}: {said}"
+
+
+def group_document(event: Event) -> dict[str, Any]:
+    """An event of a group as plain values."""
+    opened = _group_event(event)
+    if opened is None:
+        return {}
+    name = opened.code.name.lower()
+    document: dict[str, Any] = {"event": name, "member": opened.member}
+    if name in ("join", "leave", "members"):
+        lists = (("members", opened.members), ("in", opened.joined), ("out", opened.left))
+        if opened.reason:
+            document["reason"] = reason_text(opened.reason)
+        return {**document, **{word: [one._asdict() for one in those] for word, those in lists}}
+    return {**document, "to": opened.to, "withheld": opened.withheld, **data_fields(opened.data)}
+
+
+def reason_text(reason: int) -> str:
+    """Why a member left, in words."""
+    from ocfcluster.wire.group import LeaveReason
+
+    try:
+        return LeaveReason(reason).name.lower().replace("_", " ")
+    except ValueError:
+        return f"reason {reason}"
+
+
+def _group_event(event: Event) -> GroupEvent | None:
+    from ocfcluster.client.replies import open_event
+    from ocfcluster.errors import Malformed
+
+    try:
+        return open_event(event)
+    except Malformed:
         return None
 
 

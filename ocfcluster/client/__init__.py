@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 from ocfcluster.client.client import Client, Publisher, Subscription, connect
-from ocfcluster.client.events import Event, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
+from ocfcluster.client.events import Event, GroupInfo, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
+from ocfcluster.client.group import Group, Replies, open_event
 from ocfcluster.wire.topics import Access, TopicSettings
 
 __all__ = [
-    "Access", "Client", "Event", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run", "Subscription",
-    "TopicInfo", "TopicSettings", "connect",
+    "Access", "Client", "Event", "Group", "GroupInfo", "Notice", "NoticeCode", "Published", "Publisher", "Receipt",
+    "Replies", "Run", "Subscription", "TopicInfo", "TopicSettings", "connect", "open_event",
 ]  # fmt: skip

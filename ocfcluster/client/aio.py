@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ocfcluster.client.aioconnection import AsyncConnection, Deadline
+from ocfcluster.client.aiogroup import AsyncGroup
 from ocfcluster.client.arguments import (
     Data,
     as_bytes,
@@ -44,7 +45,7 @@ from ocfcluster.client.arguments import (
     check_topic,
 )
 from ocfcluster.client.controlsocket import Dial, dial_path
-from ocfcluster.client.events import Event, Published, Receipt, Run, TopicInfo
+from ocfcluster.client.events import Event, GroupInfo, Published, Receipt, Run, TopicInfo
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.locate import default_socket_path
 from ocfcluster.client.producer import Batch, Producer, run_size, split
@@ -520,6 +521,17 @@ class AsyncClient:
         """
         check_callback(on_event)
         return AsyncSubscription(self, [check_topic(name) for name in as_topics(topics)], on_event)
+
+    # --- groups -------------------------------------------------------------------------------------------------
+
+    def group(self, name: str) -> AsyncGroup:
+        """The group ``name``, which needs no creation: join it, cast to it, ask its members."""
+        return AsyncGroup(self, name)
+
+    async def groups(self, *, timeout: float | None = None) -> list[GroupInfo]:
+        """The groups that are in use, by name."""
+        answer: frames.Groups = await self.connection().call(Request.GROUP_LIST, None, timeout)
+        return sorted(map(GroupInfo._make, answer.groups))
 
     @property
     def node_id(self) -> int:

@@ -34,8 +34,9 @@ from ocfcluster.client.arguments import (
 )
 from ocfcluster.client.connection import Connection, deadline_of
 from ocfcluster.client.controlsocket import Dial, dial_path
-from ocfcluster.client.events import Event, Published, Receipt, Run, TopicInfo
+from ocfcluster.client.events import Event, GroupInfo, Published, Receipt, Run, TopicInfo
 from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.client.group import Group
 from ocfcluster.client.locate import default_socket_path
 from ocfcluster.client.publisher import Publisher
 from ocfcluster.client.session import Stage
@@ -185,6 +186,17 @@ class Client:
         Raises NoSubscription where there is none to begin with, NotConnected where all have ended.
         """
         self.connection().dispatcher.run(check_timeout(timeout))
+
+    # --- groups -------------------------------------------------------------------------------------------------
+
+    def group(self, name: str) -> Group:
+        """The group ``name``, which needs no creation: join it, cast to it, ask its members."""
+        return Group(self, name)
+
+    def groups(self, *, timeout: float | None = None) -> list[GroupInfo]:
+        """The groups that are in use, by name."""
+        answer: frames.Groups = self.connection().call(Request.GROUP_LIST, None, timeout)
+        return sorted(map(GroupInfo._make, answer.groups))
 
     # --- topics -------------------------------------------------------------------------------------------------
 

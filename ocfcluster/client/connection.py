@@ -28,6 +28,7 @@ from ocfcluster.client.controlsocket import ControlSocket, Dial
 from ocfcluster.client.dispatch import Dispatcher
 from ocfcluster.client.events import Receipt
 from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.client.pending import Pending
 from ocfcluster.client.producer import Producer
 from ocfcluster.client.session import Lost, Resumed, Session, Stage, SubscriptionState
 from ocfcluster.errors import (
@@ -405,6 +406,11 @@ class Connection:
         if not self.wait_until(lambda: pending.done, deadline):
             raise WouldBlock(f"the agent did not answer {kind.name} in the time given")
         return pending.result()
+
+    def leaves(self, kind: Request, body: frames.Body) -> Pending:
+        """A request that comes behind what has gathered. The lock is held."""
+        self.flush_gathered()
+        return self.session.request(kind, body)
 
     def check_open(self) -> None:
         if self.closed:

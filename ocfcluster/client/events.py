@@ -28,7 +28,17 @@ from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 if TYPE_CHECKING:
     from ocfcluster.client.producer import Batch
 
-__all__ = ["Event", "Notice", "NoticeCode", "Published", "Receipt", "Run", "RunMeta", "TopicInfo"]
+__all__ = [
+    "Event",
+    "GroupInfo",
+    "Notice",
+    "NoticeCode",
+    "Published",
+    "Receipt",
+    "Run",
+    "RunMeta",
+    "TopicInfo",
+]
 
 _first: Final = itemgetter(0)
 _LOCAL: Final = int(RecordFlags.LOCAL)
@@ -413,3 +423,17 @@ class TopicInfo(msgspec.Struct, frozen=True):
         scope = "local" if body.local else "global"
         aliases = tuple(body.aliases)
         return cls(body.topic, body.topic_id, scope, body.last_seq, body.subscribers, aliases, body.settings)
+
+
+class GroupInfo(NamedTuple):
+    """A group as the agent knows it. ``members``: how many."""
+
+    topic: str
+    topic_id: int
+    last_seq: int
+    members: int
+
+    @property
+    def name(self) -> str:
+        """Without ``group:``."""
+        return self.topic.removeprefix("group:")

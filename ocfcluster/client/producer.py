@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, Final, Protocol
 
@@ -160,6 +160,8 @@ def _refusal(code: int, topic: str, why: str) -> ClientError:
         return UnknownTopic(f"topic {topic!r} is not known to the cluster, or was removed")
     if code == errno.EPERM:
         return client_error(code, f"publishing to topic {topic!r} is not permitted")
+    if code == errno.ESRCH:
+        return client_error(code, f"it was for a member that {topic!r} does not have, or not any more")
     return client_error(code, f"the publication to topic {topic!r} was refused (errno {code})")
 
 
@@ -298,6 +300,18 @@ class Producer:
         while unanswered and unanswered[0].done:
             self.unanswered_bytes -= unanswered.popleft().size
         return finished
+
+
+def change_events(batch: Batch, change: Callable[[bytes], bytes]) -> None:
+    """Each event of a numbered batch is what ``change`` makes of it, of the same length; its numbers stay."""
+    header = read_header(batch.run)
+    before = list(run_events(batch.run, header))
+    events = list(map(change, before))
+    if events != before:
+        batch.run = build_run(
+            RunKind.PUBLICATION, batch.topic_id, header.producer, batch.number, events,
+            re_id=batch.re_id, time_ns=header.time_ns, properties=batch.properties,
+        )  # fmt: skip
 
 
 def run_size(count: int, data_bytes: int, properties: bytes) -> int:

@@ -20,10 +20,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ocfcluster.client.arguments import check_name
 from ocfcluster.client.events import Notice, NoticeCode
+from ocfcluster.client.memberships import Memberships
+from ocfcluster.client.pending import Pending
 from ocfcluster.client.producer import PRODUCER_LOST, Batch, Producer
 from ocfcluster.errors import (
     ClientError,
@@ -51,6 +53,8 @@ _OWN_ANSWER: Final = {
     Request.OPEN_PRODUCER: Answer.PRODUCER, Request.SUBSCRIBE: Answer.SUBSCRIBED, Request.STATUS: Answer.STATUS,
     Request.TOPIC_LIST: Answer.TOPICS, Request.TOPIC_RESOLVE: Answer.TOPIC,
     Request.TOPIC_ACCESS: Answer.TOPIC_ACCESS,
+    Request.GROUP_JOIN: Answer.GROUP,
+    Request.GROUP_SHOW: Answer.GROUP, Request.GROUP_LIST: Answer.GROUPS,
 }  # fmt: skip
 
 
@@ -59,38 +63,6 @@ class Stage(Enum):
     GREETING = "greeting"  # HELLO is out
     READY = "ready"
     ENDED = "ended"  # closed, or lost without resume
-
-
-class Pending:
-    """A request and, once ``done``, its answer or error."""
-
-    __slots__ = ("kind", "body", "subscription", "done", "answer", "error", "on_done", "sends")
-
-    def __init__(
-        self, kind: Request, body: frames.Body | None, subscription: SubscriptionState | None
-    ) -> None:
-        self.kind = kind
-        self.body = body
-        self.subscription = subscription  # of SUBSCRIBE: whose socket is lent with it
-        self.done = False
-        self.answer: frames.Body | None = None
-        self.error: ClientError | None = None
-        self.on_done: list[Callable[[], None]] = []
-        self.sends = 0
-
-    def finish(self, answer: frames.Body | None, error: ClientError | None) -> None:
-        self.done = True
-        self.answer = answer
-        self.error = error
-        for callback in self.on_done:
-            callback()
-        self.on_done.clear()
-
-    def result(self) -> Any:
-        """The answer's body (None for DONE). Raises its error."""
-        if self.error is not None:
-            raise self.error
-        return self.answer
 
 
 @dataclass(slots=True, eq=False)
@@ -157,7 +129,7 @@ class Session:
 
     __slots__ = (
         "stage", "welcome", "cluster_id", "full", "outgoing", "resume", "producers", "subscriptions", "topics",
-        "shutdown_reason", "_library", "_name", "_buffer", "_effects", "_queue", "_in_flight",
+        "memberships", "shutdown_reason", "_library", "_name", "_buffer", "_effects", "_queue", "_in_flight",
         "_lent", "_next_request", "_next_subscription", "_clock_ns", "_said", "_resumes_first", "_history_unknown",
     )  # fmt: skip
 
@@ -172,6 +144,7 @@ class Session:
         self.producers: list[Producer] = []
         self.subscriptions: dict[int, SubscriptionState] = {}
         self.topics: dict[str, frames.Topic] = {}  # resolved names
+        self.memberships = Memberships()
         self.shutdown_reason = ""
         self._library = library
         self._name = check_name(name)
@@ -212,9 +185,10 @@ class Session:
             self.end(reason)
             return
         self.stage = Stage.OFFLINE
+        self.memberships.lost()
         again = [
             pending for pending in self._in_flight.values()
-            if pending.kind not in _ONCE
+            if pending.kind not in (*_ONCE, Request.GROUP_JOIN, Request.GROUP_LEAVE)
             and (pending.kind is not Request.SUBSCRIBE or not pending.subscription or not pending.subscription.started)
         ]  # fmt: skip
         once = [pending for pending in self._in_flight.values() if pending.kind in _ONCE]
@@ -223,7 +197,10 @@ class Session:
             pending.finish(
                 None, OutcomeUnknown(f"the command may or may not have been carried out: {reason}")
             )
-        self._queue = deque([*again, *(pending for pending in self._queue if not _is_resume(pending))])
+        waiting = (
+            pending for pending in self._queue if not _is_resume(pending) and not _is_of_groups(pending)
+        )
+        self._queue = deque([*again, *waiting])
 
     def end(self, reason: str) -> None:
         """Nothing more will come: everything that waits fails."""
@@ -233,6 +210,7 @@ class Session:
         self._queue.clear()
         for pending in waiting:
             pending.finish(None, NotConnected(reason))
+        self.memberships.ended(NotConnected(reason))
         for producer in self.producers:
             producer.opening = False
             if producer.unanswered:
@@ -336,6 +314,8 @@ class Session:
 
     def _publish(self, batch: Batch) -> None:
         batch.sends += 1
+        if self.memberships.stale:
+            self.memberships.stamp(batch)
         self._put(CONTROL_HEADER.pack(len(batch.run), Request.PUBLISH, 0, 0, 0))
         self._put(batch.run)
 
@@ -531,7 +511,13 @@ class Session:
         if not self._history_unknown:
             for state in self.subscriptions.values():
                 self._resubscribe(state)
+            self.memberships.ask_again(self._ask_once)
         self._send_queue()
+
+    def _ask_once(self, pending: Pending) -> None:
+        """Ask on this connection, unless that is done."""
+        if pending not in self._queue and pending not in self._in_flight.values():
+            self._queue.append(pending)
 
     def _resend(self) -> None:
         """Everything unanswered, in order, on a new connection."""
@@ -545,6 +531,7 @@ class Session:
 
     def _history_ended(self) -> None:
         self.topics.clear()
+        self.memberships.history_ended(NotConnected(f"the history {self.cluster_id} ended, with its groups"))
         for producer in self.producers:
             producer.abandon(OutcomeUnknown(f"the history {self.cluster_id} ended"))
 
@@ -555,6 +542,11 @@ def _is_resume(pending: Pending) -> bool:
         and pending.subscription is not None
         and pending.subscription.started
     )
+
+
+def _is_of_groups(pending: Pending) -> bool:
+    """Whether ``memberships`` asks for it again where it is wanted still."""
+    return pending.kind in (Request.GROUP_JOIN, Request.GROUP_LEAVE)
 
 
 def _error_of(kind: Request, body: frames.Error) -> ClientError:

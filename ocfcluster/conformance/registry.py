@@ -27,6 +27,7 @@ _MODULES: Final = (
     "membership",
     "connectivity",
     "components",
+    "groups",
 )
 TIME_LIMIT_S: Final = 30.0
 

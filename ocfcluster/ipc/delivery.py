@@ -217,9 +217,13 @@ class Hub:
 
     # --- what comes -------------------------------------------------------------------------------------------
 
-    def deliver(self, topic_id: int, header: bytes, run: bytes, first_seq: int, last_seq: int) -> None:
-        """One delivered run, with the RECORD_HEADER all subscribers get. Call only with subscribers in ``by_topic``."""
-        subscribers = self.by_topic[topic_id]
+    def deliver(
+        self, topic_id: int, header: bytes, run: bytes, first_seq: int, last_seq: int,
+        only: list[Subscription] | None = None,
+    ) -> None:  # fmt: skip
+        """One delivered run, with the RECORD_HEADER all subscribers get: all of the topic, or ``only`` some of them.
+        Call only with subscribers in ``by_topic``."""
+        subscribers = self.by_topic[topic_id] if only is None else only
         self._position = position = self._position + 1
         item = Item(header, run, topic_id, first_seq, last_seq, position)
         size = item.size

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from ocfcluster.protocol.settings import Configuration, Member
+from ocfcluster.wire.group import GroupMember
 from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 
 Address = tuple[str, int] | tuple[str, int, int, int]  # of a peer's socket, opaque to the protocol
@@ -54,7 +55,8 @@ class Delivery(NamedTuple):
 
 
 class TopicChange(NamedTuple):
-    """A topic was created, altered or removed at this place in the order. ``topic``: as it is from here on, or was."""
+    """A topic was created, altered or removed at this place in the order. ``topic``: as it is from here on, or was.
+    Or a group came into use, or was forgotten."""
 
     topic: Topic
     removed: bool
@@ -65,7 +67,7 @@ class Outcome(NamedTuple):
     """What became of a run that was published here. Given at the run's own place in the order, never earlier.
 
     ``error`` is 0 or an errno. Publications: ``seq`` and ``ev_id`` of the first number of the answered range.
-    Control runs: ``first_number`` is the token; ``value`` is the new producer's id, or the topic's id.
+    Control runs: ``first_number`` is the token; ``value`` is the new producer's id, the topic's id, or the member's.
     """
 
     kind: int
@@ -92,12 +94,38 @@ class View(NamedTuple):
     left: tuple[Member, ...]
 
 
-Item = Delivery | TopicChange | Outcome | View
+class GroupChange(NamedTuple):
+    """Who is a member of a group changed at this place in the order: the event JOIN or LEAVE of the group's topic.
+
+    ``members`` are those behind it, oldest first. One who joins is alone in ``joined``; ``left`` holds those whose
+    node left the view together, else one. ``reason`` is that of a LEAVE (``wire.group.LeaveReason``), 0 of a JOIN.
+    """
+
+    topic: Topic
+    seq: int
+    ev_id: int
+    reason: int
+    members: tuple[GroupMember, ...]
+    joined: tuple[GroupMember, ...]
+    left: tuple[GroupMember, ...]
+    m_sequence: int
+    order_time: int
+
+
+class Directed(NamedTuple):
+    """A run in a group that is for one member: others get no more of it than that it was sent."""
+
+    delivery: Delivery
+    to: int
+
+
+Item = Delivery | TopicChange | Outcome | View | GroupChange | Directed
 
 
 @dataclass(slots=True, frozen=True)
 class Deliver:
-    """What this burst delivered, in order: runs, topic changes, views, and the outcomes of this node's own runs."""
+    """What this burst delivered, in order: runs, changes of topics and groups, views, and the outcomes of this node's
+    own runs."""
 
     items: list[Item]
 

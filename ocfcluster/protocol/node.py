@@ -27,6 +27,7 @@ from ocfcluster.protocol.effects import (
     Stop,
     Topic,
 )
+from ocfcluster.protocol.groups import GroupTable
 from ocfcluster.protocol.heartbeats import Heartbeats
 from ocfcluster.protocol.installation import Installation
 from ocfcluster.protocol.joining import Joiner
@@ -48,7 +49,10 @@ from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.control import Operand
 from ocfcluster.wire.datagram import BODY, Heartbeat, MessageFlags, MessageType
 
+# They take away, or are taken away by, what publications before them need.
+_BEHIND = control.Close | control.TopicRemove | control.GroupJoin | control.GroupLeave
 _NO_TOPICS = TopicTable()
+_NO_GROUPS = GroupTable()
 
 
 class Node:
@@ -308,7 +312,7 @@ class Node:
         run = control.control_run(operand, token)
         if self.plane is None or not active:
             self._waiting_controls.append(run)
-        elif behind or isinstance(operand, control.Close | control.TopicRemove):
+        elif behind or isinstance(operand, _BEHIND):
             self.plane.publish(run)
         else:
             self.plane.control(run)
@@ -699,7 +703,12 @@ class Node:
 
     def last_seq(self, topic_id: int) -> int:
         """The seq of the topic's last delivered event, 0 where there is none."""
-        return self.plane.state.last_seq.get(topic_id, 0) if self.plane else 0
+        return self.plane.state.seq_of(topic_id) if self.plane else 0
+
+    @property
+    def groups(self) -> GroupTable:
+        """Groups and their members, as delivered here."""
+        return self.plane.state.groups if self.plane else _NO_GROUPS
 
     def heard(self) -> list[tuple[int, int, Address, int]]:
         """node_id, incarnation, address and time of the last datagram (ns) of every incarnation that is remembered."""

@@ -118,6 +118,8 @@ def status(node: Node, detector: Detector, now: int) -> dict[str, Any]:
         "table": dict(configuration.table if configuration else node.settings.table),
         "members": members,
         "topics": len(node.topics),
+        "groups": len(node.groups.by_name),
+        "memberships": node.groups.memberships,
         "producers": len(plane.state.producers) if plane else 0,
         "data_plane": plane.status() if plane else {},
         "datagrams": dict(node.counters),

@@ -1,4 +1,4 @@
-"""The replicated state: topics, their counters, and producers. A function of the ordered log and C_e alone.
+"""The replicated state: topics, their counters, groups, and producers. A function of the ordered log and C_e alone.
 
 Every node applies the same runs in the same order, so it holds the same state at the same position. Nothing here may
 depend on anything else: no clock, no node's own settings, no iteration over sets.
@@ -17,7 +17,9 @@ from xxhash import xxh3_64_intdigest
 from ocfcluster import limits
 from ocfcluster.errors import MalformedRun, MalformedSnapshot
 from ocfcluster.limits import RUN_HEADER_BYTES
-from ocfcluster.protocol.effects import Delivery, Item, Outcome, Topic, TopicChange, View
+from ocfcluster.protocol.effects import Delivery, Directed, Item, Outcome, Topic, TopicChange, View
+from ocfcluster.protocol.group_commands import GROUP_OPERANDS, carry_out, depart
+from ocfcluster.protocol.groups import FIRST_GROUP_ID, GroupImage, GroupTable, Process
 from ocfcluster.protocol.node_table import TABLE_OPERANDS, NodeTable
 from ocfcluster.protocol.settings import U32, U64, Configuration, Counted, Limits, TopicRow
 from ocfcluster.protocol.validity import configuration_fault, is_table
@@ -140,7 +142,7 @@ def topics_fault(rows: list[TopicRow], next_id: int) -> str:
         and all(FIRST_TOPIC_ID <= one < max(next_id, FIRST_TOPIC_ID) for one in ids)
         and all(valid_name(one) and not reserved(one) for one in names)
         and not any(settings_fault(row[3]) for row in rows)
-        and next_id < 2**32
+        and next_id < FIRST_GROUP_ID
     )
     return "" if good else "topics"
 
@@ -180,7 +182,7 @@ class ReplicatedState:
 
     __slots__ = (
         "_limits", "m_sequence", "topics", "last_seq", "ev_id", "position", "producers", "_per_node",
-        "configuration", "node_table", "shut_down", "chain",
+        "configuration", "node_table", "shut_down", "chain", "groups",
     )  # fmt: skip
 
     def __init__(self, configuration: Configuration, topics: TopicTable | None = None) -> None:
@@ -192,6 +194,7 @@ class ReplicatedState:
         self.chain = 0  # of the order auditor: over all that was delivered
         self.m_sequence = 0
         self.topics = topics or TopicTable()
+        self.groups = GroupTable()
         self.last_seq: dict[int, int] = dict.fromkeys(self.topics.by_id, 0)
         self.ev_id = 0
         self.position = 0
@@ -218,9 +221,13 @@ class ReplicatedState:
             key for key, one in self.producers.items() if one.node_id not in configuration.table
         ]:
             self._close(producer_id)
-        link = _LINK.pack(self.position, configuration.epoch, configuration.base, len(joined), seq, ev_id)
-        self.chain = xxh3_64_intdigest(link + configuration.cluster_id.encode(), self.chain)
         items.append(View(configuration, seq, ev_id, joined, left))
+        if left:
+            depart(self, present, configuration.order_time, items)
+        link = _LINK.pack(
+            self.position, configuration.epoch, configuration.base, len(joined), seq, self.ev_id
+        )
+        self.chain = xxh3_64_intdigest(link + configuration.cluster_id.encode(), self.chain)
 
     def apply(
         self, run: bytes, node_id: int, incarnation: int, order_time: int, own: bool, items: list[Item]
@@ -231,9 +238,9 @@ class ReplicatedState:
             _, kind, _, _, _, topic_id, count, producer_id, first_number, re_id, _, event_length, _,
         ) = HEADER.unpack_from(run)  # fmt: skip
         if kind > RunKind.VOID:
-            self._control(run, node_id, own, items)
+            self._control(run, node_id, incarnation, order_time, own, items)
             self.chain = xxh3_64_intdigest(
-                _LINK.pack(self.position, node_id, incarnation, kind, 0, 0), self.chain
+                _LINK.pack(self.position, node_id, incarnation, kind, 0, self.ev_id), self.chain
             )
             return
         producer = self.producers.get(producer_id)
@@ -257,7 +264,22 @@ class ReplicatedState:
             error = re_id & 0xFFFF or errno.EIO
         else:
             seq = self.last_seq.get(topic_id)
-            if seq is None or self.topics.by_id[topic_id].local:
+            if seq is None:
+                error = self._group_run(
+                    run,
+                    topic_id,
+                    count,
+                    skip,
+                    number,
+                    producer,
+                    (node_id, incarnation),
+                    order_time,
+                    own,
+                    items,
+                )
+                if not error:
+                    return
+            elif self.topics.by_id[topic_id].local:
                 error = errno.EINVAL
             elif event_length <= self._limits.event_bytes or largest_event(run) <= self._limits.event_bytes:
                 ev_id = self.ev_id + 1
@@ -281,7 +303,37 @@ class ReplicatedState:
         if own:
             items.append(Outcome(kind, producer_id, number, fresh, error, 0, 0, 0))
 
-    def _control(self, run: bytes, node_id: int, own: bool, items: list[Item]) -> None:
+    def seq_of(self, topic_id: int) -> int:
+        """The seq of the last event of a topic, or group; 0 where there is none."""
+        group = self.groups.by_id.get(topic_id)
+        return self.last_seq.get(topic_id, 0) if group is None else group.last_seq
+
+    def _group_run(
+        self, run: bytes, topic_id: int, count: int, skip: int, number: int, producer: ProducerEntry,
+        process: Process, order_time: int, own: bool, items: list[Item],
+    ) -> int:  # fmt: skip
+        """Number and deliver a run whose topic is none of the table's, where it is a group; or an errno. As ``apply``
+        does it for the others, whose cost is not to depend on groups."""
+        group, to, error = self.groups.takes(run, topic_id, self._limits.event_bytes)
+        if group is None:
+            return error
+        fresh = count - skip
+        seq, ev_id = group.last_seq + 1, self.ev_id + 1
+        group.last_seq += fresh
+        self.ev_id += fresh
+        producer.outcomes.append((number, fresh, 0, seq, ev_id))
+        link = _LINK.pack(self.position, *process, skip, seq, ev_id)
+        self.chain = xxh3_64_intdigest(link + run[:RUN_HEADER_BYTES], self.chain)
+        delivery = Delivery(run, topic_id, count, skip, seq, ev_id, *process, self.m_sequence, order_time)
+        items.append(Directed(delivery, to) if to else delivery)
+        if own:
+            header = RunHeader._make(HEADER.unpack_from(run))
+            items.append(Outcome(header.kind, header.producer, number, fresh, 0, seq, ev_id, 0))
+        return 0
+
+    def _control(
+        self, run: bytes, node_id: int, incarnation: int, order_time: int, own: bool, items: list[Item]
+    ) -> None:
         header = RunHeader._make(HEADER.unpack_from(run))
         value = 0
         try:
@@ -302,6 +354,8 @@ class ReplicatedState:
             elif isinstance(operand, control.Shutdown):
                 error = 0
                 self.shut_down = True
+            elif isinstance(operand, GROUP_OPERANDS):
+                error, value = carry_out(self, operand, (node_id, incarnation), order_time, items)
             else:
                 error, topic, change = self.topics.apply(operand, self._limits)
                 value = topic.topic_id if topic else 0
@@ -375,6 +429,8 @@ class StateImage(msgspec.Struct, array_like=True, frozen=True):
     chain: U64
     # (id, node_id, next number, last position, outcomes)
     producers: list[tuple[Counted, U32, U64, Counted, list[OutcomeImage]]]
+    groups: list[GroupImage]
+    next_group_id: Counted
 
 
 def state_image(state: ReplicatedState) -> StateImage:
@@ -388,6 +444,7 @@ def state_image(state: ReplicatedState) -> StateImage:
             (key, one.node_id, one.next_number, one.last_position, list(one.outcomes))
             for key, one in state.producers.items()
         ],
+        state.groups.images, state.groups.next_id,
     )  # fmt: skip
 
 
@@ -406,6 +463,7 @@ def restored_state(image: StateImage) -> ReplicatedState:
     state.ev_id = image.ev_id
     state.position = image.position
     state.chain = image.chain
+    state.groups = GroupTable.of(image.groups, image.next_group_id)
     for key, node_id, next_number, last_position, outcomes in image.producers:
         state.restore_producer(key, node_id, next_number, last_position, outcomes)
     if state.last_seq.keys() != state.topics.by_id.keys() or len(state.producers) != len(image.producers):

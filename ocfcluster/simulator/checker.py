@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 from ocfcluster.limits import SECOND_NS, SLOW_SUBSCRIBER_TIMEOUT_NS
 from ocfcluster.protocol.effects import (
     Delivery,
+    Directed,
     Fault,
+    GroupChange,
     Notification,
     NotificationCode,
     Outcome,
@@ -22,6 +24,7 @@ from ocfcluster.protocol.effects import (
     TopicChange,
     View,
 )
+from ocfcluster.protocol.groups import FIRST_GROUP_ID
 from ocfcluster.protocol.quorum import Quorums
 from ocfcluster.protocol.settings import Configuration
 from ocfcluster.simulator import observe
@@ -31,6 +34,7 @@ from ocfcluster.simulator.history import (
     Place,
     Publication,
     Segment,
+    change_text,
     shown,
     view_text,
     what_changed,
@@ -50,7 +54,7 @@ if TYPE_CHECKING:
 STATUS_EVERY: Final = 64  # bursts of a node between two looks at its status
 SUBSCRIBERS_ARE_WAITED_FOR_NS: Final = SLOW_SUBSCRIBER_TIMEOUT_NS  # then the subscriber pays, not the cluster
 
-Item = Delivery | TopicChange | Outcome | View
+Item = Delivery | TopicChange | Outcome | View | GroupChange | Directed
 
 
 class Checker:
@@ -359,8 +363,9 @@ class Checker:
             )
         # Agreed delivery: those who were cut off or died may have delivered what does not stand.
         for offset, item in enumerate(more, segment.end):
-            if isinstance(item, Delivery):
-                self.receipts.withdraw(history, item, Place(segment.epoch, offset))
+            run = item.delivery if isinstance(item, Directed) else item
+            if isinstance(run, Delivery):
+                self.receipts.withdraw(history, run, Place(segment.epoch, offset))
         del segment.items[segment.end :]
         del segment.makers[segment.end :]
         for other in self._running():
@@ -391,6 +396,8 @@ class Checker:
             return
         topics = {topic.topic_id: topic for topic in shell.node.topics.values()}
         for item in reversed(following):
+            if isinstance(item, TopicChange) and item.topic.topic_id >= FIRST_GROUP_ID:
+                continue
             if isinstance(item, TopicChange) and item.removed:
                 topics[item.topic.topic_id] = item.topic
             elif isinstance(item, TopicChange) and not item.altered:
@@ -403,7 +410,9 @@ class Checker:
                 asked = [name for name, count in self._removals_asked.items() if count > 0]
                 self.memory.check_topics_survive(judge, history.topics, asked)
 
-    def delivered(self, shell: Shell, item: Delivery | TopicChange | Outcome) -> None:
+    def delivered(
+        self, shell: Shell, item: Delivery | TopicChange | Outcome | GroupChange | Directed
+    ) -> None:
         """Judge one item. Raises Violation."""
         self._check_serving(shell, item)
         if isinstance(item, Outcome):
@@ -428,8 +437,9 @@ class Checker:
             return
         where = f"[{place.epoch}/{place.offset}]"
         if cursor.offset == len(segment.items):
-            if isinstance(item, Delivery):
-                self.receipts.identify(shell, cursor.history, item, place)
+            run = item.delivery if isinstance(item, Directed) else item
+            if isinstance(run, Delivery):
+                self.receipts.identify(shell, cursor.history, run, place)
             segment.items.append(item)
             segment.makers.append(shell.node_id)
             world.trace.add(world.now, shell.node_id, "deliver", f"{where} {self._text(item)}, first")
@@ -444,10 +454,15 @@ class Checker:
                 )
             world.trace.add(world.now, shell.node_id, "deliver", where)
             cursor.offset += 1
-        if isinstance(item, TopicChange) and not self._agreed:
+        of_table = isinstance(item, TopicChange) and item.topic.topic_id < FIRST_GROUP_ID
+        if isinstance(item, TopicChange) and of_table and not self._agreed:
             self.memory.check_durable(shell, item)
 
-    def _text(self, item: Delivery | TopicChange) -> str:
+    def _text(self, item: Delivery | TopicChange | GroupChange | Directed) -> str:
+        if isinstance(item, GroupChange):
+            return change_text(item)
+        if isinstance(item, Directed):
+            return f"for member {item.to}: {self._text(item.delivery)}"
         if isinstance(item, TopicChange):
             return f"topic {item.topic.topic_id} {what_changed(item)}"
         return f"seq {item.seq} ev_id {item.ev_id}: {self._world.describe_run(item.run)}"

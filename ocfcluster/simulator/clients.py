@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PIPE_NS: Final = limits.MILLISECOND_NS // 5
 CALM_NS: Final = 30 * limits.MILLISECOND_NS  # between two acts once the faults have stopped
+GROUPS: Final = (Request.GROUP_JOIN, Request.GROUP_LEAVE, Request.GOODBYE)
 SOCKET_FRAMES: Final = 3  # an event socket takes so many messages until it is read
 _DESCRIPTOR: Final = struct.Struct("=i")
 
@@ -125,8 +126,18 @@ class Door:
             session.answer(request.request_id, Answer.WELCOME, self._welcome)
         elif request.kind == Request.OPEN_PRODUCER:
             self._line.control(control.Open(), lambda outcome: self._opened(request.request_id, outcome))
+        elif request.kind in GROUPS:
+            self.request(request)
         else:
             session.answer(request.request_id, Answer.DONE)
+
+    def request(self, request: agent_side.Incoming) -> None:
+        """What only some programs ask for."""
+        self.session.answer(request.request_id, Answer.DONE)
+
+    def pump(self) -> None:
+        """What was answered goes on its way."""
+        self._client.pump_from_agent(self)
 
     def _opened(self, request_id: int, outcome: Outcome) -> None:
         if self.open and not outcome.error:
@@ -274,7 +285,7 @@ class ClientProgram:
             settings.node_id, settings.incarnation, self._connections, settings.limits.event_bytes,
             settings.delivery,
         )  # fmt: skip
-        door = self._door = Door(self, line, self._connections, welcome)
+        door = self._door = self._new_door(line, welcome)
         self.session.connected()
         text = f"{self.profile.name}, connection {self._connections}"
         self._world.trace.add(self.now, self.profile.node_id, "connect", text)
@@ -282,6 +293,9 @@ class ClientProgram:
         self._history = history
         self._incarnation = settings.incarnation
         self._pump()
+
+    def _new_door(self, line: Connection, welcome: frames.Welcome) -> Door:
+        return Door(self, line, self._connections, welcome)
 
     def _subscribe(self, door: Door, line: Connection) -> None:
         """Its subscription goes on where it ended; what came between is the gap that a resumption names."""

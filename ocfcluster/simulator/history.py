@@ -13,14 +13,16 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from ocfcluster.protocol.effects import Delivery, Topic, TopicChange, View
+from ocfcluster.protocol.effects import Delivery, Directed, GroupChange, Topic, TopicChange, View
+from ocfcluster.protocol.groups import FIRST_GROUP_ID
 from ocfcluster.protocol.settings import Configuration
+from ocfcluster.wire.group import said_by
 
 FIRST_OWN_TOPIC: Final = 16
 PRE_CREATED: Final = (Topic(1, "oc.membership", False), Topic(2, "oc.connectivity", False))
 MEMBERSHIP: Final = 1
 
-Item = Delivery | TopicChange | View
+Item = Delivery | TopicChange | View | GroupChange | Directed
 
 
 class Place(NamedTuple):
@@ -52,7 +54,7 @@ class Publication:
     def __init__(self, origin: int, topic_id: int, data: bytes, void: int, published_at: int) -> None:
         self.origin = origin
         self.topic_id = topic_id
-        self.data_digest = xxh3_64_intdigest(data)
+        self.data_digest = content(topic_id, data)
         self.void = void  # errno, where its agent refused it
         self.published_at = published_at
         self.place: Place | None = None  # once delivered anywhere
@@ -65,6 +67,11 @@ class Publication:
         self.claimed: tuple[int, int] | None = (
             None  # seq, ev_id of a receipt for what nobody was seen to deliver yet
         )
+
+
+def content(topic_id: int, data: bytes) -> int:
+    """What tells one publication from another: in groups whoever says it, for that may be another member in the end."""
+    return xxh3_64_intdigest(said_by(data, 0) if topic_id >= FIRST_GROUP_ID else data)
 
 
 class Segment:
@@ -193,7 +200,18 @@ def shown(item: Item) -> str:
         return f"topic {what_changed(item)}: {item.topic}"
     if isinstance(item, View):
         return view_text(item)
+    if isinstance(item, GroupChange):
+        return change_text(item)
+    if isinstance(item, Directed):
+        return f"{shown(item.delivery)} for member {item.to}"
     return f"{item._replace(run=item.run[:0])} of {len(item.run)} B"
+
+
+def change_text(change: GroupChange) -> str:
+    """A change of a group's members as a reader of a trace wants to see it."""
+    moves = [f"+{one.member}" for one in change.joined] + [f"-{one.member}" for one in change.left]
+    members = " ".join(f"{one.member}@{one.node_id}" for one in change.members)
+    return f"{change.topic.name} {' '.join(moves)}: members {members or 'none'}, seq {change.seq} ev_id {change.ev_id}"
 
 
 def view_text(view: View) -> str:

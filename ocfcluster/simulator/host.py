@@ -14,7 +14,9 @@ from ocfcluster import limits
 from ocfcluster.protocol.effects import (
     Address,
     Delivery,
+    Directed,
     Fault,
+    GroupChange,
     HistoryLost,
     Notification,
     State,
@@ -93,7 +95,9 @@ class Host:
         self.cursor = 0  # runs and topic changes delivered here, by all incarnations
         self.faults: list[Fault] = []
         self.notices: list[Notification | HistoryLost | StateChange] = []  # told to programs; ends in order
-        self.delivered: list[Delivery | TopicChange | View] = []  # by all its incarnations
+        self.delivered: list[
+            Delivery | TopicChange | View | GroupChange | Directed
+        ] = []  # by all its incarnations
         self._world = world
         self._random = random
         self.boots = 0

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ocfcluster.limits import SECOND_NS
-from ocfcluster.protocol.effects import Delivery, Topic, TopicChange, View
+from ocfcluster.protocol.effects import Delivery, Directed, GroupChange, Topic, TopicChange, View
+from ocfcluster.protocol.groups import FIRST_GROUP_ID
 from ocfcluster.protocol.settings import Configuration
+from ocfcluster.simulator.groups import GroupJudge
 from ocfcluster.simulator.history import (
     FIRST_OWN_TOPIC,
     MEMBERSHIP,
     PRE_CREATED,
     History,
+    Item,
     Publication,
     TopicState,
     shown,
@@ -44,6 +47,7 @@ class Judge:
         "_world",
         "epochs",
         "events",
+        "groups",
         "removed",
         "topics",
         "view",
@@ -63,6 +67,7 @@ class Judge:
         self._epoch = UNKNOWN
         self._offset = 0
         self.topics: dict[int, TopicState] = {}
+        self.groups = GroupJudge()
         self._names: dict[str, int] = {}
         self._next_topic_id = FIRST_OWN_TOPIC
         self._last_ev_id = 0
@@ -125,6 +130,7 @@ class Judge:
         self._last_ev_id = UNKNOWN
         self._last_number.clear()
         self._next_topic_id = UNKNOWN
+        self.groups.lose_track()
         for state in self.topics.values():
             if state.last_seq >= 0:
                 state.last_seq = -2 - state.last_seq  # at least that much
@@ -134,17 +140,31 @@ class Judge:
 
     # --- one item -----------------------------------------------------------------------------------------------
 
-    def _judge(self, item: Delivery | TopicChange | View) -> None:
+    def _judge(self, item: Item) -> None:
+        self.groups.pass_by(item)
         if isinstance(item, View):
             self._judge_view(item)
+            self.groups.view(set(self._members.items()))
+        elif isinstance(item, GroupChange):
+            self._next_seq(self.groups.changed(item, self._members), item.seq, shown(item))
+            self._next_ev_id(item.ev_id, shown(item))
+            self._judge_order_time(item.order_time, shown(item))
         elif isinstance(item, TopicChange):
-            self._judge_change(item)
+            if item.topic.topic_id >= FIRST_GROUP_ID:
+                self.groups.topic(item)
+            else:
+                self._judge_change(item)
+        elif isinstance(item, Directed):
+            self._judge_run(item.delivery, item.to)
         else:
             self._judge_run(item)
 
-    def _judge_run(self, item: Delivery) -> None:
+    def _judge_run(self, item: Delivery, to: int = 0) -> None:
         fresh = item.count - item.skip
-        state = self.topics.get(item.topic_id)
+        if item.topic_id >= FIRST_GROUP_ID:
+            state: TopicState | None = self.groups.said(item, to)
+        else:
+            state = self.topics.get(item.topic_id)
         if state is not None and not state.topic.local:
             self._next_seq(state, item.seq, shown(item))
             state.last_seq += fresh - 1

@@ -154,6 +154,11 @@ def summary(node: Node, now: int) -> str:
     )
 
 
+def group_members(node: Node) -> dict[str, set[int]]:
+    """Ids of the members of each group, as a node has them."""
+    return {name: set(group.members) for name, group in node.groups.by_name.items()}
+
+
 def is_durable(record: bytes, change: TopicChange, cluster_id: str) -> bool:
     """Whether a disk with this record brings the change back after a restart."""
     if not record:

@@ -13,11 +13,13 @@ from ocfcluster.simulator.clients import ClientProfile
 from ocfcluster.simulator.disk import DiskProfile
 from ocfcluster.simulator.faults import FaultProfile
 from ocfcluster.simulator.host import HostProfile
+from ocfcluster.simulator.members import MemberProfile
 from ocfcluster.simulator.network import MICROSECOND_NS, LinkProfile
 from ocfcluster.simulator.programs import PublisherProfile
 from ocfcluster.simulator.subscriber import SubscriberProfile
 
 CLUSTER_SIZES: Final = (1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 7, 9)
+GROUP_NAMES: Final = ("group:workers", "group:lock")
 TOPIC_NAMES: Final = ("orders", "alarms", "audit", "status", "local notes")
 
 
@@ -54,6 +56,7 @@ class Plan:
     stream_bytes_per_second: int
     publishers: list[PublisherProfile]
     clients: list[ClientProfile]
+    members: list[MemberProfile]  # programs in groups
     topics: tuple[str, ...]
     topic_maker: int
     topic_changes: int
@@ -102,6 +105,7 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
         stream_bytes_per_second=random.choice((500 * KIB, 5 * MIB, 100 * MIB)),
         publishers=_publishers(random, node_ids, topics, hosts[0].settings, calm_ns),
         clients=_clients(random, node_ids, topics, calm_ns),
+        members=_members(Random(f"{seed}/members"), node_ids, calm_ns),
         topics=topics,
         topic_maker=random.choice(node_ids),
         topic_changes=random.choice((0, 0, 3, 12)),
@@ -269,4 +273,23 @@ def _clients(
             lost=random.choice((0.0, 0.02, 0.1)),
         )
         for number in range(random.choice((0, 1, 1, 2)))
+    ]
+
+
+def _members(random: Random, node_ids: list[int], calm_ns: int) -> list[MemberProfile]:
+    """Programs in groups, in some seeds; drawn from a stream of their own, so that the others are what they were."""
+    if random.random() > 0.3:
+        return []
+    return [
+        MemberProfile(
+            name=f"m{number}",
+            node_id=random.choice(node_ids),
+            events=random.choice((5, 20, 40)),
+            topics=GROUP_NAMES,
+            subscribes="",
+            pause_ns=calm_ns // random.randint(40, 120),
+            lost=random.choice((0.0, 0.02, 0.1)),
+            dies=random.choice((0.0, 0.03, 0.1)),
+        )
+        for number in range(random.randint(2, 6))
     ]

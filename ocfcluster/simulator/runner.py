@@ -14,6 +14,7 @@ from ocfcluster.protocol.operator import NewHistory
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.clients import ClientProgram
 from ocfcluster.simulator.faults import Faults
+from ocfcluster.simulator.members import MemberProgram, expected_members
 from ocfcluster.simulator.network import Link
 from ocfcluster.simulator.plan import Plan, make_plan
 from ocfcluster.simulator.programs import Administrator, Publisher, Rogue, TopicMaker
@@ -70,7 +71,7 @@ class Result:
 class Simulation:
     """The world of one plan, with its programs and faults."""
 
-    __slots__ = ("_recovered_at", "clients", "faults", "makers", "plan", "publishers", "world")
+    __slots__ = ("_recovered_at", "clients", "faults", "makers", "members", "plan", "publishers", "world")
 
     def __init__(self, plan: Plan, out: IO[str] | None = None) -> None:
         self.plan = plan
@@ -96,7 +97,8 @@ class Simulation:
             )
         ]
         self.publishers = [Publisher(world, profile) for profile in plan.publishers]
-        self.clients = [ClientProgram(world, client) for client in plan.clients]
+        self.members = [MemberProgram(world, member) for member in plan.members]
+        self.clients = [*(ClientProgram(world, client) for client in plan.clients), *self.members]
         if plan.rogue:
             Rogue(world, plan.rogue, actions=20, start_ns=0, pause_ns=plan.calm_ns // 20)
         if plan.administrator:
@@ -208,6 +210,7 @@ class Simulation:
             else:
                 shells.append(shell)
         yield from self.world.checker.behind()
+        yield from self._ghosts()
         members = sorted((shell.node_id, shell.settings.incarnation) for shell in shells)
         for shell in shells:
             configuration = shell.node.configuration
@@ -215,6 +218,17 @@ class Simulation:
                 (member.node_id, member.incarnation) for member in configuration.members
             ):
                 yield f"node {shell.node_id} has other members than those that are up"
+
+    def _ghosts(self) -> Iterator[str]:
+        """Members of groups whose programs are not there any more, and programs that are missing there."""
+        expected = expected_members(self.members)
+        for host in self.world.hosts.values():
+            if host.shell is None:
+                continue
+            for name, members in observe.group_members(host.shell.node).items():
+                if members != expected.get(name, set()):
+                    wanted = sorted(expected.get(name, set()))
+                    yield f"members of {name} on node {host.node_id}: {sorted(members)}, to be {wanted}"
 
     def _why_unfinished(self, passed_ns: int) -> str:
         reasons = list(islice(self._unfinished(), 12))

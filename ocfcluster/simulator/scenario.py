@@ -10,6 +10,7 @@ The checker watches it like any other run: a broken promise raises Violation. ::
     publisher.publish("t", "one", "two")
     scenario.run(ms=20)  # time passes
     scenario.show()  # what each node delivered, views among it, and answered, since it was shown last
+    member = scenario.member(2, "group:g")  # a program that has joined; member.dies(), member.leaves()
 
 What can go wrong, each a line of the transcript:
 
@@ -52,7 +53,17 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
-from ocfcluster.protocol.effects import Delivery, Effect, Outcome, State, TopicChange, View
+from ocfcluster.protocol.effects import (
+    Delivery,
+    Directed,
+    Effect,
+    GroupChange,
+    Outcome,
+    State,
+    TopicChange,
+    View,
+)
+from ocfcluster.protocol.groups import FIRST_GROUP_ID
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.protocol.settings import Settings
 from ocfcluster.simulator import observe
@@ -66,8 +77,11 @@ from ocfcluster.simulator.script import (
     Loses,
     Nodes,
     Rule,
+    ScriptMember,
     ScriptPublisher,
+    change_words,
     listed,
+    message_words,
     nodes_of,
     notice_text,
     numbers_text,
@@ -367,6 +381,10 @@ class Scenario:
         self._publishers.append(publisher)
         return publisher
 
+    def member(self, node: int, group: str, name: str = "a process") -> ScriptMember:
+        """A program on this node that has joined the group."""
+        return ScriptMember(self, self.host(node), group, name)
+
     # --- network and disks --------------------------------------------------------------------------------------
 
     def drop(
@@ -562,18 +580,28 @@ class Scenario:
             if host.shell is not None
         )
 
-    def _texts(self, item: Delivery | TopicChange | View) -> list[str]:
+    def _texts(self, item: Delivery | TopicChange | View | GroupChange | Directed) -> list[str]:
         if isinstance(item, View):
             return [self._view_text(item)]
+        if isinstance(item, GroupChange):
+            return [f"{item.topic.name}:{item.seq}={change_words(item)}"]
+        if isinstance(item, Directed):
+            return [f"{text} for {item.to}" for text in self._texts(item.delivery)]
         if isinstance(item, TopicChange):
             return [f"topic {item.topic.name} {what_changed(item)}"]
         name = f"topic {item.topic_id}"
         for host in self.world.hosts.values():
-            topic = host.shell.node.topic_by_id(item.topic_id) if host.shell is not None else None
+            if host.shell is None:
+                continue
+            node = host.shell.node
+            group = node.groups.by_id.get(item.topic_id)
+            topic = node.topic_by_id(item.topic_id) if group is None else group.topic
             if topic is not None:
                 name = topic.name
                 break
         datas = list(run_events(item.run, read_header(item.run)))[item.skip :]
+        if item.topic_id >= FIRST_GROUP_ID:
+            return [f"{name}:{item.seq + place}={message_words(data)}" for place, data in enumerate(datas)]
         return [f"{name}:{item.seq + place}={short(data)}" for place, data in enumerate(datas)]
 
     def _view_text(self, view: View) -> str:

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ocfcluster.protocol.effects import HistoryLost, Notification, Outcome, State, StateChange
+from ocfcluster.errors import Malformed
+from ocfcluster.ipc.memberships import Memberships
+from ocfcluster.protocol.effects import GroupChange, HistoryLost, Notification, Outcome, State, StateChange
 from ocfcluster.simulator.describe import message_type
 from ocfcluster.simulator.history import History
 from ocfcluster.simulator.host import Host
@@ -14,6 +16,7 @@ from ocfcluster.simulator.network import Network
 from ocfcluster.simulator.shell import Connection
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
+from ocfcluster.wire.group import GroupEvent, LeaveReason, is_group
 from ocfcluster.wire.run import RunKind, build_run
 
 if TYPE_CHECKING:
@@ -130,9 +133,11 @@ class ScriptPublisher:
     def publish(self, topic: str, *texts: str | bytes, quiet: bool = False) -> None:
         """One run of these events; ``quiet`` leaves it out of the transcript. Goes out when there is an agent."""
         datas = [text.encode() if isinstance(text, str) else text for text in texts]
-        topic_id = self._host.running.node.topics[topic].topic_id
+        node = self._host.running.node
+        known = node.groups.by_name[topic].topic if is_group(topic) else node.topics[topic]
+        topic_id = known.topic_id
         if not quiet:
-            what = ", ".join(short(data) for data in datas)
+            what = ", ".join(message_words(data) if is_group(topic) else short(data) for data in datas)
             self._scenario.say(f"{self._name} on node {self._host.node_id} publishes to {topic}: {what}")
         run = Unanswered(self.next_number, datas, topic_id)
         self.next_number += len(datas)
@@ -230,3 +235,64 @@ def notice_text(notice: Notification | HistoryLost | StateChange) -> str:
 def short(data: bytes) -> str:
     text = data.decode(errors="replace")
     return text if len(text) <= SHOWN_TEXT else f"{text[:8]}… of {len(data)} B"
+
+
+class ScriptMember:
+    """A program that is a member of a group, until it leaves, dies, or loses its agent."""
+
+    __slots__ = ("_group", "_line", "_memberships", "_name", "_node", "_scenario", "member")
+
+    def __init__(self, scenario: Scenario, host: Host, group: str, name: str) -> None:
+        self._scenario = scenario
+        self._node = host.node_id
+        self._group = group
+        self._name = name
+        self.member = 0
+        line = host.connect()
+        if line is None:
+            raise LookupError(f"nobody serves programs on node {host.node_id}")
+        self._line = line
+        self._memberships = Memberships(
+            lambda operand, then: line.control(operand, lambda outcome: then(outcome.error, outcome.value)), 0
+        )
+        errors: list[int] = []
+
+        def joined(error: int, member: int) -> None:
+            errors.append(error)
+            self.member = member
+
+        self._memberships.join(group, joined)
+        scenario.wait_for(lambda: bool(errors), f"the JOIN of {name}")
+        text = f": errno {errors[0]}" if errors[0] else f" as member {self.member}"
+        scenario.say(f"{name} on node {host.node_id} joins {group}{text}")
+
+    def leaves(self) -> None:
+        """In order; the LEAVE is on its way when this returns."""
+        self._scenario.say(f"{self._name} on node {self._node} leaves {self._group}")
+        self._memberships.leave(self._group, _ignore)
+
+    def dies(self) -> None:
+        """Its agent sees it."""
+        self._scenario.say(f"{self._name} on node {self._node} dies")
+        self._memberships.end(LeaveReason.DIED)
+
+
+def _ignore(error: int, member: int) -> None:
+    """Nobody waits for the answer."""
+    del error, member
+
+
+def change_words(change: GroupChange) -> str:
+    """A JOIN or LEAVE in a transcript: who, and who is left."""
+    moves = " ".join([f"+{one.member}" for one in change.joined] + [f"-{one.member}" for one in change.left])
+    why = f" {LeaveReason(change.reason).name.lower()}" if change.reason else ""
+    return f"[{moves}{why}: {' '.join(str(one.member) for one in change.members)}]"
+
+
+def message_words(data: bytes) -> str:
+    """A message in a group, in a transcript."""
+    try:
+        opened = GroupEvent.decode(data)
+    except Malformed:
+        return short(data)
+    return f"{opened.code.name.lower()} from {opened.member or 'no member'} {short(opened.data)}"

@@ -16,11 +16,14 @@ from ocfcluster.protocol.effects import (
     Address,
     Deliver,
     Delivery,
+    Directed,
     Effect,
     Fault,
     FetchSnapshot,
     Forget,
+    GroupChange,
     HistoryLost,
+    Item,
     Multicast,
     News,
     Notification,
@@ -39,7 +42,7 @@ from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.protocol.settings import Settings
 from ocfcluster.simulator.streams import Transfer
 from ocfcluster.simulator.trace import Violation
-from ocfcluster.wire.control import Close, Operand, TopicRemove
+from ocfcluster.wire.control import Close, GroupJoin, GroupLeave, Operand, TopicRemove
 from ocfcluster.wire.run import RunKind
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ INTAKE_RUNS_PER_BURST: Final = 16
 _SENDER: Final = 8  # of the clear header, from here on: node_id, incarnation, counter
 IDLE_TIMERS: Final = 1000  # timers in a row without the clock moving: the node asks for ever
 TIMER_FIRST: Final = 0.2  # probability that a loop which overslept looks at its timers before its sockets
+
+_BEHIND: Final = (Close, TopicRemove, GroupJoin, GroupLeave)
 
 Answer = Callable[[Outcome], None]
 Take = Callable[[Delivery | TopicChange], None]
@@ -362,7 +367,7 @@ class Shell:
         # As in the agent: a command that takes something away does not pass what its program published before.
         if self._operands and (
             not self._intake
-            or (not isinstance(self._operands[0][0], Close | TopicRemove) and self._random.random() < 0.5)
+            or (not isinstance(self._operands[0][0], _BEHIND) and self._random.random() < 0.5)
         ):
             operand, answer, connection = self._operands.popleft()
             token = self.node.control(operand)
@@ -493,7 +498,12 @@ class Shell:
                 continue
             host.delivered.append(item)
             host.cursor += 1
-            host.subscriber.take(item)
+            if isinstance(item, GroupChange):
+                continue
+            if isinstance(item, Directed):
+                item = item.delivery
+            if isinstance(item, Delivery):
+                host.subscriber.take(item)
             for connection in self._connections:
                 connection.take(item)
 
@@ -507,6 +517,6 @@ class Shell:
             asked[0](outcome)
 
 
-def _items(effects: list[Effect]) -> list[Delivery | TopicChange | Outcome | View]:
+def _items(effects: list[Effect]) -> list[Item]:
     """All that is delivered by these effects."""
     return [item for effect in effects if isinstance(effect, Deliver) for item in effect.items]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
-from ocfcluster.protocol.effects import Delivery, TopicChange
+from ocfcluster.protocol.effects import Delivery
 
 if TYPE_CHECKING:
     from ocfcluster.simulator.world import World
@@ -45,8 +45,8 @@ class Subscriber:
         self.full = False
         self.stopped = False
 
-    def take(self, item: Delivery | TopicChange) -> None:
-        if isinstance(item, TopicChange) or (not self.profile.bytes_per_second and not self.stopped):
+    def take(self, item: Delivery) -> None:
+        if not self.profile.bytes_per_second and not self.stopped:
             return
         self.queued_bytes += len(item.run)
         self.most_bytes = max(self.most_bytes, self.queued_bytes)

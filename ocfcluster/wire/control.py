@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from ocfcluster.errors import InvalidArgument, MalformedRun
-from ocfcluster.limits import NODE_ID_MOST, RUN_HEADER_BYTES, TOPIC_NAME_BYTES, VOTES_MOST
+from ocfcluster.limits import GROUP_PREFIX, NODE_ID_MOST, RUN_HEADER_BYTES, TOPIC_NAME_BYTES, VOTES_MOST
+from ocfcluster.wire.group import LeaveReason
 from ocfcluster.wire.run import RunHeader, RunKind, build_run
 from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings, settings_fault
 
@@ -82,6 +83,27 @@ class Shutdown(Operand, frozen=True):
     """All members stop."""
 
 
+class GroupOpen(Operand, frozen=True):
+    """The group of this name (``group:NAME``) has a topic id from here on."""
+
+    name: str
+
+
+class GroupJoin(Operand, frozen=True):
+    """A process of the origin's node becomes a member; its id is the ev_id that the JOIN gets."""
+
+    name: str
+    pid: int
+
+
+class GroupLeave(Operand, frozen=True):
+    """A member of the origin's node is none any more. ``reason``: LEFT or DIED of ``group.LeaveReason``."""
+
+    name: str
+    member: int
+    reason: int
+
+
 _DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
     RunKind.OPEN: msgspec.msgpack.Decoder(Open),
     RunKind.CLOSE: msgspec.msgpack.Decoder(Close),
@@ -94,6 +116,9 @@ _DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
     RunKind.NODE_VOTES: msgspec.msgpack.Decoder(NodeVotes),
     RunKind.SEQUENCE: msgspec.msgpack.Decoder(Sequence),
     RunKind.SHUTDOWN: msgspec.msgpack.Decoder(Shutdown),
+    RunKind.GROUP_OPEN: msgspec.msgpack.Decoder(GroupOpen),
+    RunKind.GROUP_JOIN: msgspec.msgpack.Decoder(GroupJoin),
+    RunKind.GROUP_LEAVE: msgspec.msgpack.Decoder(GroupLeave),
 }
 _KIND_OF: Final = {
     Open: RunKind.OPEN,
@@ -107,6 +132,9 @@ _KIND_OF: Final = {
     NodeVotes: RunKind.NODE_VOTES,
     Sequence: RunKind.SEQUENCE,
     Shutdown: RunKind.SHUTDOWN,
+    GroupOpen: RunKind.GROUP_OPEN,
+    GroupJoin: RunKind.GROUP_JOIN,
+    GroupLeave: RunKind.GROUP_LEAVE,
 }
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -154,10 +182,24 @@ def _fault(operand: Operand) -> str:
         return f"node {operand.node_id}; 1 to {NODE_ID_MOST} are allowed"
     if isinstance(operand, NodeAdd | NodeVotes) and not 0 <= operand.votes <= VOTES_MOST:
         return f"votes {operand.votes}; 0 to {VOTES_MOST} are allowed"
-    if isinstance(operand, TopicCreate | TopicAlter | TopicRemove):
+    if isinstance(operand, TopicCreate | TopicAlter | TopicRemove | GroupOpen | GroupJoin | GroupLeave):
         name = operand.name
         if not 1 <= len(name.encode()) <= TOPIC_NAME_BYTES or "\0" in name:
             return f"topic {name!r:.80}: 1 to {TOPIC_NAME_BYTES} bytes of UTF-8 without NUL are allowed"
     if isinstance(operand, TopicCreate | TopicAlter):
         return settings_fault(operand.settings)
+    if isinstance(operand, GroupOpen | GroupJoin | GroupLeave):
+        return _group_fault(operand)
+    return ""
+
+
+def _group_fault(operand: GroupOpen | GroupJoin | GroupLeave) -> str:
+    if not operand.name.startswith(GROUP_PREFIX) or operand.name == GROUP_PREFIX:
+        return f"group {operand.name!r:.80}: a group's topic is {GROUP_PREFIX}NAME"
+    if isinstance(operand, GroupJoin) and not 0 <= operand.pid < 2**32:
+        return f"process {operand.pid}; 32 bits are allowed, 0 for unknown"
+    if isinstance(operand, GroupLeave) and (
+        operand.reason not in (LeaveReason.LEFT, LeaveReason.DIED) or not 0 < operand.member < 2**63
+    ):
+        return f"member {operand.member} leaves for reason {operand.reason}"
     return ""

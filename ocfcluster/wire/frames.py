@@ -55,7 +55,11 @@ class Request(IntEnum):
     GOODBYE = 14
     ADMINISTER = 15  # for root and the agent's own user; answered by DONE, STATUS or ERROR
     TOPIC_ALTER = 16
-    REPORT = 20  # a component's word on a reserved topic, outside of the order; answered by DONE or ERROR
+    GROUP_JOIN = 17  # the connection becomes a member; answered by GROUP at the JOIN's place in the order
+    GROUP_LEAVE = 18
+    GROUP_SHOW = 19  # answered by GROUP
+    GROUP_LIST = 20  # answered by GROUPS
+    REPORT = 24  # a component's word on a reserved topic, outside of the order; answered by DONE or ERROR
     TOPIC_ACCESS = 32  # who may do what with a topic
 
 
@@ -86,6 +90,8 @@ class Answer(IntEnum):
     RECEIPTS = 72  # request id 0; any number of RECEIPT records
     FULL = 73  # request id 0; which of this client's own subscriptions hold the publishers up
     SHUTDOWN = 74  # request id 0; the agent ends in order
+    GROUP = 75
+    GROUPS = 76
     REFUSED = 80  # request id 0; why a publication is refused whose receipt will give EINVAL
     TOPIC_ACCESS = 96
 
@@ -241,6 +247,26 @@ class Topics(Body, frozen=True):
     topics: list[Topic]
 
 
+class GroupName(Body, frozen=True):
+    """What GROUP_JOIN, GROUP_LEAVE and GROUP_SHOW are about: the group's topic, ``group:NAME``."""
+
+    topic: str
+
+
+class Group(Body, frozen=True):
+    """A group as it is: where a JOIN answers, at its place in the order."""
+
+    topic: str
+    topic_id: U32  # 0: not in use
+    last_seq: U64
+    member: U64  # of this connection; 0: it is none
+    members: list[tuple[U64, U32, U32]]  # member, node_id, pid; oldest first
+
+
+class Groups(Body, frozen=True):
+    groups: list[tuple[str, U32, U64, U32]]  # topic, topic_id, last seq, how many members
+
+
 class Grant(Body, frozen=True):
     """One right: who has it, and whether the asking client has, with the reason as the end of a sentence."""
 
@@ -311,10 +337,12 @@ _BODIES: Final[dict[int, type[Body]]] = {
     Request.SUBSCRIBE: Subscribe, Request.UNSUBSCRIBE: Unsubscribe, Request.OUT_OF_LINE: OutOfLine,
     Request.TOPIC_RESOLVE: TopicResolve, Request.TOPIC_CREATE: TopicCreate, Request.TOPIC_REMOVE: TopicRemove,
     Request.TOPIC_ALTER: TopicAlter, Request.ADMINISTER: Administer, Request.TOPIC_ACCESS: TopicResolve,
+    Request.GROUP_JOIN: GroupName, Request.GROUP_LEAVE: GroupName, Request.GROUP_SHOW: GroupName,
     Request.REPORT: Report,
     Answer.WELCOME: Welcome, Answer.ERROR: Error, Answer.PRODUCER: Producer, Answer.SUBSCRIBED: Subscribed,
     Answer.TOPIC: Topic, Answer.TOPICS: Topics, Answer.STATUS: Status, Answer.FULL: Full,
-    Answer.SHUTDOWN: Shutdown, Answer.TOPIC_ACCESS: TopicAccess, Answer.REFUSED: Refused,
+    Answer.SHUTDOWN: Shutdown, Answer.TOPIC_ACCESS: TopicAccess, Answer.GROUP: Group, Answer.GROUPS: Groups,
+    Answer.REFUSED: Refused,
 }  # fmt: skip
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
 _NOTICE: Final = msgspec.msgpack.Decoder(Notice)

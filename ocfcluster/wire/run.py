@@ -67,6 +67,9 @@ class RunKind(IntEnum):
     SEQUENCE = 11
     SHUTDOWN = 12
     TOPIC_ALTER = 13
+    GROUP_OPEN = 14  # a group is wanted: it has a topic id from here on
+    GROUP_JOIN = 15
+    GROUP_LEAVE = 16
 
 
 TOPIC_KINDS: Final = (RunKind.TOPIC_CREATE, RunKind.TOPIC_REMOVE, RunKind.TOPIC_ALTER)

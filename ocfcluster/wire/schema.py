@@ -382,6 +382,42 @@ CONNECT: Final = Format(
     Check(len_(this.array) == this.count),
 )
 
+_GROUP: Final = 3 << 22  # class 3
+_GROUP_MESSAGES: Final = (_GROUP | 3, _GROUP | 4, _GROUP | 5)  # CAST, REPLY, SEND
+
+GROUP_MESSAGE: Final = Format(
+    "message in a group",
+    Malformed,
+    "code" / Int32ul,
+    Rule(lambda event: event.code in _GROUP_MESSAGES),
+    "reason" / Int32ul,  # 1: what was said is for another member
+    _between("reason", 0, 1),
+    "member" / Int64ul,
+    "to" / Int64ul,
+    "data" / GreedyBytes,
+    Check((this.reason == 0) | (len_(this.data) == 0)),
+)
+
+GROUP_CHANGE: Final = Format(
+    "change of a group's members",
+    Malformed,
+    "code" / Int32ul,
+    Rule(lambda event: event.code in (_GROUP | 1, _GROUP | 2, _GROUP | 6)),  # JOIN, LEAVE, MEMBERS
+    "reason" / Int32ul,
+    "member" / Int64ul,
+    "to" / Int64ul,
+    "members" / Int32ul,
+    "members_at" / Int32ul,  # index into the array
+    "left" / Int32ul,
+    "left_at" / Int32ul,
+    "joined" / Int32ul,
+    "joined_at" / Int32ul,
+    "array" / GreedyRange(Struct("member" / Int64ul, "node_id" / Int32ul, "pid" / Int32ul)),
+    Check(this.members + this.members_at <= len_(this.array)),
+    Check(this.left + this.left_at <= len_(this.array)),
+    Check(this.joined + this.joined_at <= len_(this.array)),
+)
+
 # --- frames between an agent and its programs -----------------------------------------------------------------
 
 CONTROL_FRAME: Final = Format(

@@ -8,6 +8,7 @@ from tests.conformance import (
     agent_mutations,
     client_mutations,
     component_mutations,
+    group_mutations,
     membership_mutations,
     publisher_mutations,
 )
@@ -21,6 +22,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         agent_mutations,
         membership_mutations,
         component_mutations,
+        group_mutations,
     )
     for one in module.MUTATIONS
 }

@@ -393,7 +393,10 @@ EPOCHS = (
     ),
     Mutant("short cut of half", "2 of 4 votes deliver by the short cut", SAFETY, _short_cut_of_half),
     Mutant(
-        "unsynced counts", "a member below the base counts for commit", RECOVERY, _unsynced_counts_for_commit
+        "unsynced counts",
+        "a member below the base counts for commit",
+        (*RECOVERY, "stable"),  # what it did not hold is also freed for it
+        _unsynced_counts_for_commit,
     ),
     Mutant(
         "SYNCED without the base",

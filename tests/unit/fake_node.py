@@ -34,6 +34,7 @@ from ocfcluster.protocol.effects import (
     Topic,
     View,
 )
+from ocfcluster.protocol.groups import GroupTable
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.protocol.settings import Configuration, Limits, Member
 from ocfcluster.protocol.state import MEMBERSHIP_TOPIC, ReplicatedState
@@ -162,6 +163,10 @@ class FakeNode:
     def topics(self) -> dict[str, Topic]:
         return self.replicated.topics.by_name
 
+    @property
+    def groups(self) -> GroupTable:
+        return self.replicated.groups
+
     def datagram(self, buffer: bytes, segment: int, source: object, now: int) -> None:
         raise AssertionError("a node that is alone gets no datagrams")
 
@@ -214,7 +219,7 @@ class FakeNode:
         return self.replicated.topics.by_id.get(topic_id)
 
     def last_seq(self, topic_id: int) -> int:
-        return self.replicated.last_seq.get(topic_id, 0)
+        return self.replicated.seq_of(topic_id)
 
     def status(self, now: int) -> dict[str, Any]:
         return {"state": self.state.value, "cluster": "test", "node_id": 1, "topics": len(self.topics)}

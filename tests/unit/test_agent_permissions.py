@@ -14,11 +14,13 @@ from ocfcluster.agent.config import AccessSection, AgentConfig, TopicSetting
 from ocfcluster.agent.name_service import Ids, Key
 from ocfcluster.ipc.peer import Peer
 from ocfcluster.protocol.effects import NotificationCode
+from ocfcluster.protocol.groups import FIRST_GROUP_ID
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import (
     Administer,
     Administration,
     Answer,
+    GroupName,
     NoticeCode,
     OpenProducer,
     Position,
@@ -170,7 +172,10 @@ def test_who_publishes_to_a_rule_is_told(world: World) -> None:
     topic_id = create(root, "group:g", access())
     assert publish(root, topic_id, root.open_producer(), 1, b"a") == [errno.EINVAL]
     assert publish(root, topic_id, root.open_producer(local=True), 1, b"a") == [errno.EINVAL]
-    refused(root.lend(Subscribe(1, ["group:g"], False))[:2], errno.EINVAL, "no topic")
+    kind, answer, _ = root.lend(
+        Subscribe(1, ["group:g"], False)
+    )  # the group, and not what says who may use it
+    assert (kind, answer.starts[0].topic_id >= FIRST_GROUP_ID) == (Answer.SUBSCRIBED, True)
 
 
 def test_publications_wait_for_names_and_hold_up_nobody(world: World) -> None:
@@ -406,6 +411,33 @@ def test_rules_for_groups_are_made_by_those_who_may_everything(world: World) -> 
 
 
 # --- explaining -------------------------------------------------------------------------------------------------
+
+
+def test_the_doors_of_groups(world: World) -> None:
+    root, alice, bob, eve = (world.client(uid) for uid in (0, ALICE, BOB, EVE))
+    create(root, "group:g*", access(("user:alice",), ("user:alice", f"uid:{BOB}")))
+    assert alice.call(Request.GROUP_JOIN, GroupName("group:g1"))[0] == Answer.GROUP
+    topic_id = bob.call(Request.TOPIC_RESOLVE, TopicResolve("group:g1"))[1].topic_id
+    assert bob.lend(Subscribe(1, ["group:g1"], False))[0] == Answer.SUBSCRIBED
+    assert len(bob.call(Request.GROUP_SHOW, GroupName("group:g1"))[1].members) == 1
+    refused(bob.call(Request.GROUP_JOIN, GroupName("group:g1")), errno.EPERM, "publish in 'group:g1'")
+    refused(eve.call(Request.GROUP_SHOW, GroupName("group:g1")), errno.EPERM, "subscribe in")
+    refused(eve.call(Request.GROUP_JOIN, GroupName("group:g1")), errno.EPERM)
+    refused(eve.lend(Subscribe(1, ["group:g1"], False))[:2], errno.EPERM)
+    assert publish(alice, topic_id, alice.open_producer(), 1, b"x") == [0]
+    assert publish(bob, topic_id, bob.open_producer(), 1, b"x") == [errno.EPERM]
+    assert eve.call(Request.GROUP_JOIN, GroupName("group:h"))[0] == Answer.GROUP  # no rule
+
+
+def test_a_join_waits_for_names(world: World) -> None:
+    root, alice = world.client(0), world.client(ALICE)
+    create(root, "group:g", access(("user:alice",), ("user:alice",)))
+    world.names.slow = True
+    assert alice.call(Request.GROUP_JOIN, GroupName("group:g")) == (None, None)
+    world.names.answer()
+    world.bench.agent.settle(time.monotonic_ns())
+    ((kind, _, joined),) = alice.answers()
+    assert (kind, len(joined.members)) == (Answer.GROUP, 1)
 
 
 def test_rights_are_explained(world: World) -> None:

@@ -36,6 +36,7 @@ from ocfcluster.wire.frames import (
     control_frame,
     encode_notice,
 )
+from ocfcluster.wire.group import GroupCode, GroupEvent, GroupMember
 from ocfcluster.wire.properties import encode_properties
 from ocfcluster.wire.run import RunKind, build_run
 
@@ -134,9 +135,11 @@ def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
     assert dumps()[5] == MembershipEvent(MembershipCode.NEW_MEMBERSHIP, 3, *lists).encode()
     links = (Link(1, 2, 0, LinkState.NONE, Change.FAILED), Link(1, 3, 0, LinkState.HEARS | LinkState.HEARD))
     assert dumps()[6] == ConnectivityEvent(ConnectivityCode.CONNECT, 1, links=links).encode()
+    nine, ten = GroupMember(9, 2, 200), GroupMember(10, 3, 300)
+    assert dumps()[7] == GroupEvent(GroupCode.JOIN, 10, members=(nine, ten), joined=(ten,)).encode()
     reject = Reject("17979cfe3658907ace2053bcb625c4ca", 3, Ballot(4, 2, 1002), Ballot(5, 1, 1001))
-    assert dumps()[7] == encode(reject)
-    assert len(dumps()) == 8
+    assert dumps()[8] == encode(reject)
+    assert len(dumps()) == 9
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,7 @@ def test_structures_have_the_fields_that_are_described(structure: type[msgspec.S
 
 def test_the_codes_of_events_are_those_of_the_code() -> None:
     rows = re.findall(r"\| `(0x[0-9a-f]{8})` \| (\w+) \|", FORMATS.read_text())
-    codes = (*list(MembershipCode)[1:], *list(ConnectivityCode)[1:])
+    codes = (*list(MembershipCode)[1:], *list(ConnectivityCode)[1:], *list(GroupCode)[1:])
     assert [(int(code, 16), name) for code, name in rows] == [(one.value, one.name) for one in codes]
     bits = re.findall(r"^\| (\d+) ([A-Z]+) \|", FORMATS.read_text().partition("### Changes")[2], re.MULTILINE)
     assert [(int(bit), name) for bit, name in bits[: len(Change)]] == [(int(one), one.name) for one in Change]
