@@ -83,18 +83,20 @@ Judgement = Finish | Propose | NewHistory | Wait
 
 def judge(evidence: Evidence) -> Judgement:
     """What may be proposed. The promises are a decision quorum already (or forced)."""
-    found = accepted_value(evidence.configuration, evidence.promises)
-    if found is not None:
-        return _finish(evidence, found)
-    if memory_holds(evidence.configuration, evidence.promises):
-        view = new_view(evidence)
-        if not (evidence.forced and isinstance(view, Wait)):
-            return view
+    quorums = Quorums(evidence.configuration)
+    # An operator's word stands for the others' loss, not for their votes: the history may have gone on with them.
+    if quorums.decision(set(evidence.promises)):
+        found = accepted_value(evidence.configuration, evidence.promises)
+        if found is not None:
+            return _finish(evidence, found)
+        if memory_holds(evidence.configuration, evidence.promises):
+            view = new_view(evidence)
+            if not (evidence.forced and isinstance(view, Wait)):
+                return view
     lost = {
         node for node, promise in evidence.promises.items() if promise.standing == LOST
     } | evidence.strangers
     answered = _all_answered(evidence)
-    quorums = Quorums(evidence.configuration)
     # Where everybody has answered and nobody held the base, there is none to wait for: those that never were synced
     # have not got it, either.
     nowhere = answered and all(one.standing != HELD for one in evidence.promises.values())

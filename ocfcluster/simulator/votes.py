@@ -101,7 +101,10 @@ class Votes:
         self, cluster_id: str, epoch: int, ballot: Ballot, value: Configuration, previous: Configuration
     ) -> Configuration | None:
         """Another value than ``value`` that was accepted below ``ballot``, and that those who accepted it and those
-        who have not promised to ``ballot`` may yet have decided."""
+        who have not promised to ``ballot`` may yet have decided.
+
+        None that was only accepted below a ballot under which ``value`` was: who proposed that one was answered for.
+        """
         instance = self._instances.get((cluster_id, epoch))
         if instance is None:
             return None
@@ -110,15 +113,19 @@ class Votes:
             for member in previous.members
             if instance.promised.get((member.node_id, member.store_id), NO_BALLOT) < ballot
         ]
+        below = {
+            acceptor: under for acceptor, under in instance.accepted.items() if NO_BALLOT < under < ballot
+        }
+        latest = max(
+            (under for under in below.values() if instance.values[under] == value), default=NO_BALLOT
+        )
         for other in instance.values.values():
             if other == value:
                 continue
-            voters = [
-                acceptor
-                for acceptor, under in instance.accepted.items()
-                if NO_BALLOT < under < ballot and instance.values[under] == other
-            ]
-            if voters and is_decision(previous, voters + open_):
+            voters = [acceptor for acceptor, under in below.items() if instance.values[under] == other]
+            if not voters or max(below[acceptor] for acceptor in voters) < latest:
+                continue
+            if is_decision(previous, voters + open_):
                 return other
         return None
 

@@ -269,6 +269,16 @@ def test_a_history_is_given_up_only_when_its_memory_is_gone(
     assert isinstance(judge(given_), expected)
 
 
+def test_an_operators_word_stands_for_the_others_loss_and_not_for_their_votes() -> None:
+    """The half with the tie-breaker may have gone on in this history before it lost its disk."""
+    half = configuration_of({1: 2, 2: 2}, sequencer=1, tie_breaker=1)
+    alone = evidence(promise(2), configuration=half, strangers={1}, forced=True)
+    assert judge(alone) == NewHistory(2)
+    confirmed = evidence(accepted(2, 3, value(4, half)), configuration=half, strangers={1}, forced=True)
+    assert judge(confirmed) == NewHistory(2)
+    assert isinstance(judge(evidence(promise(1), configuration=half, forced=True)), Propose)
+
+
 def test_a_new_history_begins_with_the_topics_of_the_highest_position() -> None:
     given_ = evidence(
         promise(1, LOST, topics_index=5), promise(2, LOST, topics_index=9), promise(3, LOST, topics_index=9)
