@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ocfcluster.client.client import Client, Publisher, Subscription, connect
     from ocfcluster.client.events import Event, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
     from ocfcluster.client.group import Group
+    from ocfcluster.wire.filter import Filter, Property, from_node
+    from ocfcluster.wire.filter_text import parse_filter
     from ocfcluster.wire.topics import Access, TopicSettings
 
 __version__ = "0.1.0"
@@ -23,9 +25,11 @@ _HOMES = {
     "Access": "ocfcluster.wire.topics",
     "Client": "ocfcluster.client.client",
     "Event": "ocfcluster.client.events",
+    "Filter": "ocfcluster.wire.filter",
     "Group": "ocfcluster.client.group",
     "Notice": "ocfcluster.client.events",
     "NoticeCode": "ocfcluster.client.events",
+    "Property": "ocfcluster.wire.filter",
     "Published": "ocfcluster.client.events",
     "Publisher": "ocfcluster.client.publisher",
     "Receipt": "ocfcluster.client.events",
@@ -34,11 +38,14 @@ _HOMES = {
     "TopicInfo": "ocfcluster.client.events",
     "TopicSettings": "ocfcluster.wire.topics",
     "connect": "ocfcluster.client.client",
+    "from_node": "ocfcluster.wire.filter",
+    "parse_filter": "ocfcluster.wire.filter_text",
 }
 
 __all__ = [
-    "Access", "Client", "Event", "Group", "Notice", "NoticeCode", "Published", "Publisher", "Receipt", "Run",
-    "Subscription", "TopicInfo", "TopicSettings", "__version__", "aio", "connect",
+    "Access", "Client", "Event", "Filter", "Group", "Notice", "NoticeCode", "Property", "Published", "Publisher",
+    "Receipt", "Run", "Subscription", "TopicInfo", "TopicSettings", "__version__", "aio", "connect", "from_node",
+    "parse_filter",
 ]  # fmt: skip
 
 

@@ -13,7 +13,8 @@
     │   └── MalformedFrame
     └── ClientError (OSError)     what a call of the client library raises; `errno` as the OCF drafts say
         ├── InvalidArgument       EINVAL     unknown descriptor, bad name, wrong argument
-        │   └── UnknownTopic      EINVAL     no such topic (after the agent caught up with the order)
+        │   ├── UnknownTopic      EINVAL     no such topic (after the agent caught up with the order)
+        │   └── FilterError       EINVAL     the text of a filter cannot be read; says where
         ├── NotPermitted          EPERM
         ├── LimitReached          ENOMEM     a configured limit
         ├── TopicExists           EEXIST     created before with other settings, or get_event on a callback
@@ -83,6 +84,22 @@ class InvalidArgument(ClientError):
 
 class UnknownTopic(InvalidArgument):
     pass
+
+
+class FilterError(InvalidArgument):
+    """The text of a filter is wrong at ``position``, an offset in ``text``."""
+
+    def __init__(self, why: str, text: str = "", position: int = 0) -> None:
+        super().__init__(f"filter, character {position + 1}: {why}")
+        self.why = why
+        self.text = text
+        self.position = position
+
+    def pointer(self, width: int = 72) -> str:
+        """Two lines: the text around the place on one line, and a mark below the place."""
+        begin = max(0, self.position - width // 2)
+        shown = "".join(c if c.isprintable() else " " for c in self.text[begin : begin + width])
+        return f"{shown}\n{' ' * (self.position - begin)}^"
 
 
 class NotPermitted(ClientError):

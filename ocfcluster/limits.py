@@ -19,6 +19,13 @@ PROPERTY_COUNT: Final = 32  # a filter walks them per run
 PROPERTY_KEY_BYTES: Final = 64
 PROPERTY_VALUE_BYTES: Final = 1024
 PROPERTIES_BYTES: Final = 4 * KIB  # the whole encoded table of a run
+FILTER_DEPTH: Final = 16  # and, or, not within each other: bounds the recursion of whoever walks a filter
+FILTER_TERMS: Final = 64  # comparisons in a filter: what one run may cost per subscription
+FILTER_BYTES: Final = 16 * KIB  # of a filter as it goes to the agent
+FILTER_TEXT_BYTES: Final = 16 * KIB  # of a filter as text
+# Tables of properties that a filter remembers its answer for, and the largest of them: some 20 KiB a subscription.
+FILTER_CACHE_ENTRIES: Final = 64
+FILTER_CACHED_BYTES: Final = 256
 CLUSTER_NAME_BYTES: Final = 64
 CLIENT_NAME_BYTES: Final = 64
 RESERVED_PREFIX: Final = "oc."
@@ -71,6 +78,10 @@ QUEUED_ITEM_OVERHEAD_BYTES: Final = (
 )
 RECORDS_PER_FRAME: Final = 500  # two buffers each in one sendmsg, and Linux takes 1024
 INTAKE_BYTES: Final = 64 * MIB  # publications of all clients that wait for room; beyond: one read of each
+SUBSCRIPTION_TICK_NS: Final = (
+    SECOND_NS  # so often an agent looks who takes nothing, and tells where filters have got to
+)
+STUCK_NS: Final = 5 * SECOND_NS  # an event that a program has not taken or finished for so long is told of
 STATUS_ENTRIES: Final = (
     256  # clients, and subscriptions, that a status document lists: the longest queues first
 )

@@ -19,7 +19,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from ocfcluster import __version__
 from ocfcluster.client.arguments import Data, check_callback, check_timeout_ms
@@ -31,6 +31,9 @@ from ocfcluster.components.connectivity import CONN_CLASS, ConnectivityCode
 from ocfcluster.components.membership import MEMB_CLASS, MembershipCode, event_class, event_number
 from ocfcluster.errors import ClientError, InvalidArgument, NoSubscription, NotConnected
 from ocfcluster.wire.group import GROUP_CLASS, GroupCode
+
+if TYPE_CHECKING:
+    from ocfcluster.wire.filter import Filter
 
 __all__ = [
     "OC_EV_CONN_CLASS",
@@ -159,14 +162,23 @@ def _of(ed: int) -> _Descriptor:
 # --- subscribing ------------------------------------------------------------------------------------------------
 
 
-def oc_ev_subscribe(topic: str, fn: OnEvent | None = None) -> int:
+def oc_ev_subscribe(
+    topic: str,
+    fn: OnEvent | None = None,
+    *,
+    filter: Filter | str | None = None,  # noqa: A002 - what it is called everywhere
+    on_slow: str = "block",
+) -> int:
     """Subscribe to ``topic``; gives an event descriptor. With ``fn`` events come by callback, else by get_event.
 
-    EINVAL no such topic, or no name of a topic; EPERM; ENOMEM a limit; ECONNREFUSED no agent.
+    ``filter`` and ``on_slow`` are those of ``Client.subscribe``.
+    EINVAL no such topic, no name of a topic, or no filter; EPERM; ENOMEM a limit; ECONNREFUSED no agent.
     """
     global _next_descriptor
     check_callback(fn)
-    client, subscription = _ask(lambda client: (client, client.subscribe_for(topic, fn is not None)))
+    client, subscription = _ask(
+        lambda client: (client, client.subscribe_for(topic, fn is not None, None, filter, on_slow))
+    )
     if fn is not None:
         client.connection().dispatcher.add(subscription.event_socket, fn, manual=True)
     with _lock:

@@ -9,10 +9,10 @@ from collections import deque
 from typing import Final, Protocol
 
 from ocfcluster.errors import MalformedFrame
-from ocfcluster.ipc.delivery import Line
 from ocfcluster.ipc.memberships import Memberships
 from ocfcluster.ipc.peer import Peer
 from ocfcluster.ipc.session import Incoming, Session, Stage
+from ocfcluster.ipc.subscription import Line
 from ocfcluster.protocol.effects import Topic
 
 READ_BYTES: Final = 512 * 1024  # more than Linux' default socket buffers hold: one read empties them

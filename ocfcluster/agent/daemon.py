@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from ocfcluster.agent.intake import Intake
 from ocfcluster.agent.links import connections, links, networks_document
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.local import LocalTopics
+from ocfcluster.agent.local_news import tell as tell_local
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.name_service import NameService
 from ocfcluster.agent.names import scope_is_local
@@ -39,12 +40,14 @@ from ocfcluster.agent.router import Router
 from ocfcluster.agent.snapshots import Snapshots
 from ocfcluster.agent.state_dir import RecordWriter, StateDirectory
 from ocfcluster.agent.status import status_document
+from ocfcluster.agent.stuck import StuckWatch
 from ocfcluster.agent.views import Views
 from ocfcluster.components.connectivity import Link as Connection
 from ocfcluster.errors import MalformedFrame
-from ocfcluster.ipc.delivery import Hub, Subscription
+from ocfcluster.ipc.delivery import Hub
 from ocfcluster.ipc.peer import open_pidfd, peer_credentials
 from ocfcluster.ipc.session import Incoming
+from ocfcluster.ipc.subscription import Subscription
 from ocfcluster.limits import CLIENTS, MILLISECOND_NS, RECEIVE_BURST
 from ocfcluster.net.redundant import Link
 from ocfcluster.net.transport import Transport
@@ -68,7 +71,7 @@ from ocfcluster.protocol.effects import (
 )
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.wire import control
-from ocfcluster.wire.frames import Answer, Error, Full, NoticeCode, Shutdown, control_frame
+from ocfcluster.wire.frames import Answer, Error, Full, LeftOut, NoticeCode, Reached, Shutdown, control_frame
 from ocfcluster.wire.group import LeaveReason
 from ocfcluster.wire.run import RunHeader
 
@@ -128,6 +131,7 @@ class Agent:
         )  # fmt: skip
         self.router.views.on_view = partial(self.teller.tell, "primary", "a view with this node is in force")
         self.clients: dict[int, Client] = {}
+        self.stuck = StuckWatch(self.hub, self.clients, self._tell_local)
         self._last_connection = 0
         self._read_buffer = memoryview(bytearray(READ_BYTES))
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -703,6 +707,20 @@ class Agent:
         if client is not None:
             client.session.answer(0, Answer.FULL, Full(full))
             self.touch(client)
+
+    def left_out(self, subscription: Subscription, positions: dict[int, int]) -> None:
+        client = self.clients.get(subscription.line.connection)
+        if client is not None:
+            reached = [Reached(topic_id, seq) for topic_id, seq in positions.items()]
+            client.session.answer(0, Answer.LEFT_OUT, LeftOut(subscription.number, reached))
+            self.touch(client)
+
+    def tick(self, now: int) -> None:
+        self.stuck.look(now)
+
+    def _tell_local(self, document: Mapping[str, Any], properties: Mapping[str, str]) -> None:
+        """An event on ``oc.local``."""
+        tell_local(self.hub, self.local, (self.config.node.id, self.incarnation), document, properties)
 
     def subscription_broken(self, subscription: Subscription) -> None:
         if subscription is self._served:

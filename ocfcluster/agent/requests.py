@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -17,22 +18,25 @@ from ocfcluster.agent.clients import Client
 from ocfcluster.agent.current import OWN_LINE
 from ocfcluster.agent.external_views import RAW
 from ocfcluster.agent.groups import GROUP_REQUESTS, Groups
+from ocfcluster.agent.local_news import TOPIC as LOCAL_NEWS
 from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault, scope_is_local
 from ocfcluster.agent.permissions import Permissions
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
-from ocfcluster.errors import InvalidArgument, MalformedFrame
-from ocfcluster.ipc.delivery import Subscription
+from ocfcluster.errors import InvalidArgument, Malformed, MalformedFrame
 from ocfcluster.ipc.peer import accept_lent
 from ocfcluster.ipc.session import Incoming, Stage
+from ocfcluster.ipc.subscription import Held, Subscription
 from ocfcluster.limits import CLIENT_NAME_BYTES, GROUPS, TOPICS_PER_SUBSCRIPTION
 from ocfcluster.protocol.effects import Outcome
 from ocfcluster.protocol.effects import Topic as NodeTopic
 from ocfcluster.wire import control
+from ocfcluster.wire.filter import Predicate, decode_filter
 from ocfcluster.wire.frames import (
     LOCAL_ID,
     LOCAL_PROTOCOL_VERSION,
     Answer,
     Body,
+    OnSlow,
     OpenProducer,
     OutOfLine,
     Position,
@@ -76,6 +80,8 @@ _LOOKING: Final = frozenset(
         Request.GROUP_LIST,
     )
 )
+
+_POLICIES: Final = frozenset(int(policy) for policy in OnSlow)
 
 OnOutcome = Callable[[Outcome], None]
 
@@ -303,6 +309,10 @@ class Requests:
             event_socket.close()
             return
         fault = self._subscribe_fault(client, body)
+        try:
+            predicate = Predicate(decode_filter(body.filter)) if body.filter else None
+        except Malformed as error:
+            fault = errno.EINVAL, f"filter: {error}"
         if fault[0]:
             event_socket.close()
             self._refuse(client, request.request_id, *fault)
@@ -339,8 +349,9 @@ class Requests:
                 return True
             ids = {s.topic_id: s.topic for s in starts}
             subscription = self._agent.hub.add(
-                client.line, body.subscription, event_socket, ids, body.callback
-            )
+                client.line, body.subscription, event_socket, ids, body.callback,
+                OnSlow(body.on_slow), predicate,
+            )  # fmt: skip
             self._answer(client, request.request_id, Answer.SUBSCRIBED, Subscribed(cluster_id, starts))
             if MEMBERSHIP in ids:
                 position = positions.get(ids[MEMBERSHIP])
@@ -390,6 +401,8 @@ class Requests:
             return errno.EINVAL, f"subscription {body.subscription} is in use on this connection"
         if len(subscriptions) >= most:
             return errno.ENOMEM, f"a client may have {most} subscriptions (limits.subscriptions_per_client)"
+        if body.on_slow not in _POLICIES:
+            return errno.EINVAL, f"this agent knows no policy {body.on_slow} for slow subscribers"
         if not body.topics:
             return errno.EINVAL, "a subscription names at least one topic"
         if len(body.topics) > TOPICS_PER_SUBSCRIPTION:
@@ -442,7 +455,8 @@ class Requests:
         if subscription is None or not subscription.callback or not isinstance(body, OutOfLine):
             self._refuse(client, request.request_id, errno.EINVAL, "no such callback subscription")
             return
-        self._agent.hub.set_out_of_line(subscription, body.out)
+        held = Held(body.topic, body.seq, time.monotonic_ns()) if body.out and body.seq else None
+        self._agent.hub.set_out_of_line(subscription, body.out, held)
         self._answer(client, request.request_id, Answer.DONE)
 
     @staticmethod
@@ -460,7 +474,7 @@ class Requests:
 
     def _row(self, name: str) -> NodeTopic | None:
         """Of the topic table, where names of groups are rules."""
-        return self._agent.node.topics.get(canonical(name))
+        return LOCAL_NEWS if name == LOCAL_NEWS.name else self._agent.node.topics.get(canonical(name))
 
     def _last_seq(self, topic: NodeTopic) -> int:
         if topic.local:
@@ -581,7 +595,8 @@ class Requests:
             self._refuse(client, request.request_id, errno.EINVAL, error.strerror or str(error))
 
     def on_topic_list(self, client: Client, request: Incoming, _: Body | None) -> None:
-        topics = [self._describe(topic) for _, topic in sorted(self._agent.node.topics.items())]
+        known = sorted({**self._agent.node.topics, LOCAL_NEWS.name: LOCAL_NEWS}.items())
+        topics = [self._describe(topic) for _, topic in known]
         self._answer(client, request.request_id, Answer.TOPICS, Topics(topics))
 
     # --- the rest ---------------------------------------------------------------------------------------------

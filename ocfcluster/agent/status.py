@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocfcluster import __version__
 from ocfcluster.agent.links import links_document, networks_document
+from ocfcluster.agent.stuck import oldest
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS, STATUS_ENTRIES
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def status_document(agent: Agent) -> dict[str, Any]:
             "subscriptions": len(client.line.subscriptions),
             "inbox_bytes": client.inbox_bytes,
             "output_bytes": client.session.output_bytes,
+            "oldest_outstanding": oldest(client.line.subscriptions, now),
         }
         for client in islice(programs, STATUS_ENTRIES)
     ]
@@ -74,6 +76,8 @@ def status_document(agent: Agent) -> dict[str, Any]:
             "dropping": subscription.dropping,
             "blocked": subscription.blocked,
             "out_of_line": subscription.out_of_line,
+            "on_slow": subscription.on_slow.name.lower(),
+            "filter": "" if subscription.filter is None else str(subscription.filter.filter),
         }
         for subscription in subscriptions[:STATUS_ENTRIES]
     ]
@@ -84,6 +88,9 @@ def status_document(agent: Agent) -> dict[str, Any]:
         "frames": hub.frames,
         "gaps": hub.gaps,
         "slow_fallbacks": hub.fallbacks,
+        "slow_dropped": hub.dropped,
+        "slow_disconnected": hub.disconnected,
+        "runs_left_out": hub.left_out,
     }
     document["network_counters"] = dict(agent.transport.counters)
     return document

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.components.membership import MembershipCode, MembershipEvent
-from ocfcluster.ipc.delivery import Hub, Subscription
+from ocfcluster.ipc.delivery import Hub
+from ocfcluster.ipc.subscription import Subscription
 from ocfcluster.limits import RECORD_HEADER_BYTES
 from ocfcluster.protocol.effects import Notification, NotificationCode, View
 from ocfcluster.protocol.state import MEMBERSHIP_TOPIC

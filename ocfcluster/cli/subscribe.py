@@ -9,14 +9,16 @@ import typer
 
 from ocfcluster.cli import options, output
 from ocfcluster.cli.exits import Exit
-from ocfcluster.errors import ClientError, WouldBlock
+from ocfcluster.errors import ClientError, FilterError, WouldBlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ocfcluster.client import Client, Subscription
     from ocfcluster.client.events import Event
+    from ocfcluster.wire.filter import Filter
 
+POLICIES = ("block", "drop_oldest", "disconnect")
 STATUS_TIMEOUT_S = 0.5  # for what to say of a subscription that did not come: --timeout has passed already
 
 
@@ -39,6 +41,23 @@ def run(
     raw: Annotated[
         bool, typer.Option("--raw", help="The data alone, as it is, with a newline behind it.")
     ] = False,
+    filter: Annotated[  # noqa: A002 - the option's name
+        str,
+        typer.Option(
+            metavar="EXPR",
+            help='Only events whose properties EXPR lets through: KEY == "VALUE", !=, startswith, present(KEY),'
+            " from_node(N), and, or, not, parentheses. The agent leaves the others out.",
+            show_default=False,
+        ),
+    ] = "",
+    on_slow: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY",
+            help="If this command does not keep up: block (publishers wait, for a bounded time), drop_oldest"
+            " (with a notice) or disconnect.",
+        ),
+    ] = "block",
     json: options.Json = False,
     socket: options.Socket = None,
 ) -> None:
@@ -49,13 +68,17 @@ def run(
     The starting point of each topic goes to stderr once the subscription stands. It outlives a restart of the agent.
 
     Example: ocfcluster subscribe orders prices --count 10 --json
+    Example: ocfcluster subscribe alarms --filter 'severity == "high" and not present(test)'
     """
     if raw and json:
         raise typer.BadParameter("give --raw or --json, not both")
+    wanted = _parsed(filter)
+    if on_slow not in POLICIES:
+        raise typer.BadParameter(f"it is {', '.join(POLICIES)}", param_hint="--on-slow")
     deadline = time.monotonic() + timeout if timeout else None
     with (
         options.connect(context, socket, resume=True) as client,
-        _subscribe(client, topics, timeout, deadline) as subscription,
+        _subscribe(client, topics, timeout, deadline, wanted, on_slow) as subscription,
     ):
         for start in subscription.starts:
             output.tell(f"subscribed to {output.printable(start.topic)} from seq {start.next_seq} on")
@@ -65,11 +88,34 @@ def run(
         raise typer.Exit(Exit.FAILED)
 
 
-def _subscribe(client: Client, topics: list[str], timeout: float, deadline: float | None) -> Subscription:
+def _parsed(text: str) -> Filter | None:
+    """The filter; where it cannot be read, a usage error that points at the place."""
+    if not text:
+        return None
+    from ocfcluster.wire.filter_text import parse_filter
+
+    try:
+        return parse_filter(text)
+    except FilterError as error:
+        typer.echo(error.pointer(), err=True)
+        raise typer.BadParameter(error.strerror or "", param_hint="--filter") from None
+
+
+def _subscribe(
+    client: Client,
+    topics: list[str],
+    timeout: float,
+    deadline: float | None,
+    wanted: Filter | None,
+    on_slow: str,
+) -> Subscription:
     """The subscription; where it does not stand by ``deadline``, one line and exit code 1."""
     try:
         return client.subscribe(
-            topics, timeout=None if deadline is None else max(0.0, deadline - time.monotonic())
+            topics,
+            filter=wanted,
+            on_slow=on_slow,
+            timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
         )
     except WouldBlock:
         try:

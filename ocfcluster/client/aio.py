@@ -35,6 +35,8 @@ from ocfcluster.client.arguments import (
     Data,
     as_bytes,
     as_events,
+    as_filter,
+    as_policy,
     as_properties,
     as_topics,
     check_callback,
@@ -58,6 +60,8 @@ from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from ocfcluster.wire.filter import Filter
 
 _connections: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
 
@@ -305,11 +309,18 @@ class AsyncSubscription:
     """
 
     def __init__(
-        self, client: AsyncClient, topics: list[str], on_event: Callable[[Event], object] | None
+        self,
+        client: AsyncClient,
+        topics: list[str],
+        on_event: Callable[[Event], object] | None,
+        encoded_filter: bytes = b"",
+        on_slow: int = 0,
     ) -> None:
         self._client = client
         self._topics = topics
         self._on_event = on_event
+        self._filter = encoded_filter
+        self._on_slow = on_slow
         self._socket: EventSocket | None = None
         self._starting: asyncio.Lock = asyncio.Lock()
 
@@ -318,7 +329,9 @@ class AsyncSubscription:
         async with self._starting:
             if self._socket is None:
                 connection = self._client.connection()
-                self._socket = await connection.subscribe(self._topics, self._on_event)
+                self._socket = await connection.subscribe(
+                    self._topics, self._on_event, self._filter, self._on_slow
+                )
         return self
 
     def __await__(self) -> Generator[Any, None, AsyncSubscription]:
@@ -512,15 +525,22 @@ class AsyncClient:
         await connection.flush(connection.session.producers, timeout)
 
     def subscribe(
-        self, topics: str | Iterable[str], on_event: Callable[[Event], object] | None = None
+        self,
+        topics: str | Iterable[str],
+        on_event: Callable[[Event], object] | None = None,
+        *,
+        filter: Filter | str | None = None,  # noqa: A002 - what it is called everywhere
+        on_slow: str = "block",
     ) -> AsyncSubscription:
         """A subscription to one topic, or to several in one order; it starts when awaited or iterated over.
 
         With ``on_event`` the loop runs the callback, in the one order of the cluster across all of this client's
-        callback subscriptions, from when the subscription is awaited.
+        callback subscriptions, from when the subscription is awaited. ``filter`` and ``on_slow`` are those of the
+        blocking ``Client.subscribe``.
         """
         check_callback(on_event)
-        return AsyncSubscription(self, [check_topic(name) for name in as_topics(topics)], on_event)
+        names = [check_topic(name) for name in as_topics(topics)]
+        return AsyncSubscription(self, names, on_event, as_filter(filter), as_policy(on_slow))
 
     # --- groups -------------------------------------------------------------------------------------------------
 

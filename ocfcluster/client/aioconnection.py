@@ -15,7 +15,7 @@ from ocfcluster import __version__
 from ocfcluster.client.arguments import check_timeout
 from ocfcluster.client.connection import LOST
 from ocfcluster.client.controlsocket import ControlSocket, Dial
-from ocfcluster.client.dispatch import Dispatcher
+from ocfcluster.client.dispatch import Dispatcher, out_of_line
 from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.producer import Producer
@@ -248,9 +248,15 @@ class AsyncConnection:
 
     # --- subscriptions ------------------------------------------------------------------------------------------
 
-    async def subscribe(self, topics: list[str], callback: Callable[[Event], object] | None) -> EventSocket:
+    async def subscribe(
+        self,
+        topics: list[str],
+        callback: Callable[[Event], object] | None,
+        encoded_filter: bytes = b"",
+        on_slow: int = 0,
+    ) -> EventSocket:
         self.check_open()
-        state = self.session.new_subscription(topics, callback is not None)
+        state = self.session.new_subscription(topics, callback is not None, encoded_filter, on_slow)
         try:
             event_socket = EventSocket(state, self.resume)
         except OSError as error:
@@ -304,9 +310,9 @@ class AsyncConnection:
         for future in self._takers.pop(event_socket, []):
             _set(future)
 
-    def out_of_line(self, event_socket: EventSocket, out: bool) -> None:
+    def out_of_line(self, event_socket: EventSocket, out: bool, event: Event | None = None) -> None:
         if self.session.stage is Stage.READY:
-            self.session.request(Request.OUT_OF_LINE, frames.OutOfLine(event_socket.state.id, out))
+            self.session.request(Request.OUT_OF_LINE, out_of_line(event_socket, out, event))
             self.flush_output()
 
     async def wait_taking(

@@ -18,10 +18,14 @@ from ocfcluster.limits import (
     TOPIC_NAME_BYTES,
     TOPICS_PER_SUBSCRIPTION,
 )
+from ocfcluster.wire.filter import Filter, encode_filter
+from ocfcluster.wire.filter_text import parse_filter
+from ocfcluster.wire.frames import OnSlow
 from ocfcluster.wire.properties import encode_properties
 
 Data = bytes | bytearray | memoryview
 _RE_ID_END: Final = 1 << 64
+_POLICIES: Final = {policy.name.lower(): int(policy) for policy in OnSlow}
 
 
 def _kind(value: object) -> str:
@@ -142,3 +146,22 @@ def as_topics(topics: object) -> list[str]:
     if not 1 <= len(names) <= TOPICS_PER_SUBSCRIPTION:
         raise InvalidArgument(f"a subscription has 1 to {TOPICS_PER_SUBSCRIPTION} topics")
     return names
+
+
+def as_filter(given: object) -> bytes:
+    """A subscription's filter for the agent, given as one or as its text; None: no filter."""
+    if given is None:
+        return b""
+    if isinstance(given, str):
+        return encode_filter(parse_filter(given))
+    if not isinstance(given, Filter):
+        raise InvalidArgument(f"filter is a Filter or the text of one, not {_kind(given)}")
+    return encode_filter(given)
+
+
+def as_policy(on_slow: object) -> int:
+    """What becomes of a subscription that does not take its events, for the agent."""
+    policy = _POLICIES.get(on_slow) if isinstance(on_slow, str) else None
+    if policy is None:
+        raise InvalidArgument(f"on_slow {on_slow!r:.80}: it is {', '.join(map(repr, _POLICIES))}")
+    return policy

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 from ocfcluster.client.admin import Admin
 from ocfcluster.client.arguments import (
     Data,
+    as_filter,
+    as_policy,
     as_topics,
     check_callback,
     check_socket,
@@ -48,6 +50,8 @@ from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from ocfcluster.wire.filter import Filter
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _CLOSE_FLUSH_S = CLOSE_FLUSH_NS / SECOND_NS
@@ -158,27 +162,41 @@ class Client:
         topics: str | Iterable[str],
         on_event: Callable[[Event], object] | None = None,
         *,
+        filter: Filter | str | None = None,  # noqa: A002 - what it is called everywhere
+        on_slow: str = "block",
         timeout: float | None = None,
     ) -> Subscription:
         """Subscribe to one topic, or to several in one order. It has started when this returns.
 
         Without ``on_event`` iterate over the subscription or ``get`` from it. With it ``dispatch`` runs the
         callbacks, in the one order of the cluster across all of this client's callback subscriptions.
-        Raises UnknownTopic, NotPermitted, InvalidArgument, LimitReached.
+
+        ``filter`` (``Property("severity") == "high"``, or its text) has the agent send only events whose properties
+        it lets through; the holes that this leaves in ``seq`` are no gaps. ``on_slow`` says what is to happen where
+        16 MiB wait for this subscription: ``"block"`` publishers, for a bounded time, then miss events;
+        ``"drop_oldest"``, with a notice of the gap; ``"disconnect"``, the end, after a notice.
+        Raises UnknownTopic, NotPermitted, InvalidArgument (FilterError for the text of a filter), LimitReached.
         """
         check_callback(on_event)
-        subscription = self.subscribe_for(topics, on_event is not None, timeout)
+        subscription = self.subscribe_for(topics, on_event is not None, timeout, filter, on_slow)
         if on_event is not None:
             self.connection().dispatcher.add(subscription.event_socket, on_event)
         return subscription
 
     def subscribe_for(
-        self, topics: str | Iterable[str], callback: bool, timeout: float | None = None
+        self,
+        topics: str | Iterable[str],
+        callback: bool,
+        timeout: float | None = None,
+        filter: Filter | str | None = None,  # noqa: A002
+        on_slow: str = "block",
     ) -> Subscription:
         """A subscription whose callback, if it is to have one, the caller gives to the dispatcher."""
         names = [check_topic(name) for name in as_topics(topics)]
+        wanted, policy = as_filter(filter), as_policy(on_slow)
         connection = self.connection()
-        return Subscription(self, connection, connection.subscribe(names, callback, timeout), callback)
+        event_socket = connection.subscribe(names, callback, timeout, wanted, policy)
+        return Subscription(self, connection, event_socket, callback)
 
     def dispatch(self, timeout: float | None = None) -> None:
         """Run callbacks in this thread until no callback subscription is left, at most ``timeout`` seconds.

@@ -25,8 +25,8 @@ from typing import Any, Final
 from ocfcluster import __version__
 from ocfcluster.client.arguments import check_timeout
 from ocfcluster.client.controlsocket import ControlSocket, Dial
-from ocfcluster.client.dispatch import Dispatcher
-from ocfcluster.client.events import Receipt
+from ocfcluster.client.dispatch import Dispatcher, out_of_line
+from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.pending import Pending
 from ocfcluster.client.producer import Producer
@@ -418,11 +418,18 @@ class Connection:
 
     # --- subscriptions ------------------------------------------------------------------------------------------
 
-    def subscribe(self, topics: list[str], callback: bool, timeout: float | None) -> EventSocket:
+    def subscribe(
+        self,
+        topics: list[str],
+        callback: bool,
+        timeout: float | None,
+        encoded_filter: bytes = b"",
+        on_slow: int = 0,
+    ) -> EventSocket:
         """A subscription that has started. Raises UnknownTopic, LimitReached, ..."""
         with self.lock:
             self.check_open()
-            state = self.session.new_subscription(topics, callback)
+            state = self.session.new_subscription(topics, callback, encoded_filter, on_slow)
             try:
                 event_socket = EventSocket(state, self.resume)
             except OSError as error:
@@ -469,11 +476,11 @@ class Connection:
         self._close_later = flush_timeout
         self._wake_thread()
 
-    def out_of_line(self, event_socket: EventSocket, out: bool) -> None:
+    def out_of_line(self, event_socket: EventSocket, out: bool, event: Event | None = None) -> None:
         """Tell the agent that an event of a callback subscription is not done, or is."""
         with self.lock:
             if self.session.stage is Stage.READY:
-                body = frames.OutOfLine(event_socket.state.id, out)
+                body = out_of_line(event_socket, out, event)
                 self.session.request(Request.OUT_OF_LINE, body)
                 self.flush_output()
 

@@ -19,8 +19,15 @@ from ocfcluster.client.events import Event
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.errors import ClientError, InvalidArgument, NoSubscription, NotConnected, WouldDeadlock
 from ocfcluster.limits import HANDLE_EVENT_NS, SECOND_NS
+from ocfcluster.wire import frames
 
 Callback = Callable[[Event], object]
+
+
+def out_of_line(event_socket: EventSocket, out: bool, event: Event | None) -> frames.OutOfLine:
+    """What the agent is told of a callback subscription: whether ``event`` of it is not done."""
+    topic, seq = (event.topic, event.seq) if event is not None and event.notice is None else ("", 0)
+    return frames.OutOfLine(event_socket.state.id, out, topic, seq)
 
 
 class Entry:
@@ -45,7 +52,7 @@ class Entry:
 class Dispatcher:
     """Runs callbacks; one thread at a time, any thread. ``out_of_line`` tells the agent who holds up nobody."""
 
-    def __init__(self, out_of_line: Callable[[EventSocket, bool], None]) -> None:
+    def __init__(self, out_of_line: Callable[[EventSocket, bool, Event | None], None]) -> None:
         self._out_of_line = out_of_line
         self._entries: dict[EventSocket, Entry] = {}
         self._dispatching = threading.Lock()
@@ -93,7 +100,7 @@ class Dispatcher:
             blocked, entry.blocked = entry.blocked, False
         if blocked:
             if not entry.removed and entry.ended is None:
-                self._out_of_line(entry.socket, False)
+                self._out_of_line(entry.socket, False, None)
             self.wake()
 
     # --- dispatching --------------------------------------------------------------------------------------------
@@ -224,7 +231,7 @@ class Dispatcher:
                     with self._state:  # event_done of another thread may come at any moment
                         entry.blocked = self._is_held(entry)
             if entry.blocked:
-                self._out_of_line(event_socket, True)
+                self._out_of_line(event_socket, True, event)
                 return
 
     @staticmethod

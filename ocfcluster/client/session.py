@@ -72,11 +72,16 @@ class SubscriptionState:
     id: int
     topics: list[str]
     callback: bool
+    filter: bytes = b""
+    on_slow: int = 0
     lend: int = -1  # descriptor of the agent's end
     cluster_id: str = ""
     starts: dict[str, frames.Start] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     positions: dict[int, int] = field(default_factory=dict)  # topic id: last seq taken over
+    left_out: dict[int, int] = field(
+        default_factory=dict
+    )  # topic id: up to where the agent passed it by, at least
     connection: int = 0  # the connection whose frames are good; 0 while there is none
     started: bool = False
 
@@ -87,14 +92,17 @@ class SubscriptionState:
             self.starts.setdefault(start.topic, start)
             self.names[start.topic_id] = start.topic
             self.positions[start.topic_id] = start.next_seq - 1
+        self.left_out.clear()
         self.started = True
 
     def request(self) -> frames.Subscribe:
         positions = [
-            frames.Position(self.names[topic_id], topic_id, seq) for topic_id, seq in self.positions.items()
+            frames.Position(self.names[topic_id], topic_id, max(seq, self.left_out.get(topic_id, 0)))
+            for topic_id, seq in self.positions.items()
         ]
+        cluster_id = self.cluster_id if positions else ""
         return frames.Subscribe(
-            self.id, self.topics, self.callback, self.cluster_id if positions else "", positions
+            self.id, self.topics, self.callback, cluster_id, positions, self.filter, self.on_slow
         )
 
 
@@ -326,15 +334,15 @@ class Session:
 
     # --- subscribing --------------------------------------------------------------------------------------------
 
-    def new_subscription(self, topics: list[str], callback: bool) -> SubscriptionState:
-        state = SubscriptionState(self._next_subscription, topics, callback)
+    def new_subscription(
+        self, topics: list[str], callback: bool, encoded_filter: bytes = b"", on_slow: int = 0
+    ) -> SubscriptionState:
+        state = SubscriptionState(self._next_subscription, topics, callback, encoded_filter, on_slow)
         self._next_subscription += 1
         return state
 
     def subscribe(self, state: SubscriptionState) -> Pending:
-        pending = self.request(
-            Request.SUBSCRIBE, frames.Subscribe(state.id, state.topics, state.callback), subscription=state
-        )
+        pending = self.request(Request.SUBSCRIBE, state.request(), subscription=state)
         pending.on_done.append(lambda: self._subscribed(state, pending))
         return pending
 
@@ -374,8 +382,11 @@ class Session:
             self._end_subscription(state, Notice(NoticeCode.HISTORY_LOST, "", 0, last, reason, True))
             return
         assert self.welcome is not None  # noqa: S101 - for the type checker
+        reason = "the agent was away"
+        if state.filter:
+            reason += "; some or all of these may be events that the filter leaves out"
         gaps = [
-            Notice(NoticeCode.GAP, start.topic, start.gap_from, start.next_seq - 1, "the agent was away")
+            Notice(NoticeCode.GAP, start.topic, start.gap_from, start.next_seq - 1, reason)
             for start in answer.starts if start.gap_from
         ]  # fmt: skip
         state.accept(answer)
@@ -455,6 +466,11 @@ class Session:
             for producer in self.producers:
                 if producer.id == body.producer:
                     producer.explained(body.first_number, body.message)
+        elif answer is Answer.LEFT_OUT:
+            assert isinstance(body, frames.LeftOut)  # noqa: S101
+            state = self.subscriptions.get(body.subscription)
+            if state is not None:
+                state.left_out.update((one.topic_id, one.seq) for one in body.positions)
         elif answer is Answer.SHUTDOWN:
             assert isinstance(body, frames.Shutdown)  # noqa: S101
             self.shutdown_reason = body.reason or "the agent ended in order"

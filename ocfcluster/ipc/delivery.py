@@ -8,7 +8,11 @@ burst ``flush`` writes one message per subscriber where the sockets have room (t
   unless it is out of line.
 - **Full.** Beyond a mark of queued bytes a subscription is full; the caller then closes the cluster's window. When
   the budget for that (``slow.SlowBudget``) is used up, or beyond the hard mark, it *drops*: it is given what is
-  queued, then a GAP notice per topic with the first and last seq it missed, then it goes on.
+  queued, then a GAP notice per topic with the first and last seq it missed, then it goes on. One that asked for it
+  is never full: at the mark it loses its oldest events (DROP_OLDEST; the gap comes before what is left), or ends
+  (DISCONNECT).
+- **Filters.** What a subscription's filter leaves out is not queued and not missed. Where it has got to meanwhile is
+  told to the library once a second, beside the event socket, so that a later resumption begins behind it.
 - **Memory.** Items are shared; what all queues hold together is bounded, and beyond that the longest queue of all
   is given up for a gap.
 """
@@ -20,11 +24,11 @@ import heapq
 import os
 import socket
 import struct
-from collections import deque
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
 from ocfcluster.ipc.shared import sealed_copy
 from ocfcluster.ipc.slow import SlowBudget
+from ocfcluster.ipc.subscription import EventSocket, Held, Item, Line, Subscription, Watcher
 from ocfcluster.limits import (
     FRAME_BYTES,
     FRAME_HEADER_BYTES,
@@ -36,115 +40,46 @@ from ocfcluster.limits import (
     SUBSCRIPTION_QUEUE_BYTES,
     SUBSCRIPTION_QUEUE_HARD_BYTES,
     SUBSCRIPTION_QUEUES_BYTES,
+    SUBSCRIPTION_TICK_NS,
 )
+from ocfcluster.wire.filter import Predicate
 from ocfcluster.wire.frames import (
     EVENT_HEADER,
     RECORD_HEADER,
     Notice,
     NoticeCode,
+    OnSlow,
     RecordFlags,
     RecordKind,
     encode_notice,
 )
+from ocfcluster.wire.run import properties_of
 
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _DESCRIPTOR: Final = struct.Struct("=i")
+_NODE: Final = struct.Struct("<12xI")  # node_id in a record header
 _BALLAST: Final = bytes(FRAME_BYTES - FRAME_HEADER_BYTES - RECORD_HEADER_BYTES)
 _FLUSH_EVERY_BYTES: Final = 1 << 20  # a burst that delivers more is written in between
 _NO_LIMIT: Final = 1 << 63
 
 
-class EventSocket(Protocol):
-    """What the hub needs of a lent socket (a ``socket.socket``, or the simulator's)."""
+class Marks(NamedTuple):
+    """Bytes queued at which a subscription is full, that it may never have, and that all together may hold."""
 
-    def sendmsg(
-        self, buffers: list[bytes], ancdata: list[tuple[int, int, bytes]] = ..., flags: int = ..., /
-    ) -> int: ...
-    def close(self) -> None: ...
-
-
-class Watcher(Protocol):
-    """What the hub asks of its shell."""
-
-    def watch_writable(self, subscription: Subscription, watch: bool) -> None:
-        """Call ``Hub.writable`` when the event socket has room, until told otherwise."""
-
-    def full_changed(self, full: bool) -> None:
-        """The first subscription of all has become full, or the last is no more."""
-
-    def own_full_changed(self, connection: int, full: list[int]) -> None:
-        """Which subscriptions of one connection are full now."""
-
-    def subscription_broken(self, subscription: Subscription) -> None:
-        """Its socket is of no use any more; the hub has let go of it."""
-
-
-class Item:
-    """One record on its way to its subscribers: a run or a notice, shared by all their queues."""
-
-    __slots__ = (
-        "header", "body", "topic_id", "first_seq", "last_seq", "position", "size", "holders", "shared",
-    )  # fmt: skip
-
-    def __init__(
-        self, header: bytes, body: bytes, topic_id: int, first_seq: int, last_seq: int, position: int
-    ) -> None:
-        self.header = header
-        self.body = body
-        self.topic_id = topic_id  # 0: a notice
-        self.first_seq = first_seq
-        self.last_seq = last_seq
-        self.position = position  # in the order of everything this hub delivered
-        self.size = RECORD_HEADER_BYTES + len(body)
-        self.holders = 0  # queues that hold it
-        self.shared = -1  # memfd of a run too large for a message
-
-
-class Line:
-    """The subscriptions of one connection, and the one order of those that have callbacks."""
-
-    __slots__ = ("connection", "subscriptions", "turn", "dirty")
-
-    def __init__(self, connection: int) -> None:
-        self.connection = connection
-        self.subscriptions: dict[int, Subscription] = {}
-        self.turn = 0  # the last one given
-        self.dirty = False
-
-
-class Subscription:
-    """One event socket and what waits to be written to it."""
-
-    __slots__ = (
-        "line", "number", "socket", "callback", "topics", "queue", "queued_bytes",
-        "blocked", "out_of_line", "full", "dropping", "gaps", "dirty", "ended",
-    )  # fmt: skip
-
-    def __init__(
-        self, line: Line, number: int, event_socket: EventSocket, topics: dict[int, str], callback: bool
-    ) -> None:
-        self.line = line
-        self.number = number
-        self.socket = event_socket
-        self.callback = callback
-        self.topics = dict(topics)  # topic_id → name
-        self.queue: deque[Item] = deque()
-        self.queued_bytes = 0
-        self.blocked = False  # the socket took no more; its shell watches for room
-        self.out_of_line = False
-        self.full = False
-        self.dropping = False
-        self.gaps: dict[int, tuple[int, int]] = {}  # topic_id → first and last seq missed
-        self.dirty = False
-        self.ended = False  # a final notice is queued or written; nothing comes after it
+    full: int = SUBSCRIPTION_QUEUE_BYTES
+    hard: int = SUBSCRIPTION_QUEUE_HARD_BYTES
+    held: int = SUBSCRIPTION_QUEUES_BYTES
 
 
 class Hub:
     """All subscriptions of an agent."""
 
-    def __init__(self, watcher: Watcher, budget: SlowBudget | None = None) -> None:
+    def __init__(
+        self, watcher: Watcher, budget: SlowBudget | None = None, marks: Marks | None = None
+    ) -> None:
         self.watcher = watcher
         self.budget = SlowBudget() if budget is None else budget
+        self.marks = Marks() if marks is None else marks
         self.by_topic: dict[int, list[Subscription]] = {}
         self.lines: dict[int, Line] = {}
         self.full: dict[Subscription, None] = {}
@@ -153,6 +88,13 @@ class Hub:
         self.frames = 0  # counters, for status
         self.gaps = 0
         self.fallbacks = 0
+        self.dropped = 0  # runs that subscriptions with DROP_OLDEST lost
+        self.disconnected = 0  # subscriptions that ended at the mark
+        self.left_out = 0  # runs that filters kept from subscriptions
+        self._passed: dict[Subscription, None] = {}  # whose position is to be told
+        self._tick_at = 0
+        self._judged: Item | None = None  # whose properties are known
+        self._properties = b""
         self._position = 0
         self._unflushed_bytes = 0
         self._dirty: list[Subscription] = []
@@ -173,10 +115,18 @@ class Hub:
         return gone
 
     def add(
-        self, line: Line, number: int, event_socket: EventSocket, topics: dict[int, str], callback: bool
+        self,
+        line: Line,
+        number: int,
+        event_socket: EventSocket,
+        topics: dict[int, str],
+        callback: bool,
+        on_slow: OnSlow = OnSlow.BLOCK,
+        predicate: Predicate | None = None,
     ) -> Subscription:
-        """A new subscription to ``topics`` (id → name); it gets what is delivered from here on."""
-        subscription = Subscription(line, number, event_socket, topics, callback)
+        """A new subscription to ``topics`` (id → name); it gets what is delivered from here on and ``predicate``
+        lets through."""
+        subscription = Subscription(line, number, event_socket, topics, callback, on_slow, predicate)
         line.subscriptions[number] = subscription
         for topic_id in topics:
             self.by_topic.setdefault(topic_id, []).append(subscription)
@@ -196,6 +146,7 @@ class Hub:
             self.watcher.watch_writable(subscription, False)
         self._discard(subscription)
         self.dropping.pop(subscription, None)
+        self._passed.pop(subscription, None)
         self._set_full(subscription, False, now)
         if subscription.callback and line.subscriptions:
             self._touch_line(line)  # it may have held the others up
@@ -210,9 +161,13 @@ class Hub:
     def subscriptions(self) -> list[Subscription]:
         return [s for line in self.lines.values() for s in line.subscriptions.values()]
 
-    def set_out_of_line(self, subscription: Subscription, out: bool) -> None:
-        """Whether a callback subscription holds up the others of its line while its socket is full."""
+    def set_out_of_line(self, subscription: Subscription, out: bool, held: Held | None = None) -> None:
+        """Whether a callback subscription holds up the others of its line while its socket is full.
+
+        ``held`` is the event that its program has not finished, where it said so.
+        """
         subscription.out_of_line = out
+        subscription.held = held
         self._touch_line(subscription.line)
 
     # --- what comes -------------------------------------------------------------------------------------------
@@ -227,11 +182,10 @@ class Hub:
         self._position = position = self._position + 1
         item = Item(header, run, topic_id, first_seq, last_seq, position)
         size = item.size
-        room = SUBSCRIPTION_QUEUE_HARD_BYTES - size
+        room = self.marks.hard - size
         dirty = self._dirty
         for subscription in subscribers:
-            if subscription.dropping:
-                self._miss(subscription, topic_id, first_seq, last_seq)
+            if subscription.apart and not self._admits(subscription, item):
                 continue
             if subscription.queued_bytes > room:
                 self._fall_back(subscription)
@@ -251,17 +205,45 @@ class Hub:
             if self._unflushed_bytes > _FLUSH_EVERY_BYTES:
                 self._write_all()
 
+    def _admits(self, subscription: Subscription, item: Item) -> bool:
+        """Whether a subscription that does not simply get everything gets ``item``; if not, that is written down."""
+        predicate = subscription.filter
+        if predicate is not None:
+            if item is not self._judged:
+                self._judged = item
+                self._properties = properties_of(item.body)
+            node_id = _NODE.unpack_from(item.header)[0] if predicate.by_node else 0
+            if not predicate(self._properties, node_id):
+                self.left_out += 1
+                if not subscription.passed:
+                    self._passed[subscription] = None
+                subscription.passed[item.topic_id] = item.last_seq
+                return False
+            subscription.passed.pop(item.topic_id, None)
+        if subscription.dropping:
+            self._miss(subscription, item.topic_id, item.first_seq, item.last_seq)
+            return False
+        return True
+
     def give(
         self, subscription: Subscription, topic_id: int, header: bytes, run: bytes, seq: int, last: bool
     ) -> None:
         """One record for this subscriber alone, behind what it was given so far and the gaps in that.
 
-        It is kept where other events are dropped, as long as the queue is below its hard mark. With ``last`` the
-        subscription ends with it, and ``run`` is a record of kind LAST.
+        It is kept where other events are dropped, as long as the queue is below its hard mark, unless the filter
+        leaves it out. With ``last`` the subscription ends with it, and ``run`` is a record of kind LAST.
         """
         if subscription.ended:
             return
-        if subscription.queued_bytes > SUBSCRIPTION_QUEUE_HARD_BYTES and not last:
+        predicate = subscription.filter
+        if (
+            predicate is not None
+            and not last
+            and not predicate(properties_of(run), _NODE.unpack_from(header)[0] if predicate.by_node else 0)
+        ):
+            self.left_out += 1
+            return
+        if subscription.queued_bytes > self.marks.hard and not last:
             self._fall_back(subscription)
             self._miss(subscription, topic_id, seq, seq)
             return
@@ -289,6 +271,7 @@ class Hub:
 
     def shut_down(self, reason: str, now: int, code: NoticeCode = NoticeCode.SHUTDOWN) -> None:
         """End every subscription: the agent ends, or what it had to give them."""
+        self._tell_positions()
         for subscription in self.subscriptions():
             self.notify(subscription, Notice(code, reason=reason, final=True))
         self.flush(now)
@@ -348,6 +331,8 @@ class Hub:
         self._now = now
         if self._dirty:
             self._write_all()
+        if now >= self._tick_at:
+            self._tick(now)
         if self.full and self.budget.used_up(now):
             self._fall_back_all()
 
@@ -359,6 +344,22 @@ class Hub:
         self.watcher.watch_writable(subscription, False)
         self._touch(subscription)
         self.flush(now)
+
+    def _tick(self, now: int) -> None:
+        self._tick_at = now + SUBSCRIPTION_TICK_NS
+        self._judged = None
+        self._tell_positions()
+        self.watcher.tick(now)
+
+    def _tell_positions(self) -> None:
+        """Where filters have left things out since their subscriptions last got something, say how far that goes."""
+        for subscription in list(self._passed):
+            if subscription.queue or subscription.gaps or subscription.ended:
+                continue  # what waits would be taken for something that it has got
+            del self._passed[subscription]
+            if subscription.passed:
+                self.watcher.left_out(subscription, subscription.passed)
+                subscription.passed = {}
 
     def deadline(self) -> int | None:
         """When ``flush`` is to be called though nothing happens."""
@@ -424,6 +425,8 @@ class Hub:
         """Write the queue's items before position ``limit`` in as few messages as they fit; False if it blocked."""
         queue = subscription.queue
         line = subscription.line
+        if subscription.lost and queue:
+            self._put_gaps_first(subscription)
         while queue and queue[0].position < limit:
             parts = [b""]
             room = FRAME_BYTES - FRAME_HEADER_BYTES
@@ -469,6 +472,9 @@ class Hub:
             if turn:
                 line.turn = turn
             self.frames += 1
+            head = queue[0]
+            subscription.sent = (head.topic_id, head.first_seq)
+            subscription.sent_bytes += FRAME_BYTES - room
             self._written(subscription, records)
         if not queue and subscription.dropping:
             self._drained(subscription)
@@ -496,16 +502,9 @@ class Hub:
         """The first item cannot be given (no memory, no descriptors): a gap in its place."""
         item = subscription.queue[0]
         self._written(subscription, 1)
-        name = subscription.topics.get(item.topic_id, "")
-        notice = Notice(
-            NoticeCode.GAP,
-            name,
-            item.first_seq,
-            item.last_seq,
-            "the agent had no memory or descriptor for it",
-        )
-        self.gaps += 1
-        subscription.queue.appendleft(self._notice_item(subscription, notice, item.position))
+        gap = (item.first_seq, item.last_seq)
+        reason = "the agent had no memory or descriptor for it"
+        subscription.queue.appendleft(self._gap_item(subscription, item.topic_id, gap, reason, item.position))
 
     # --- the slow ---------------------------------------------------------------------------------------------
 
@@ -515,11 +514,16 @@ class Hub:
             if not subscription.queue and not subscription.blocked:
                 self._drained(subscription)
             return
-        if subscription.queued_bytes > SUBSCRIPTION_QUEUE_BYTES:
-            self._set_full(subscription, True, self._now)
-        elif subscription.full and subscription.queued_bytes <= SUBSCRIPTION_QUEUE_BYTES // 2:
+        if subscription.queued_bytes > self.marks.full:
+            if subscription.on_slow is OnSlow.BLOCK:
+                self._set_full(subscription, True, self._now)
+            elif subscription.on_slow is OnSlow.DROP_OLDEST:
+                self._drop_oldest(subscription, self.marks.full)
+            elif not subscription.ended:
+                self._disconnect(subscription)
+        elif subscription.full and subscription.queued_bytes <= self.marks.full // 2:
             self._set_full(subscription, False, self._now)
-        while self.held_bytes > SUBSCRIPTION_QUEUES_BYTES and self._give_up_longest():
+        while self.held_bytes > self.marks.held and self._give_up_longest():
             pass
 
     def _set_full(self, subscription: Subscription, full: bool, now: int) -> None:
@@ -546,7 +550,7 @@ class Hub:
             self._fall_back(subscription)
 
     def _fall_back(self, subscription: Subscription) -> None:
-        subscription.dropping = True
+        subscription.dropping = subscription.apart = True
         self.dropping[subscription] = None
         self.fallbacks += 1
         self._set_full(subscription, False, self._now)
@@ -558,6 +562,7 @@ class Hub:
     def _drained(self, subscription: Subscription) -> None:
         """What was queued is written: name what was missed, and go on as before."""
         subscription.dropping = False
+        subscription.apart = subscription.filter is not None
         self.dropping.pop(subscription, None)
         if not subscription.ended:
             self._tell_gaps(subscription)
@@ -565,12 +570,69 @@ class Hub:
     def _tell_gaps(self, subscription: Subscription) -> None:
         gaps = subscription.gaps
         subscription.gaps = {}
-        for topic_id, (first_seq, last_seq) in gaps.items():
-            self.gaps += 1
-            name = subscription.topics.get(topic_id, "")
-            self._queue_notice(
-                subscription, Notice(NoticeCode.GAP, name, first_seq, last_seq, "the subscriber was too slow")
+        for topic_id, gap in gaps.items():
+            self._position += 1
+            subscription.queue.append(
+                self._gap_item(subscription, topic_id, gap, _too_slow(subscription), self._position)
             )
+            self._touch(subscription)
+
+    def _gap_item(
+        self, subscription: Subscription, topic_id: int, gap: tuple[int, int], reason: str, position: int
+    ) -> Item:
+        """The notice of a gap, counted; the caller puts it into the queue."""
+        self.gaps += 1
+        name = subscription.names.get(topic_id, "")
+        item = self._notice_item(subscription, Notice(NoticeCode.GAP, name, *gap, reason), position)
+        item.topic_id = -topic_id
+        item.first_seq, item.last_seq = gap
+        return item
+
+    # --- those that asked for another policy ------------------------------------------------------------------
+
+    def _drop_oldest(self, subscription: Subscription, most: int) -> None:
+        """Lose runs from the head of the queue until ``most`` bytes are left; the newest item stays in any case.
+
+        Notices stay. Gaps that were to be told and are not written yet are taken back, to be told as one.
+        """
+        queue = subscription.queue
+        notices: list[Item] = []
+        while len(queue) > 1 and subscription.queued_bytes > most:
+            item = queue[0]
+            if item.topic_id:
+                self._lose(subscription, item)
+                self._written(subscription, 1)
+            else:
+                notices.append(queue.popleft())
+        queue.extendleft(reversed(notices))
+
+    def _lose(self, subscription: Subscription, item: Item) -> None:
+        """A run at the head of the queue is not given, or a gap there is not told yet."""
+        topic_id = abs(item.topic_id)
+        first_seq, last_seq = subscription.lost.get(topic_id, (item.first_seq, item.last_seq))
+        subscription.lost[topic_id] = (min(first_seq, item.first_seq), max(last_seq, item.last_seq))
+        self.dropped += item.topic_id > 0
+
+    def _put_gaps_first(self, subscription: Subscription) -> None:
+        """What was lost before the queue is told before it."""
+        queue = subscription.queue
+        position = queue[0].position
+        lost, subscription.lost = subscription.lost, {}
+        for topic_id, gap in reversed(lost.items()):
+            queue.appendleft(self._gap_item(subscription, topic_id, gap, _too_slow(subscription), position))
+
+    def _disconnect(self, subscription: Subscription) -> None:
+        """The subscription asked to end rather than to hold anybody up: its queue is lost, told, and the last."""
+        for item in subscription.queue:
+            if item.topic_id:
+                self._lose(subscription, item)
+        notices = self._discard(subscription)
+        for item in notices:
+            self._count(subscription, item)
+            subscription.queue.append(item)
+        self.disconnected += 1
+        reason = f"the subscriber was too slow: more than {self.marks.full} bytes waited for it"
+        self.notify(subscription, Notice(NoticeCode.SLOW, reason=reason, final=True))
 
     def _discard(self, subscription: Subscription) -> list[Item]:
         """Empty the queue; the notices that were in it are given back."""
@@ -583,13 +645,18 @@ class Hub:
         longest = max(self.subscriptions(), key=lambda s: s.queued_bytes, default=None)
         if longest is None or not longest.queue:
             return False
+        if longest.on_slow is OnSlow.DROP_OLDEST and len(longest.queue) > 1 and not longest.dropping:
+            before = longest.queued_bytes
+            self._drop_oldest(longest, before // 2)
+            if longest.queued_bytes < before:
+                return True
         if not longest.dropping:
             self._fall_back(longest)
         missed: dict[int, tuple[int, int]] = {}
         for item in longest.queue:
             if item.topic_id:
-                first_seq = missed.get(item.topic_id, (item.first_seq, 0))[0]
-                missed[item.topic_id] = (first_seq, item.last_seq)
+                first_seq = missed.get(abs(item.topic_id), (item.first_seq, 0))[0]
+                missed[abs(item.topic_id)] = (first_seq, item.last_seq)
         for topic_id, (first_seq, last_seq) in longest.gaps.items():
             missed[topic_id] = (missed.get(topic_id, (first_seq, 0))[0], last_seq)
         longest.gaps = missed
@@ -599,4 +666,14 @@ class Hub:
         for notice in notices:
             self._count(longest, notice)
             longest.queue.append(notice)
+        self._touch(
+            longest
+        )  # one that was held up by its line alone goes on at once: nothing else would make it
         return True
+
+
+def _too_slow(subscription: Subscription) -> str:
+    """Why there is a gap. Its ends were missed; with a filter there may be others between them."""
+    if subscription.filter is None:
+        return "the subscriber was too slow"
+    return "the subscriber was too slow; between these two the filter may have left out others"

@@ -48,6 +48,7 @@ _PUBLISH: Final = int(Request.PUBLISH)
 _HELLO: Final = int(Request.HELLO)
 _SUBSCRIBE: Final = int(Request.SUBSCRIBE)
 _GOODBYE: Final = int(Request.GOODBYE)
+_UNASKED: Final = (Answer.FULL, Answer.SHUTDOWN, Answer.LEFT_OUT, Answer.REFUSED)  # with request id 0
 
 
 class Incoming(NamedTuple):
@@ -217,7 +218,7 @@ class Session:
 
     def answer(self, request_id: int, kind: int, body: Body | None = None) -> None:
         """Answer request ``request_id``; 0 for what was not asked for."""
-        if request_id or kind not in (Answer.FULL, Answer.SHUTDOWN, Answer.REFUSED):
+        if request_id or kind not in _UNASKED:
             self.unanswered -= 1
             if request_id in self._lending:
                 self._lending.discard(request_id)

@@ -18,7 +18,8 @@ from ocfcluster.client.producer import Batch, Producer, run_size
 from ocfcluster.client.session import Resumed, Session, Stage
 from ocfcluster.errors import ClientError, OutcomeUnknown, UnknownTopic
 from ocfcluster.ipc import session as agent_side
-from ocfcluster.ipc.delivery import Hub, Line, Subscription
+from ocfcluster.ipc.delivery import Hub
+from ocfcluster.ipc.subscription import Line, Subscription
 from ocfcluster.protocol.effects import Delivery, Outcome, TopicChange
 from ocfcluster.wire import control, frames
 from ocfcluster.wire.frames import EVENT_HEADER, RECORD_HEADER, Answer, NoticeCode, RecordKind, Request
@@ -177,6 +178,12 @@ class Door:
 
     def own_full_changed(self, connection: int, full: list[int]) -> None:
         """Nobody asks here."""
+
+    def left_out(self, subscription: Subscription, positions: dict[int, int]) -> None:
+        """Its library is told in what it is shown; the simulation knows better."""
+
+    def tick(self, now: int) -> None:
+        """Nobody looks who is stuck."""
 
     def subscription_broken(self, subscription: Subscription) -> None:
         self._client.complain(f"its event socket was given up: {subscription.number}")

@@ -92,6 +92,7 @@ class Answer(IntEnum):
     SHUTDOWN = 74  # request id 0; the agent ends in order
     GROUP = 75
     GROUPS = 76
+    LEFT_OUT = 77  # request id 0; how far a subscription has got past what its filter left out
     REFUSED = 80  # request id 0; why a publication is refused whose receipt will give EINVAL
     TOPIC_ACCESS = 96
 
@@ -155,12 +156,22 @@ class Position(Body, frozen=True):
     seq: U64
 
 
+class OnSlow(IntEnum):
+    """What becomes of a subscription that does not take its events."""
+
+    BLOCK = 0  # publishers wait for it, within the cluster's budget for that; then it misses events
+    DROP_OLDEST = 1  # it loses its oldest events; nobody waits
+    DISCONNECT = 2  # it ends
+
+
 class Subscribe(Body, frozen=True):
     subscription: U32  # chosen by the client, unique among its live ones
     topics: list[str]
     callback: bool  # frames carry turns
     cluster_id: str = ""  # with positions: the history they belong to
     positions: list[Position] = []
+    filter: bytes = b""  # of wire/filter.py; empty: everything
+    on_slow: U32 = 0  # OnSlow
 
 
 class Unsubscribe(Body, frozen=True):
@@ -172,6 +183,8 @@ class OutOfLine(Body, frozen=True):
 
     subscription: U32
     out: bool
+    topic: str = ""  # of the event that is not done
+    seq: U64 = 0
 
 
 class Start(Body, frozen=True):
@@ -305,6 +318,18 @@ class Full(Body, frozen=True):
     subscriptions: list[U32]
 
 
+class Reached(Body, frozen=True):
+    topic_id: U32
+    seq: U64
+
+
+class LeftOut(Body, frozen=True):
+    """All events of these topics up to these seqs were written to the subscription's socket, or left out."""
+
+    subscription: U32
+    positions: list[Reached]
+
+
 class Shutdown(Body, frozen=True):
     reason: str
 
@@ -342,7 +367,7 @@ _BODIES: Final[dict[int, type[Body]]] = {
     Answer.WELCOME: Welcome, Answer.ERROR: Error, Answer.PRODUCER: Producer, Answer.SUBSCRIBED: Subscribed,
     Answer.TOPIC: Topic, Answer.TOPICS: Topics, Answer.STATUS: Status, Answer.FULL: Full,
     Answer.SHUTDOWN: Shutdown, Answer.TOPIC_ACCESS: TopicAccess, Answer.GROUP: Group, Answer.GROUPS: Groups,
-    Answer.REFUSED: Refused,
+    Answer.REFUSED: Refused, Answer.LEFT_OUT: LeftOut,
 }  # fmt: skip
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
 _NOTICE: Final = msgspec.msgpack.Decoder(Notice)

@@ -79,6 +79,14 @@ def decode_properties(buffer: bytes | memoryview) -> dict[str, str]:
 
     Only what ``encode_properties`` makes is accepted: anything else raises Malformed.
     """
+    try:
+        return {key.decode(): value.decode() for key, value in split_properties(buffer).items()}
+    except UnicodeDecodeError:
+        raise Malformed("properties that are not UTF-8") from None
+
+
+def split_properties(buffer: bytes | memoryview) -> dict[bytes, bytes]:
+    """As ``decode_properties``, with keys and values as bytes, not looked at whether they are UTF-8."""
     size = len(buffer)
     if size == 0:
         return {}
@@ -88,7 +96,7 @@ def decode_properties(buffer: bytes | memoryview) -> dict[str, str]:
     count = data[0]
     if not 1 <= count <= PROPERTY_COUNT:
         raise Malformed(f"{count} properties; 1 to {PROPERTY_COUNT} are allowed in bytes")
-    properties: dict[str, str] = {}
+    properties: dict[bytes, bytes] = {}
     before = b""
     at = 1
     try:
@@ -106,11 +114,9 @@ def decode_properties(buffer: bytes | memoryview) -> dict[str, str]:
                     "keys of properties that are not in ascending order, not unique, or have a NUL"
                 )
             before = key
-            properties[key.decode()] = data[middle:at].decode()
+            properties[key] = data[middle:at]
     except struct.error:
         raise Malformed("properties end inside an entry") from None
-    except UnicodeDecodeError:
-        raise Malformed("properties that are not UTF-8") from None
     if at != size:
         raise Malformed(f"{size - at} bytes behind the last property")
     return properties

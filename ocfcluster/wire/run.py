@@ -42,6 +42,7 @@ Buffer = bytes | bytearray | memoryview
 HEADER: Final = struct.Struct("<IBBHQIIQQQQII")
 _CHECKED: Final = struct.Struct("<IIQQQQII")  # the header from offset 16 on
 _PREFIX: Final = struct.Struct("<IBBHQ")
+_PROPERTIES_AT: Final = struct.Struct("<20xI32xII")  # count, event_length, properties_length
 CHECKED_FROM: Final = _PREFIX.size
 LENGTHS_TABLE: Final = 0xFFFF_FFFF
 NUMBER_MAXIMUM: Final = 2**64 - 1  # the number behind a run's last one must fit a u64, too
@@ -250,3 +251,12 @@ def void_run(header: RunHeader, reason: int) -> bytes:
         reason or errno.EIO, header.time_ns, 0, 0,
     )  # fmt: skip
     return _with_prefix(RunKind.VOID, checked)
+
+
+def properties_of(run: bytes) -> bytes:
+    """``run_properties`` without the header: for filters, once per run and filtered topic."""
+    count, event_length, length = _PROPERTIES_AT.unpack_from(run)
+    if not length:
+        return b""
+    start = RUN_HEADER_BYTES + (4 * count if event_length == LENGTHS_TABLE else 0)
+    return run[start : start + length]

@@ -181,7 +181,7 @@ def test_topics_are_created_listed_and_removed(agent: Bench) -> None:
     assert client.call(Request.TOPIC_CREATE, TopicCreate(""))[1].errno == errno.EINVAL
     assert client.call(Request.TOPIC_CREATE, TopicCreate("é" * 128))[1].errno == errno.EINVAL
     topics = client.call(Request.TOPIC_LIST)[1].topics
-    assert [t.topic for t in topics] == ["oc.connectivity", "oc.membership", "t"]
+    assert [t.topic for t in topics] == ["oc.connectivity", "oc.local", "oc.membership", "t"]
     alias = client.call(Request.TOPIC_RESOLVE, TopicResolve("__OC_EV_MEMB_CLASS"))[1]
     assert (alias.topic, alias.aliases) == ("oc.membership", ["__OC_EV_MEMB_CLASS"])
     assert client.call(Request.TOPIC_REMOVE, TopicRemove("oc.membership"))[1].errno == errno.EPERM

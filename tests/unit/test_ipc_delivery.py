@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocfcluster.ipc.delivery import Hub, Line, Subscription
+from ocfcluster.ipc.delivery import Hub
 from ocfcluster.ipc.slow import SlowBudget
+from ocfcluster.ipc.subscription import Line, Subscription
 from ocfcluster.limits import (
     FRAME_BYTES,
     FRAME_HEADER_BYTES,
@@ -87,6 +88,8 @@ class Shell:
         self.full: list[bool] = []
         self.own: list[tuple[int, list[int]]] = []
         self.broken: list[Subscription] = []
+        self.positions: list[tuple[int, dict[int, int]]] = []
+        self.ticks: list[int] = []
 
     def watch_writable(self, subscription: Subscription, watch: bool) -> None:
         if watch:
@@ -104,6 +107,12 @@ class Shell:
     def subscription_broken(self, subscription: Subscription) -> None:
         self.broken.append(subscription)
         subscription.socket.close()
+
+    def left_out(self, subscription: Subscription, positions: dict[int, int]) -> None:
+        self.positions.append((subscription.number, positions))
+
+    def tick(self, now: int) -> None:
+        self.ticks.append(now)
 
 
 class World:
