@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from ocfcluster.agent.clients import Client
 from ocfcluster.agent.local import LocalTopics
+from ocfcluster.agent.local_news import TOPIC as LOCAL_NEWS
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.errors import Malformed
@@ -197,7 +198,7 @@ class Intake:
         if topic is None:
             topic = self._shell.group_topic(topic_id)
         if topic is None:
-            refused = errno.EINVAL
+            refused = errno.EPERM if topic_id == LOCAL_NEWS.topic_id else errno.EINVAL
         elif topic_id in publishes and publishes[topic_id] is topic:
             refused = 0
         else:

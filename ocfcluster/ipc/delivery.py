@@ -331,10 +331,10 @@ class Hub:
         self._now = now
         if self._dirty:
             self._write_all()
-        if now >= self._tick_at:
-            self._tick(now)
         if self.full and self.budget.used_up(now):
             self._fall_back_all()
+        if now >= self._tick_at:
+            self._tick(now)
 
     def writable(self, subscription: Subscription, now: int) -> None:
         """The event socket has room again."""
@@ -350,6 +350,8 @@ class Hub:
         self._judged = None
         self._tell_positions()
         self.watcher.tick(now)
+        if self._dirty:  # it had something to say
+            self._write_all()
 
     def _tell_positions(self) -> None:
         """Where filters have left things out since their subscriptions last got something, say how far that goes."""

@@ -254,3 +254,36 @@ def test_what_belongs_to_a_history_waits_until_the_agent_knows_its_own() -> None
         published = [one for one in made.outgoing if one.buffer == batch.run]
         assert bool(published) is again
         assert batch.done is not again
+
+
+def test_a_resumption_begins_behind_what_the_filter_left_out() -> None:
+    made = ready()
+    state = made.new_subscription(["t", "u"], False, b"filter", 1)
+    pending = made.subscribe(state)
+    starts = [frames.Start("t", 16, 11, False), frames.Start("u", 17, 21, False)]
+    made.receive(control_frame(Answer.SUBSCRIBED, sent(made)[0], frames.Subscribed("h", starts)))
+    pending.result()
+    reached = [frames.Reached(16, 40), frames.Reached(17, 50)]
+    made.receive(control_frame(Answer.LEFT_OUT, 0, frames.LeftOut(state.id, reached)))
+    made.receive(control_frame(Answer.LEFT_OUT, 0, frames.LeftOut(99, reached)))  # one that is gone
+    state.positions[17] = 60  # a later frame was taken
+    made.lost("gone")
+    made.connected()
+    made.outgoing.clear()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    (again,) = [one.buffer for one in made.outgoing]
+    body = frames.read_body(Request.SUBSCRIBE, again[CONTROL_HEADER.size :])
+    assert isinstance(body, frames.Subscribe)
+    assert [(one.topic, one.seq) for one in body.positions] == [("t", 40), ("u", 60)]
+    assert (body.filter, body.on_slow) == (b"filter", 1)
+    answer = frames.Subscribed(
+        "h", [frames.Start("t", 16, 43, False, gap_from=41), frames.Start("u", 17, 61, False)]
+    )
+    made.outgoing.clear()
+    made.receive(control_frame(Answer.SUBSCRIBED, CONTROL_HEADER.unpack_from(again)[4], answer))
+    notices = [notice for effect in made.take_effects() for notice in getattr(effect, "notices", [])]
+    assert [(notice.name, notice.first_seq, notice.last_seq) for notice in notices] == [
+        ("gap", 41, 42), ("resumed", 0, 0),
+    ]  # fmt: skip
+    assert "filter" in notices[0].reason
+    assert state.left_out == {}

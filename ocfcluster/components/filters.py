@@ -1,0 +1,95 @@
+"""Ready-made filters of the cluster's own topics, on the program's side: they choose events and open them.
+
+>>> from ocfcluster.components.filters import MembershipFilter
+>>> from ocfcluster.components.membership import MembershipCode
+>>> changes = MembershipFilter(MembershipCode.NEW_MEMBERSHIP)
+>>> with client.subscribe(changes.topic) as events:                 # doctest: +SKIP
+...     for change in changes.over(events):
+...         print(change)
+<MembershipEvent NEW_MEMBERSHIP 1: members 1 2 3, in 1 2 3>
+
+A filter of a kind of its own is a subclass with ``topic`` and ``decode``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from ocfcluster.client.events import Event, Notice
+from ocfcluster.components.membership import TOPIC as MEMBERSHIP
+from ocfcluster.components.membership import MembershipEvent
+
+__all__ = ["MembershipFilter", "TypedFilter"]
+
+
+class Coded(Protocol):
+    """What opened events have in common."""
+
+    @property
+    def code(self) -> int: ...
+
+
+Opened = TypeVar("Opened", bound=Coded)
+
+
+class TypedFilter(Generic[Opened]):
+    """Events of ``topic`` with one of ``codes`` (none named: all), as objects.
+
+    Notices come through as they are, whatever was chosen: a gap or the end of the subscription is no less true for
+    who wants but some of the events.
+    """
+
+    topic: ClassVar[str]
+
+    def __init__(self, *codes: int) -> None:
+        self.codes = frozenset(map(int, codes))
+
+    def decode(self, data: bytes) -> Opened:
+        """What an event's data says. Raises Malformed."""
+        raise NotImplementedError
+
+    def open(self, event: Event) -> Opened | Notice | None:
+        """The event as an object; a notice as itself; None for what was not chosen, or belongs to another topic.
+
+        Raises Malformed for data that is none of the topic's formats.
+        """
+        if event.notice is not None:
+            return event.notice
+        if event.topic != self.topic:
+            return None
+        opened = self.decode(event.data)
+        return opened if not self.codes or opened.code in self.codes else None
+
+    def over(self, events: Iterable[Event]) -> Iterator[Opened | Notice]:
+        """What ``open`` gives of each event that was chosen; ``events`` is a subscription, or any events."""
+        for event in events:
+            opened = self.open(event)
+            if opened is not None:
+                yield opened
+
+    async def over_async(self, events: AsyncIterable[Event]) -> AsyncIterator[Opened | Notice]:
+        """``over`` for an asyncio subscription."""
+        async for event in events:
+            opened = self.open(event)
+            if opened is not None:
+                yield opened
+
+    def calls(self, function: Callable[[Opened | Notice], object]) -> Callable[[Event], None]:
+        """A callback for ``subscribe`` that calls ``function`` with what was chosen."""
+
+        def on_event(event: Event) -> None:
+            opened = self.open(event)
+            if opened is not None:
+                function(opened)
+
+        return on_event
+
+
+class MembershipFilter(TypedFilter[MembershipEvent]):
+    """``oc.membership`` as MembershipEvents; ``codes`` are MembershipCodes."""
+
+    topic = MEMBERSHIP
+
+    def decode(self, data: bytes) -> MembershipEvent:
+        return MembershipEvent.decode(data)

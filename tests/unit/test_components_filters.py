@@ -1,0 +1,62 @@
+"""Filters on the program's side: they choose, they open, and they swallow no notice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ocfcluster.client.events import Event, Notice, NoticeCode, Run, RunMeta
+from ocfcluster.components.filters import MembershipFilter
+from ocfcluster.components.membership import TOPIC, MembershipCode, MembershipEvent, Node
+from ocfcluster.errors import Malformed
+from ocfcluster.wire.run import HEADER, RunKind, build_run
+
+VIEW = MembershipEvent(MembershipCode.NEW_MEMBERSHIP, 2, (Node(1, 1), Node(2, 2)), (Node(2, 2),))
+LONELY = MembershipEvent(MembershipCode.NOT_PRIMARY, 2, VIEW.members)
+META = RunMeta(0, 0, 1, 1, 1, 1, 1, 1)
+GAP = Notice(NoticeCode.GAP, TOPIC, 3, 4)
+
+
+def event(data: bytes, topic: str = TOPIC) -> Event:
+    run = build_run(RunKind.PUBLICATION, 1, 0, 1, [data])
+    return next(Run(topic, run, 0, HEADER.unpack_from(run), META).events())
+
+
+EVENTS = [
+    event(VIEW.encode()),
+    next(Run.of_notice(GAP, META).events()),
+    event(LONELY.encode()),
+    event(b"x", "t"),
+]
+
+
+def test_all_events_of_the_topic_as_objects() -> None:
+    assert list(MembershipFilter().over(EVENTS)) == [VIEW, GAP, LONELY]
+
+
+def test_some_codes_alone_and_every_notice() -> None:
+    assert list(MembershipFilter(MembershipCode.NEW_MEMBERSHIP).over(EVENTS)) == [VIEW, GAP]
+    seen: list[Any] = []
+    on_event = MembershipFilter(MembershipCode.NOT_PRIMARY, MembershipCode.EVICTED).calls(seen.append)
+    for one in EVENTS:
+        on_event(one)
+    assert seen == [GAP, LONELY]
+
+
+def test_asyncio() -> None:
+    async def source() -> AsyncIterator[Event]:
+        for one in EVENTS:
+            yield one
+
+    async def main() -> list[Any]:
+        return [one async for one in MembershipFilter().over_async(source())]
+
+    assert asyncio.run(main()) == [VIEW, GAP, LONELY]
+
+
+def test_what_is_none_of_the_topics_formats() -> None:
+    with pytest.raises(Malformed):
+        MembershipFilter().open(event(b"x"))
