@@ -556,6 +556,7 @@ class Hub:
         self.dropping[subscription] = None
         self.fallbacks += 1
         self._set_full(subscription, False, self._now)
+        self._touch(subscription)  # one with an empty queue, or held up by its line alone, goes on at once
 
     def _miss(self, subscription: Subscription, topic_id: int, first_seq: int, last_seq: int) -> None:
         known = subscription.gaps.get(topic_id)
@@ -668,9 +669,7 @@ class Hub:
         for notice in notices:
             self._count(longest, notice)
             longest.queue.append(notice)
-        self._touch(
-            longest
-        )  # one that was held up by its line alone goes on at once: nothing else would make it
+        self._touch(longest)
         return True
 
 

@@ -21,8 +21,9 @@ from ocfcluster.ipc import session as agent_side
 from ocfcluster.ipc.delivery import Hub
 from ocfcluster.ipc.subscription import Line, Subscription
 from ocfcluster.protocol.effects import Delivery, Outcome, TopicChange
+from ocfcluster.simulator.reader import Reader, ask
 from ocfcluster.wire import control, frames
-from ocfcluster.wire.frames import EVENT_HEADER, RECORD_HEADER, Answer, NoticeCode, RecordKind, Request
+from ocfcluster.wire.frames import EVENT_HEADER, RECORD_HEADER, Answer, RecordKind, Request
 from ocfcluster.wire.run import check_run
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Door:
         "connection",
         "hub",
         "line",
+        "reader",
         "session",
         "socket",
         "subscription",
@@ -100,10 +102,11 @@ class Door:
         self._welcome = welcome
         self.connection = connection
         self.session = agent_side.Session(welcome.event_bytes)
-        self.hub = Hub(self)
+        self.hub = Hub(self, client.asked.budget(), client.asked.marks)
         self.line: Line = self.hub.open_line(connection)
         self.socket = SimulatedSocket()
         self.subscription: Subscription | None = None
+        self.reader: Reader | None = None
 
     @property
     def open(self) -> bool:
@@ -147,7 +150,11 @@ class Door:
 
     def subscribe(self, topic_id: int, name: str) -> int:
         """A pull subscription from here on; the seq of the first event that it gets."""
-        self.subscription = self.hub.add(self.line, 1, self.socket, {topic_id: name}, callback=False)
+        asked = self._client.asked
+        self.reader = Reader(asked, topic_id, self._client.complain)
+        self.subscription = self.hub.add(
+            self.line, 1, self.socket, {topic_id: name}, False, asked.on_slow, asked.predicate()
+        )
         return self._line.last_seq(topic_id) + 1
 
     def delivered(self, item: Delivery | TopicChange) -> None:
@@ -157,6 +164,8 @@ class Door:
             if item.removed:
                 self.hub.topic_removed(item.topic.topic_id)
         elif item.topic_id in self.hub.by_topic:
+            if self.reader is not None:
+                self.reader.delivered(item.seq, item.seq + item.count - item.skip - 1, item.node_id)
             header = RECORD_HEADER.pack(
                 limits.RECORD_HEADER_BYTES + len(item.run), RecordKind.RUN, 0, 0, item.skip, item.node_id,
                 item.incarnation, item.m_sequence, item.seq, item.ev_id, item.order_time,
@@ -215,6 +224,7 @@ class ClientProgram:
         "_sent",
         "_subscription_topic",
         "_world",
+        "asked",
         "gaps",
         "profile",
         "session",
@@ -225,6 +235,7 @@ class ClientProgram:
         self.profile = profile
         self._world = world
         self._random: Random = world.random(f"client {profile.name}")
+        self.asked = ask(world.random(f"policy {profile.name}"), list(world.hosts))
         self._host = world.hosts[profile.node_id]
         self._door: Door | None = None
         self._connections = 0
@@ -477,6 +488,20 @@ class ClientProgram:
         self._take_frames(door)
         if door.subscription is not None:
             door.hub.writable(door.subscription, self.now)
+            door.hub.flush(self.now)
+
+    def finish(self) -> None:
+        """Everything has happened: it reads until nothing comes any more, and must then have missed nothing."""
+        door = self._door
+        if door is None or not door.open or door.subscription is None or self._host.paused:
+            return
+        door.hub.flush(self.now)
+        self._take_frames(door)
+        while door.subscription.blocked:
+            door.hub.writable(door.subscription, self.now)
+            self._take_frames(door)
+        if door.reader is not None:
+            door.reader.read_all()
 
     def _take_frames(self, door: Door) -> None:
         messages, door.socket.frames = door.socket.frames, deque()
@@ -489,23 +514,18 @@ class ClientProgram:
                 fields = RECORD_HEADER.unpack_from(message, at)
                 body = message[at + RECORD_HEADER.size : at + fields[0]]
                 at += fields[0]
-                self._take_record(fields, shared if fields[1] == RecordKind.SHARED else body)
+                self._take_record(door.reader, fields, shared if fields[1] == RecordKind.SHARED else body)
 
-    def _take_record(self, fields: tuple[int, ...], body: bytes) -> None:
-        if fields[1] == RecordKind.NOTICE:
+    def _take_record(self, reader: Reader | None, fields: tuple[int, ...], body: bytes) -> None:
+        if reader is None:
+            self.complain("something came without a subscription")
+        elif fields[1] == RecordKind.NOTICE:
             notice = frames.read_notice(body)
-            if notice.code == NoticeCode.TOPIC_REMOVED:
-                self._next_seq = 0
-            elif notice.code == NoticeCode.GAP and notice.first_seq == self._next_seq:
-                self.gaps += notice.last_seq + 1 - notice.first_seq
-                self._next_seq = notice.last_seq + 1
-            else:
-                self.complain(f"a notice that does not fit seq {self._next_seq}: {notice}")
-            return
-        skip, seq = fields[4], fields[8]
-        header = check_run(body)
-        if seq != self._next_seq or header.topic_id != self._subscription_topic:
-            self.complain(
-                f"its subscription to topic {self._subscription_topic} got seq {seq}, not {self._next_seq}"
-            )
-        self._next_seq = seq + header.count - skip
+            before = reader.missed
+            reader.told(notice)
+            self.gaps += reader.missed - before
+            self._next_seq = 0 if reader.ended else notice.last_seq + 1
+        else:
+            header = check_run(body)
+            self._next_seq = fields[8] + header.count - fields[4]
+            reader.took(header.topic_id, fields[8], self._next_seq - 1)

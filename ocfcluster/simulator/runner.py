@@ -116,6 +116,8 @@ class Simulation:
             if host.shell is not None:
                 world.checker.check_bounds(host.shell)
                 world.checker.check_replays(host.shell)
+        for client in self.clients:
+            client.finish()
 
     @property
     def programs(self) -> list[Publisher | ClientProgram | TopicMaker]:
