@@ -28,6 +28,7 @@ _MODULES: Final = (
     "connectivity",
     "components",
     "groups",
+    "choosing",
 )
 TIME_LIMIT_S: Final = 30.0
 

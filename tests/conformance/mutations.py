@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.conformance import (
     agent_mutations,
+    choosing_mutations,
     client_mutations,
     component_mutations,
     group_mutations,
@@ -23,6 +24,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         membership_mutations,
         component_mutations,
         group_mutations,
+        choosing_mutations,
     )
     for one in module.MUTATIONS
 }
