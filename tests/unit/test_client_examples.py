@@ -72,10 +72,35 @@ def test_the_guides_ocf_example(
         ocf._client.close()
 
 
-def test_the_guides_membership_example(
+def test_the_guides_filter_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = [text for text in EXAMPLES if "MembershipEvent" in text]
+    (example,) = [text for text in EXAMPLES if "from_node" in text]
+    path = str(tmp_path / "agent.sock")
+    monkeypatch.setenv("OCFCLUSTER_SOCKET", path)
+    cluster = Cluster()
+    cluster.create("alarms")
+    with FakeAgent(path, cluster):
+        exec(compile(example, str(GUIDE), "exec"), {"__name__": "example"})
+    written = 'severity == "high" and not present(test) and (zone startswith "eu-" or from_node(3))'
+    assert capsys.readouterr().out == f"{written}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("MembershipEvent.decode", ["2 [1]", "in () out (Node(node_id=2, born_on=1),)"]),
+        ("MembershipFilter", ["<MembershipEvent NEW_MEMBERSHIP 2: members 1, out 2>"]),
+    ],
+)
+def test_the_guides_membership_examples(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    expected: list[str],
+) -> None:
+    (example,) = [text for text in EXAMPLES if name in text]
     path = str(tmp_path / "agent.sock")
     monkeypatch.setenv("OCFCLUSTER_SOCKET", path)
     cluster = Cluster()
@@ -95,7 +120,7 @@ def test_the_guides_membership_example(
         exec(compile(example, str(GUIDE), "exec"), {"__name__": "example"})
         thread.join(3)
     printed = capsys.readouterr().out.splitlines()
-    assert printed == ["2 [1]", "in () out (Node(node_id=2, born_on=1),)"]
+    assert printed[: len(expected)] == expected
 
 
 @pytest.mark.parametrize("answers", [False, True])

@@ -26,6 +26,8 @@ from ocfcluster.protocol.snapshot import Header, StreamImage, Topics
 from ocfcluster.protocol.state import StateImage
 from ocfcluster.wire.datagram import MessageType
 from ocfcluster.wire.event import FIXED, encode_event
+from ocfcluster.wire.filter import encode_filter
+from ocfcluster.wire.filter_text import parse_filter
 from ocfcluster.wire.frames import (
     Answer,
     Hello,
@@ -123,23 +125,24 @@ def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
     )  # fmt: skip
     hello = control_frame(Request.HELLO, 1, Hello(1, "python 0.1.0", "billing"))
     notice = encode_notice(Notice(NoticeCode.GAP, "orders", 3, 9, "the subscriber was too slow"))
-    assert dumps()[:4] == [table, run, hello, notice]
+    wanted = encode_filter(parse_filter('severity == "high" and not present(test)'))
+    assert dumps()[:5] == [table, run, hello, wanted, notice]
     event = encode_event(
         "orders", b"hello", seq=5, ev_id=1000, re_id=9, node_id=2, incarnation=77, m_sequence=1, time_ns=123,
         properties={"k": "v"},
     )  # fmt: skip
     shortened = event[:26] + event[276:]  # without the NULs of the topic
-    assert dumps()[4] == shortened
+    assert dumps()[5] == shortened
     members = (Node(1, 1), Node(2, 3))
     lists = (members, members[1:], (Node(2, 1), Node(3, 1)))
-    assert dumps()[5] == MembershipEvent(MembershipCode.NEW_MEMBERSHIP, 3, *lists).encode()
+    assert dumps()[6] == MembershipEvent(MembershipCode.NEW_MEMBERSHIP, 3, *lists).encode()
     links = (Link(1, 2, 0, LinkState.NONE, Change.FAILED), Link(1, 3, 0, LinkState.HEARS | LinkState.HEARD))
-    assert dumps()[6] == ConnectivityEvent(ConnectivityCode.CONNECT, 1, links=links).encode()
+    assert dumps()[7] == ConnectivityEvent(ConnectivityCode.CONNECT, 1, links=links).encode()
     nine, ten = GroupMember(9, 2, 200), GroupMember(10, 3, 300)
-    assert dumps()[7] == GroupEvent(GroupCode.JOIN, 10, members=(nine, ten), joined=(ten,)).encode()
+    assert dumps()[8] == GroupEvent(GroupCode.JOIN, 10, members=(nine, ten), joined=(ten,)).encode()
     reject = Reject("17979cfe3658907ace2053bcb625c4ca", 3, Ballot(4, 2, 1002), Ballot(5, 1, 1001))
-    assert dumps()[8] == encode(reject)
-    assert len(dumps()) == 9
+    assert dumps()[9] == encode(reject)
+    assert len(dumps()) == 10
 
 
 @pytest.mark.parametrize(
