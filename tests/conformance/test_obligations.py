@@ -12,7 +12,7 @@ from tests.conformance.harness import LoopbackHarness
 
 IN_SCOPE = {
     *(f"A{number}" for number in range(1, 17)), *(f"E{number}" for number in range(1, 6)),
-    *(f"M{number}" for number in range(1, 5)), "S1", "S2", "S3", "C1", "P1", "G1",
+    *(f"M{number}" for number in range(1, 5)), "S1", "S2", "S3", "S4", "F1", "C1", "P1", "G1",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from unittest.mock import patch
 from ocfcluster.client.session import Session as ClientSession
 from ocfcluster.ipc.delivery import Hub
 from ocfcluster.ipc.session import Session as AgentSession
+from ocfcluster.ipc.subscription import Item, Subscription
 from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.effects import Deliver, Delivery, Outcome
 from ocfcluster.protocol.flow import Flow
@@ -23,6 +24,7 @@ from ocfcluster.protocol.sequencer import Sequencer
 from ocfcluster.protocol.state import ReplicatedState, TopicTable
 from ocfcluster.protocol.streams import Assembler
 from ocfcluster.protocol.topic_disk import NO_LIMIT, TopicDisk
+from ocfcluster.wire.filter import Predicate
 from ocfcluster.wire.replay import ReplayWindow
 from ocfcluster.wire.run import RunKind, read_header
 from tests.simulation.mutants_base import ORDER, SAFETY, Mutant
@@ -303,6 +305,32 @@ def _subscriber_skipped() -> list[Any]:
     return [patch.object(Hub, "deliver", deliver)]
 
 
+def _dropped_untold() -> list[Any]:
+    def put(_self: Hub, subscription: Subscription) -> None:
+        subscription.lost.clear()
+
+    return [patch.object(Hub, "_put_gaps_first", put)]
+
+
+def _gap_too_short() -> list[Any]:
+    original = Hub._lose
+
+    def lose(self: Hub, subscription: Subscription, item: Item) -> None:
+        if item.topic_id not in subscription.lost:
+            original(self, subscription, item)
+
+    return [patch.object(Hub, "_lose", lose)]
+
+
+def _filter_remembers_one_answer() -> list[Any]:
+    original = Predicate.__call__
+
+    def answer(self: Predicate, properties: bytes, _node_id: int) -> bool:
+        return original(self, properties, 1)
+
+    return [patch.object(Predicate, "__call__", answer)]
+
+
 DATA_PLANE = (
     Mutant("deliver before commit", "safe delivery delivers what is held", SAFETY, _deliver_before_commit),
     Mutant("half is a quorum", "commit with one vote too few", SAFETY, _half_is_a_quorum),
@@ -407,6 +435,14 @@ DATA_PLANE = (
         _library_told_wrong_numbers,
     ),
     Mutant("subscriber skipped", "an event socket misses a run silently", ("client",), _subscriber_skipped),
+    Mutant("dropped untold", "drop_oldest tells of no gap", ("client",), _dropped_untold),
+    Mutant("gap too short", "a gap names the first run dropped alone", ("client",), _gap_too_short),
+    Mutant(
+        "filter by one node",
+        "a filter takes every publisher for one on node 1",
+        ("client",),
+        _filter_remembers_one_answer,
+    ),
     Mutant("own clock in the order", "order_time differs by node", ("agreement",), _own_clock_in_the_order),
 )
 
