@@ -1,8 +1,8 @@
 """What a filter costs the agent: a run that it leaves out, against one that is written to a subscriber.
 
 ``python -m bench.filters`` takes some three seconds. It feeds the hub of an agent with runs of one event of 64 bytes,
-one after the other and each a burst of its own, to subscribers with real event sockets, and prints microseconds of CPU per
-run and subscriber. ``--json`` for programs.
+one after the other and each a burst of its own, to subscribers with real event sockets, and prints microseconds of
+CPU time per run and subscriber. ``--json`` for programs.
 """
 
 from __future__ import annotations

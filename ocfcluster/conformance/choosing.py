@@ -35,7 +35,7 @@ TICK_S = SUBSCRIPTION_TICK_NS / SECOND_NS
 STUCK_S = STUCK_NS / SECOND_NS
 LARGE = bytes(1 << 19)
 MANY = 80  # of them are more than waits for one subscriber
-ALARMS = (
+ALARMS: tuple[dict[str, str], ...] = (
     {"severity": "high", "zone": "eu-1"},
     {"severity": "low", "zone": "eu-2"},
     {"severity": "high", "zone": "us-1", "test": ""},
