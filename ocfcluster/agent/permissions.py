@@ -15,8 +15,8 @@ from ocfcluster.agent.access import Gate, Right, Verdict, is_rule, rule_for
 from ocfcluster.agent.clients import Client
 from ocfcluster.agent.config import AccessSection
 from ocfcluster.agent.names import administration_fault, canonical, name_fault
-from ocfcluster.ipc.delivery import Subscription
 from ocfcluster.ipc.session import Incoming, Stage
+from ocfcluster.ipc.subscription import Subscription
 from ocfcluster.limits import GROUP_PREFIX, TOPICS
 from ocfcluster.protocol.effects import Outcome, Topic, TopicChange
 from ocfcluster.wire import control

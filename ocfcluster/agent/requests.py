@@ -308,11 +308,8 @@ class Requests:
         if not isinstance(body, Subscribe):
             event_socket.close()
             return
-        fault = self._subscribe_fault(client, body)
-        try:
-            predicate = Predicate(decode_filter(body.filter)) if body.filter else None
-        except Malformed as error:
-            fault = errno.EINVAL, f"filter: {error}"
+        predicate, fault = _predicate(body.filter)
+        fault = fault if fault[0] else self._subscribe_fault(client, body)
         if fault[0]:
             event_socket.close()
             self._refuse(client, request.request_id, *fault)
@@ -626,6 +623,14 @@ class Requests:
 def _no_change(name: str, code: int) -> str:
     """Why a topic was not altered or removed."""
     return f"there is no topic {name!r}" if code == errno.EINVAL else _reason(code)
+
+
+def _predicate(encoded: bytes) -> tuple[Predicate | None, tuple[int, str]]:
+    """The filter of a subscription, ready to be asked, and what is wrong with it."""
+    try:
+        return (Predicate(decode_filter(encoded)) if encoded else None), (0, "")
+    except Malformed as error:
+        return None, (errno.EINVAL, f"filter: {error}")
 
 
 def _reason(code: int) -> str:
