@@ -17,10 +17,10 @@ from ocfcluster.agent.clients import Client
 from ocfcluster.agent.names import name_fault
 from ocfcluster.agent.permissions import Permissions
 from ocfcluster.components.groups import members_of, of_change
-from ocfcluster.ipc.delivery import Subscription
 from ocfcluster.ipc.memberships import Answer as Then
 from ocfcluster.ipc.memberships import Memberships
 from ocfcluster.ipc.session import Incoming
+from ocfcluster.ipc.subscription import Subscription
 from ocfcluster.limits import GROUP_MEMBERS, GROUP_PREFIX, GROUPS, MEMBERSHIPS_PER_NODE, RECORD_HEADER_BYTES
 from ocfcluster.protocol.effects import Directed, GroupChange, Outcome, Topic
 from ocfcluster.protocol.groups import FIRST_GROUP_ID

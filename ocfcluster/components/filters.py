@@ -14,13 +14,14 @@ A filter of a kind of its own is a subclass with ``topic`` and ``decode``.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ocfcluster.client.events import Event, Notice
+from ocfcluster.components.groups import GroupEvent, group_topic, open_event
 from ocfcluster.components.membership import TOPIC as MEMBERSHIP
 from ocfcluster.components.membership import MembershipEvent
 
-__all__ = ["MembershipFilter", "TypedFilter"]
+__all__ = ["GroupFilter", "MembershipFilter", "TypedFilter"]
 
 
 class Coded(Protocol):
@@ -40,13 +41,13 @@ class TypedFilter(Generic[Opened]):
     who wants but some of the events.
     """
 
-    topic: ClassVar[str]
+    topic: str
 
     def __init__(self, *codes: int) -> None:
         self.codes = frozenset(map(int, codes))
 
-    def decode(self, data: bytes) -> Opened:
-        """What an event's data says. Raises Malformed."""
+    def decode(self, event: Event) -> Opened:
+        """What an event of the topic says, no notice. Raises Malformed."""
         raise NotImplementedError
 
     def open(self, event: Event) -> Opened | Notice | None:
@@ -58,7 +59,7 @@ class TypedFilter(Generic[Opened]):
             return event.notice
         if event.topic != self.topic:
             return None
-        opened = self.decode(event.data)
+        opened = self.decode(event)
         return opened if not self.codes or opened.code in self.codes else None
 
     def over(self, events: Iterable[Event]) -> Iterator[Opened | Notice]:
@@ -91,5 +92,19 @@ class MembershipFilter(TypedFilter[MembershipEvent]):
 
     topic = MEMBERSHIP
 
-    def decode(self, data: bytes) -> MembershipEvent:
-        return MembershipEvent.decode(data)
+    def decode(self, event: Event) -> MembershipEvent:
+        return MembershipEvent.decode(event.data)
+
+
+class GroupFilter(TypedFilter[GroupEvent]):
+    """The events of one group as GroupEvents; ``codes`` are GroupCodes.
+
+    Where a program published to the group by other means than the group's, ``open`` raises Malformed.
+    """
+
+    def __init__(self, group: str, *codes: int) -> None:
+        super().__init__(*codes)
+        self.topic = group_topic(group)
+
+    def decode(self, event: Event) -> GroupEvent:
+        return open_event(event)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ocfcluster.client.events import Event, Notice, NoticeCode, Run, RunMeta
-from ocfcluster.components.filters import MembershipFilter
+from ocfcluster.components.filters import GroupFilter, MembershipFilter
+from ocfcluster.components.groups import GroupCode, GroupEvent, GroupMember
 from ocfcluster.components.membership import TOPIC, MembershipCode, MembershipEvent, Node
 from ocfcluster.errors import Malformed
 from ocfcluster.wire.run import HEADER, RunKind, build_run
@@ -60,3 +61,16 @@ def test_asyncio() -> None:
 def test_what_is_none_of_the_topics_formats() -> None:
     with pytest.raises(Malformed):
         MembershipFilter().open(event(b"x"))
+
+
+def test_events_of_a_group() -> None:
+    said = GroupEvent(GroupCode.CAST, 7, data=b"hello")
+    joined = GroupEvent(GroupCode.JOIN, 8, members=(GroupMember(8, 1, 2),), joined=(GroupMember(8, 1, 2),))
+    cluster = META._replace(node_id=0)
+    run = build_run(RunKind.PUBLICATION, 1, 0, 1, [joined.encode()])
+    change = next(Run("group:lock", run, 0, HEADER.unpack_from(run), cluster).events())
+    events = [event(said.encode(), "group:lock"), change, event(said.encode(), "group:other")]
+    assert list(GroupFilter("lock").over(events)) == [said, joined]
+    assert list(GroupFilter("lock", GroupCode.JOIN, GroupCode.LEAVE).over(events)) == [joined]
+    with pytest.raises(Malformed):  # a program that claims to be the cluster
+        GroupFilter("lock").open(event(joined.encode(), "group:lock"))
