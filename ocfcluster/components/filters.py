@@ -17,11 +17,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from typing import Generic, Protocol, TypeVar
 
 from ocfcluster.client.events import Event, Notice
+from ocfcluster.components.connectivity import TOPIC as CONNECTIVITY
+from ocfcluster.components.connectivity import ConnectivityEvent
 from ocfcluster.components.groups import GroupEvent, group_topic, open_event
 from ocfcluster.components.membership import TOPIC as MEMBERSHIP
 from ocfcluster.components.membership import MembershipEvent
 
-__all__ = ["GroupFilter", "MembershipFilter", "TypedFilter"]
+__all__ = ["ConnectivityFilter", "GroupFilter", "MembershipFilter", "TypedFilter"]
 
 
 class Coded(Protocol):
@@ -94,6 +96,15 @@ class MembershipFilter(TypedFilter[MembershipEvent]):
 
     def decode(self, event: Event) -> MembershipEvent:
         return MembershipEvent.decode(event.data)
+
+
+class ConnectivityFilter(TypedFilter[ConnectivityEvent]):
+    """``oc.connectivity`` as ConnectivityEvents; ``codes`` are ConnectivityCodes."""
+
+    topic = CONNECTIVITY
+
+    def decode(self, event: Event) -> ConnectivityEvent:
+        return ConnectivityEvent.decode(event.data)
 
 
 class GroupFilter(TypedFilter[GroupEvent]):

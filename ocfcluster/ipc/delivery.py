@@ -55,6 +55,8 @@ from ocfcluster.wire.frames import (
 )
 from ocfcluster.wire.run import properties_of
 
+__all__ = ["EventSocket", "Hub", "Item", "Line", "Marks", "Subscription", "Watcher"]
+
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _DESCRIPTOR: Final = struct.Struct("=i")
 _NODE: Final = struct.Struct("<12xI")  # node_id in a record header

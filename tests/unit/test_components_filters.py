@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ocfcluster.client.events import Event, Notice, NoticeCode, Run, RunMeta
-from ocfcluster.components.filters import GroupFilter, MembershipFilter
+from ocfcluster.components.connectivity import Change, ConnectivityCode, ConnectivityEvent, Link, LinkState
+from ocfcluster.components.filters import ConnectivityFilter, GroupFilter, MembershipFilter
 from ocfcluster.components.groups import GroupCode, GroupEvent, GroupMember
 from ocfcluster.components.membership import TOPIC, MembershipCode, MembershipEvent, Node
 from ocfcluster.errors import Malformed
@@ -74,3 +75,13 @@ def test_events_of_a_group() -> None:
     assert list(GroupFilter("lock", GroupCode.JOIN, GroupCode.LEAVE).over(events)) == [joined]
     with pytest.raises(Malformed):  # a program that claims to be the cluster
         GroupFilter("lock").open(event(joined.encode(), "group:lock"))
+
+
+def test_events_of_connectivity() -> None:
+    lost = ConnectivityEvent(
+        ConnectivityCode.CONNECT, 1, links=(Link(1, 2, 0, LinkState.NONE, Change.FAILED),)
+    )
+    eligible = ConnectivityEvent(ConnectivityCode.ELIGIBLE, 1)
+    events = [event(one.encode(), "oc.connectivity") for one in (lost, eligible)]
+    assert list(ConnectivityFilter().over(events)) == [lost, eligible]
+    assert list(ConnectivityFilter(ConnectivityCode.CONNECT).over(events)) == [lost]
