@@ -32,6 +32,7 @@ class Initiative:
     __slots__ = (
         "readmission", "leaving", "forced", "without", "_node", "_recovery", "_settings", "_detector", "_may_since",
         "_ready_since", "_lagging_since", "_deaf_since", "_attempt_after", "_propose_at", "_draws", "_waiting_since",
+        "_back_since",
     )  # fmt: skip
 
     def __init__(self, node: Node, recovery: Recovery, settings: Settings, detector: Detector) -> None:
@@ -50,11 +51,12 @@ class Initiative:
         self._attempt_after = 0
         self._propose_at = NO_LIMIT  # when it is this node's turn, if nobody else has begun
         self._draws = 0  # of chance
+        self._back_since = 0  # since when members that have restarted are waited for
         self._waiting_since = 0  # since when a node that came back has found too few of the others
 
     def installed(self) -> None:
         """A configuration was installed: the reasons for the last change are gone."""
-        self._may_since = self._ready_since = 0
+        self._may_since = self._ready_since = self._back_since = 0
         self._lagging_since = {}
         self._deaf_since = {}
         self._attempt_after = 0
@@ -251,6 +253,8 @@ class Initiative:
             elif settled and self._is_deaf(member, now):
                 gone.add(node_id)
                 reasons.append(f"node {node_id} does not hear the sequencer")
+        if not gone:
+            self._back_since = 0
         joining = self._ready_joiners(configuration, now)
         lagging = self.lagging(now)
         if lagging and self._would_be_primary(configuration, gone | lagging, lagging, joining):
@@ -263,11 +267,24 @@ class Initiative:
             reasons.append("members are frozen by another proposal")
         if plane.frozen and now - self._recovery.promised_at < self._settings.sync_timeout_ns // 4:
             return ""  # somebody else is at it
-        if not reasons:
+        if not reasons or (len(reasons) == len(gone) and self._are_coming_back(configuration, gone, now)):
             return ""
         if not self._would_be_primary(configuration, gone, gone & lagging, joining):
             return ""
         return "; ".join(reasons)
+
+    def _are_coming_back(self, configuration: Configuration, gone: set[int], now: int) -> bool:
+        """Whether all who are gone have restarted, and the order goes on without them: their new incarnations are
+        waited for, so that a restart is one view with the node in ``out`` and in ``in``."""
+        for member in configuration.members:
+            newest = self._detector.present(member.node_id)
+            restarted = newest is not None and newest.incarnation != member.incarnation
+            if member.node_id in gone and (self.is_leaving(member.node_id) or not restarted):
+                return False
+        left = {member.node_id for member in configuration.members} - gone
+        self._back_since = self._back_since or now
+        waited = now - self._back_since >= limits.JOIN_WAIT_NS
+        return not waited and Quorums(configuration).commit(left)
 
     def _would_be_primary(
         self, configuration: Configuration, gone: set[int], lagging: set[int], joining: list[int]

@@ -291,9 +291,9 @@ def test_a_node_of_another_history_rejoins_when_it_is_told():
     check(scenario, "history_rejoin")
 
 
-def test_an_operators_word_lasts_until_a_view_goes_on():
+def test_an_operators_word_makes_a_new_history_whatever_was_accepted():
     """3 is let go by a view of {1, 2} that it has accepted and not installed; 1 and 2 lose their disks. Its vote
-    finishes that view, which nobody alive is a member of: the word that was said for the one counts for the next."""
+    alone could not tell whether that view was decided, or what followed it: it is not finished."""
     scenario, _ = running(nodes=3)
     scenario.drop(MessageType.INSTALL, to=3)
     scenario.leave(3)
