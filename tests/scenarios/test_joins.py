@@ -55,6 +55,22 @@ def test_all_others_restart_at_once_and_the_log_is_kept():
     check(scenario, "join_two_of_three_restart")
 
 
+@pytest.mark.parametrize("bytes_per_second", [400, 100], ids=["in_time", "too_late"])
+def test_a_restart_is_one_view_where_the_state_arrives_in_time(bytes_per_second):
+    """The others go on working without the one that restarted, and wait for it for a second."""
+    scenario, publisher = running(nodes=3, publisher=1)
+    publisher.publish("t", "held by all")
+    scenario.run(ms=100)
+    scenario.slow_streams(bytes_per_second)
+    scenario.crash(3)
+    scenario.restart(3)
+    scenario.run(ms=150)
+    publisher.publish("t", "while it is away")
+    scenario.wait_until(view=(1, 2, 3), delivered=2)
+    scenario.show()
+    check(scenario, f"join_restart_{bytes_per_second}")
+
+
 @pytest.mark.parametrize("bytes_per_second", [100_000_000, 100], ids=["fast", "slower_than_sync_timeout"])
 def test_the_decisive_one_of_two_restarts(bytes_per_second):
     """Its vote would be enough; its memory is gone, so it waits for the other, however long the copy takes."""
