@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import resource
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ import structlog
 from ocfcluster.agent.config import AgentConfig, load
 from ocfcluster.agent.incarnations import Incarnations
 from ocfcluster.agent.reload import Reloader
+from ocfcluster.agent.supervisor import keep_watchdog, notify_supervisor
 from ocfcluster.errors import ConfigurationError, SetupError, StateDirectoryError
 from ocfcluster.net.heap import keep_freed_memory
 
@@ -91,7 +90,11 @@ class _Process(Incarnations):
             loop.add_signal_handler(number, self._on_signal, number)
         if self.reloader is not None:
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, self.reloader)
-        return await super().run()
+        watchdog = asyncio.create_task(keep_watchdog())
+        try:
+            return await super().run()
+        finally:
+            watchdog.cancel()
 
     def _on_signal(self, number: int) -> None:
         if self.agent is not None:
@@ -120,18 +123,6 @@ class _Process(Incarnations):
     def rest(self) -> None:
         gc.unfreeze()
         gc.collect()
-
-
-def notify_supervisor(state: str) -> None:
-    """Tell systemd (``Type=notify``), where it asks to be told."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifying:
-        try:
-            notifying.sendto(state.encode(), address.replace("@", "\0", 1))
-        except OSError as error:
-            log.warning("the supervisor cannot be told", error=error.strerror)
 
 
 def loop_runner(config: AgentConfig) -> Callable[[Coroutine[Any, Any, int]], int]:
