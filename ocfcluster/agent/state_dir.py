@@ -27,6 +27,7 @@ from ocfcluster.errors import StateDirectoryError
 RECORD_HEADER: Final = struct.Struct("<8sIIQ")  # magic, version, body length, checksum of the body
 MAGIC: Final = b"OCFRECRD"
 RECORD_VERSION: Final = 1
+RECORD_OLDEST_VERSION: Final = 1  # read, and written anew in this build's version
 IDENTITY_VERSION: Final = 1
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity.json"
@@ -129,9 +130,10 @@ class StateDirectory:
             body = raw[RECORD_HEADER.size :]
             if magic != MAGIC:
                 fault = "is no record of an agent"
-            elif version != RECORD_VERSION:
+            elif not RECORD_OLDEST_VERSION <= version <= RECORD_VERSION:
                 raise StateDirectoryError(
-                    f"{file} is of version {version}, this agent writes {RECORD_VERSION}: run the agent that made it"
+                    f"{file} is of version {version}, this agent reads {RECORD_OLDEST_VERSION} to {RECORD_VERSION}: "
+                    "run the agent that made it"
                 )
             elif len(body) != length or xxh3_64_intdigest(body) != checksum:
                 fault = "does not match its length and checksum"

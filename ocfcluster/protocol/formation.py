@@ -17,13 +17,14 @@ from xxhash import xxh3_64_intdigest
 from ocfcluster import limits
 from ocfcluster.protocol.peers import Peer
 from ocfcluster.protocol.settings import Configuration, Member, Settings
-from ocfcluster.wire.datagram import VERSION, Heartbeat, MessageFlags, history_tag
+from ocfcluster.protocol.spoken import Spoken
+from ocfcluster.wire.datagram import Heartbeat, MessageFlags, history_tag
 
 
-def table_hash(settings: Settings) -> int:
-    """Hash of what all nodes of a table must have alike before a bootstrap."""
+def table_hash(settings: Settings, version: int) -> int:
+    """Hash of what all nodes of a table must have alike before a bootstrap, the version that they speak included."""
     alike = (
-        sorted(settings.table.items()), settings.delivery, settings.limits, settings.last_man_standing, VERSION,
+        sorted(settings.table.items()), settings.delivery, settings.limits, settings.last_man_standing, version,
     )  # fmt: skip
     return xxh3_64_intdigest(msgspec.msgpack.encode(alike))
 
@@ -43,16 +44,21 @@ def new_cluster_id(settings: Settings, wall_ns: int, supersedes: Sequence[str] =
 class Formation:
     """Decides when a first configuration can be proposed, and says what it waits for."""
 
-    __slots__ = ("_settings", "_table", "_hash", "waiting_for")
+    __slots__ = ("_settings", "_spoken", "_table", "_hash", "_hash_version", "waiting_for")
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, spoken: Spoken) -> None:
         self._settings = settings
+        self._spoken = spoken
         self._table = settings.table or {settings.node_id: 1}
-        self._hash = table_hash(settings)
+        self._hash_version = spoken.version
+        self._hash = table_hash(settings, spoken.version)
         self.waiting_for = "other nodes"
 
     @property
     def hash(self) -> int:
+        if self._hash_version != self._spoken.version:
+            self._hash_version = self._spoken.version
+            self._hash = table_hash(self._settings, self._hash_version)
         return self._hash
 
     def decide(self, heard: list[Peer], without: set[int]) -> dict[int, int] | None:
@@ -100,7 +106,7 @@ class Formation:
             tie_breaker=next((one.node_id for one in members if one.votes), members[0].node_id),
             delivery=settings.delivery,
             last_man_standing=settings.last_man_standing,
-            version=VERSION,
+            version=self._spoken.version,
             mtu=mtu,
             limits=settings.limits,
             m_sequence=1,
@@ -132,7 +138,7 @@ class Formation:
             if not beat.flags & MessageFlags.FORMING or beat.epoch:
                 self.waiting_for = f"what node {node} knows of the cluster"
                 return False
-            if beat.table_hash != self._hash:
+            if beat.table_hash != self.hash:
                 self.waiting_for = (
                     f"node {node} to have the same nodes, delivery, limits and version in its configuration"
                 )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ocfcluster import limits
-from ocfcluster.errors import ConfigurationError, MalformedDatagram, MalformedSnapshot
+from ocfcluster.errors import ConfigurationError, MalformedDatagram, MalformedSnapshot, StateDirectoryError
 from ocfcluster.protocol import messages, report
 from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.departure import may_stop
@@ -41,6 +41,7 @@ from ocfcluster.protocol.quorum import is_primary
 from ocfcluster.protocol.recovery import Recovery
 from ocfcluster.protocol.settings import Ballot, Configuration, Settings, Timing
 from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_snapshot
+from ocfcluster.protocol.spoken import Spoken
 from ocfcluster.protocol.state import TopicTable
 from ocfcluster.protocol.store import Store
 from ocfcluster.protocol.validity import ballot_fault, configuration_fault
@@ -69,6 +70,9 @@ class Node:
         self.configuration: Configuration | None = self._store.record.configuration
         self._cluster = wire.cluster_hash(settings.cluster_name)
         self.outbox = Outbox()
+        self.spoken = Spoken(settings)
+        if self.configuration is not None and (fault := self.spoken.fault(self.configuration)):
+            raise StateDirectoryError(f"the record of node {settings.node_id}: {fault}")
         self._history = b""  # as the clear header has it
         self.enter_history()
         self.peers = PeerTable(settings.suspicion_ns, settings.heartbeat_ns)
@@ -123,7 +127,10 @@ class Node:
         in each, and an incarnation may live in several: traffic says which one it belongs to."""
         own, configuration = self.settings, self.configuration
         tag = wire.history_tag(configuration.cluster_id if configuration is not None else "")
-        self.outbox.prefix = wire.clear_prefix(self._cluster, own.node_id, own.incarnation, tag)
+        self.spoken.enter(configuration)
+        self.outbox.prefix = wire.clear_prefix(
+            self._cluster, own.node_id, own.incarnation, tag, self.spoken.version
+        )
         self._history = self.outbox.prefix[wire.HISTORY_AT : wire.INCARNATION_AT]
 
     # --- inputs -----------------------------------------------------------------------------------------------------
@@ -171,8 +178,7 @@ class Node:
         if magic != wire.MAGIC or flags or cluster != self._cluster:
             self.counters["foreign"] += 1
             return None
-        if version != wire.VERSION:
-            self.counters["wrong_version"] += 1
+        if version != self.spoken.version and not self._hears_version(version, node_id):
             return None
         peer = self.peers.get(node_id, incarnation)
         if peer is None:
@@ -195,6 +201,18 @@ class Node:
             if self.plane is not None:
                 self.plane.attach(peer)
         return peer
+
+    def _hears_version(self, version: int, node_id: int) -> bool:
+        """Another one than this node speaks: whether it is understood."""
+        if not self.spoken.understands(version):
+            self.counters["wrong_version"] += 1
+            if self.spoken.is_news(version):
+                self.say_news("newer_version", f"node {node_id} speaks version {version}: upgrade this agent")
+            return False
+        if self.configuration is None and self._belongs(node_id) and self.spoken.lower(version):
+            self.enter_history()
+            self._heartbeats.wanted = True
+        return True
 
     def _belongs(self, node_id: int) -> bool:
         configuration = self.configuration

@@ -39,7 +39,7 @@ from ocfcluster.protocol.settings import Ballot, Configuration, Member, PaxosRec
 from ocfcluster.protocol.state import topics_digest
 from ocfcluster.protocol.store import Store
 from ocfcluster.protocol.validity import ballot_fault, configuration_fault, promise_fault
-from ocfcluster.wire.datagram import VERSION, MessageFlags
+from ocfcluster.wire.datagram import MessageFlags
 
 if TYPE_CHECKING:
     from ocfcluster.protocol.node import Node
@@ -64,7 +64,7 @@ class Recovery:
         self._detector = detector
         self.acceptor = Acceptor(store, settings.store_id)
         self.proposer = Proposer(settings, self)
-        self.formation = Formation(settings)
+        self.formation = Formation(settings, node.spoken)
         self.initiative = Initiative(node, self, settings, detector)
         self.counters = {"prepares_ignored": 0, "attempts": 0}
         self.promised_at = now  # when this node last promised to another ballot
@@ -374,7 +374,7 @@ class Recovery:
             tie_breaker=next((one.node_id for one in members if one.votes), own.node_id),
             delivery=own.delivery,
             last_man_standing=own.last_man_standing,
-            version=VERSION,
+            version=configuration.version,
             mtu=min(mtus),
             limits=own.limits,
             m_sequence=1,

@@ -101,6 +101,7 @@ def status(node: Node, detector: Detector, now: int) -> dict[str, Any]:
         "state": node.state.value,
         "waiting_for": waiting_for(node, detector),
         "primary": node.state is State.ACTIVE and node.primary,
+        "protocol_version": node.spoken.version,
         "frozen": plane is not None and plane.frozen,
         "synced": plane is not None and plane.is_member and plane.synced,
         "learning": plane is not None and not plane.is_member,

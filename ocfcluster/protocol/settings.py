@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from ocfcluster import limits as bounds
+from ocfcluster.wire.datagram import OLDEST_VERSION, VERSION
 from ocfcluster.wire.topics import TopicSettings
 
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -143,6 +144,7 @@ class Settings:
     new_history_after_ns: int = 0  # 0: never without an operator
     bootstrap: str = "all"  # or "majority": for those who vouch that no node ever loses its state directory
     last_man_standing: bool = False
+    versions: tuple[int, int] = (OLDEST_VERSION, VERSION)  # of the protocol that this build speaks: oldest, newest
     record: bytes = b""  # what Persist last wrote, read back at the start
 
     def retime(self, timing: Timing) -> None:

@@ -19,7 +19,7 @@ def configuration_fault(configuration: Configuration) -> str:
     ids = [member.node_id for member in configuration.members]
     table = configuration.table
     checks = (
-        (configuration.version == wire.VERSION, "version"),
+        (wire.OLDEST_VERSION <= configuration.version <= wire.VERSION, "version"),
         (_is_history(configuration.cluster_id), "cluster_id"),
         (all(_is_history(one) for one in configuration.supersedes), "supersedes"),
         (len(configuration.supersedes) <= limits.HISTORIES_REMEMBERED, "supersedes"),

@@ -35,7 +35,8 @@ from ocfcluster.errors import MalformedDatagram
 from ocfcluster.limits import CLEAR_HEADER_BYTES, SEAL_BYTES, SEGMENT_BUFFER_BYTES, SEGMENT_COUNT
 
 MAGIC: Final = 0x0CF1
-VERSION: Final = 1
+VERSION: Final = 1  # the newest that this build speaks
+OLDEST_VERSION: Final = 1  # with the next version it stays, so that nodes can be upgraded one at a time
 
 CLEAR: Final = struct.Struct("<HBBIIIQQ")
 PREFIX_BYTES: Final = 24  # of the clear header: equal in all datagrams of one incarnation in one history
@@ -168,9 +169,11 @@ def history_tag(cluster_id: str) -> int:
     return int(cluster_id[-8:], 16) if cluster_id else 0
 
 
-def clear_prefix(cluster: int, node_id: int, incarnation: int, history: int = 0) -> bytes:
-    """The first PREFIX_BYTES of all datagrams of one incarnation in one history."""
-    return CLEAR.pack(MAGIC, VERSION, 0, cluster, node_id, history, incarnation, 0)[:PREFIX_BYTES]
+def clear_prefix(
+    cluster: int, node_id: int, incarnation: int, history: int = 0, version: int = VERSION
+) -> bytes:
+    """The first PREFIX_BYTES of all datagrams of one incarnation in one history, and so in one version."""
+    return CLEAR.pack(MAGIC, version, 0, cluster, node_id, history, incarnation, 0)[:PREFIX_BYTES]
 
 
 def packet_bytes(mtu: int, ip_overhead_bytes: int) -> int:

@@ -56,7 +56,7 @@ from ocfcluster.limits import (
     RUN_HEADER_BYTES,
     TOPIC_NAME_BYTES,
 )
-from ocfcluster.wire.datagram import MAGIC, VERSION, MessageFlags, MessageType
+from ocfcluster.wire.datagram import MAGIC, OLDEST_VERSION, VERSION, MessageFlags, MessageType
 from ocfcluster.wire.event import FIXED, FLAGS_MASK, TOPIC_SLOT_BYTES, fold32
 from ocfcluster.wire.frames import RecordFlags, RecordKind
 from ocfcluster.wire.run import ERRNO_MAXIMUM, LENGTHS_TABLE, NUMBER_MAXIMUM, RunKind
@@ -480,7 +480,7 @@ CLEAR_HEADER: Final = Struct(
     "magic" / Int16ul,
     _between("magic", MAGIC, MAGIC),
     "version" / Int8ul,
-    _between("version", VERSION, VERSION),
+    _between("version", OLDEST_VERSION, VERSION),
     "flags" / Int8ul,
     _between("flags", 0, 0),
     "cluster" / Int32ul,

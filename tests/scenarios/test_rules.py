@@ -131,9 +131,10 @@ def test_files_that_differ_have_another_hash(other):
         "seed": 1,
         "table": {1: 1, 2: 1, 3: 1},
     }
-    assert table_hash(Settings(**common)) != table_hash(Settings(**{**common, **other}))
-    assert table_hash(Settings(**common)) == table_hash(
-        Settings(**{**common, "node_id": 2, "incarnation": 5, "seed": 7})
+    assert table_hash(Settings(**common), 1) != table_hash(Settings(**{**common, **other}), 1)
+    assert table_hash(Settings(**common), 1) != table_hash(Settings(**common), 2)
+    assert table_hash(Settings(**common), 1) == table_hash(
+        Settings(**{**common, "node_id": 2, "incarnation": 5, "seed": 7}), 1
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ocfcluster.agent import state_dir
 from ocfcluster.agent.state_dir import RecordWriter, StateDirectory, is_volatile
 from ocfcluster.errors import StateDirectoryError
 
@@ -182,3 +183,20 @@ def test_a_file_system_in_memory_is_known(
 def test_where_it_cannot_be_told_a_file_system_counts_as_lasting(tmp_path: Path) -> None:
     assert not is_volatile(tmp_path / "nowhere")
     assert isinstance(is_volatile(tmp_path), bool)
+
+
+def test_a_record_of_the_version_before_is_read_and_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that is upgraded finds what the older one wrote; the older one says that it cannot read the new."""
+    directory = StateDirectory(tmp_path, "c", 1)
+    directory.write_record(b"content")
+    directory.close()
+    monkeypatch.setattr(state_dir, "RECORD_VERSION", state_dir.RECORD_VERSION + 1)
+    directory = StateDirectory(tmp_path, "c", 1)
+    assert directory.record == b"content"
+    directory.write_record(b"newer")
+    directory.close()
+    monkeypatch.undo()
+    with pytest.raises(StateDirectoryError, match="is of version 2, this agent reads 1 to 1"):
+        StateDirectory(tmp_path, "c", 1)
