@@ -3,10 +3,15 @@
 Two sockets. One is bound to (group, port), shared with other agents of the machine, and receives what is multicast
 on the chosen interface and only there. The other is bound to the interface's address, sends everything and receives
 unicast, so the source address of any datagram is where its sender can be answered.
+
+Both are tied to the interface by its index, which is another one when the interface is made anew: a container that is
+connected to its network again, a device that was plugged out. The kernel says when interfaces change, and then both are
+tied to the one that has the address now.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import select
@@ -18,7 +23,8 @@ from typing import Final, Literal
 from ocfcluster import limits
 from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.net import offload, udp
-from ocfcluster.net.interfaces import Interface
+from ocfcluster.net.changes import InterfaceChanges
+from ocfcluster.net.interfaces import Interface, list_interfaces
 from ocfcluster.net.own_filter import attach_own_filter
 from ocfcluster.net.transport import Address, Received, count, usable_mtu
 
@@ -46,11 +52,17 @@ class MulticastTransport:
     """
 
     __slots__ = (
+        "_changes",
+        "_changes_fileno",
         "_group",
+        "_group_name",
+        "_index",
         "_multicast",
         "_multicast_fileno",
         "_poller",
+        "_receiving",
         "_send",
+        "_sending",
         "_unicast",
         "_unicast_fileno",
         "address",
@@ -95,6 +107,9 @@ class MulticastTransport:
             if segmentation:
                 offload.enable_gro(receiving)
                 offload.enable_gro(sending)
+            self._changes = _watch_interfaces()
+            if self._changes is not None:
+                opened.callback(self._changes.close)
             self._poller = opened.enter_context(select.epoll())
             opened.pop_all()
         if refused:
@@ -102,6 +117,13 @@ class MulticastTransport:
         self.receive_buffer_bytes = granted
         self._multicast = udp.UdpSocket(receiving, self.counters, own=own_prefix if refused else None)
         self._unicast = udp.UdpSocket(sending, self.counters, segmenting=segmentation)
+        self._group_name = group
+        self._index = interface.index
+        self._receiving = receiving
+        self._sending = sending
+        self._changes_fileno = self._changes.fileno() if self._changes is not None else -1
+        if self._changes_fileno >= 0:
+            self._poller.register(self._changes_fileno, select.EPOLLIN)
         self._multicast_fileno = receiving.fileno()
         self._unicast_fileno = sending.fileno()
         self._poller.register(self._multicast_fileno, select.EPOLLIN)
@@ -115,7 +137,8 @@ class MulticastTransport:
         return self._unicast.segmenting
 
     def filenos(self) -> list[int]:
-        return [self._multicast.fileno(), self._unicast.fileno()]
+        watched = [self._changes_fileno] if self._changes_fileno >= 0 else []
+        return [self._multicast.fileno(), self._unicast.fileno(), *watched]
 
     def receive(self, limit: int) -> list[Received]:
         received: list[Received] = []
@@ -123,6 +146,8 @@ class MulticastTransport:
             return received
         # Asking which have something costs 0.4 µs; reading one that has nothing costs 1.9 µs.
         ready = [fileno for fileno, _ in self._poller.poll(0)]
+        if self._changes_fileno in ready:
+            self._interfaces_changed()
         if self._unicast_fileno in ready:
             # What is sent to this node alone (acknowledgements, requests) is little and urgent, and yet may not
             # keep the rest out.
@@ -140,8 +165,34 @@ class MulticastTransport:
 
     def close(self) -> None:
         self._poller.close()
+        if self._changes is not None:
+            self._changes.close()
         self._multicast.close()
         self._unicast.close()
+
+    def _interfaces_changed(self) -> None:
+        """Where the interface with this node's address is another one than before, join the group there."""
+        if self._changes is None:
+            return
+        self._changes.read()
+        family, address = self._sending.family, self._unicast.address[0].partition("%")[0]
+        found = [one for one in list_interfaces() if one.family == family and one.address == address]
+        if not found or found[0].index == self._index:
+            return
+        interface = found[0]
+        try:
+            with contextlib.suppress(OSError):  # the old one is gone, and only kept as one of a few that are allowed
+                _leave(self._receiving, family, self._group_name, self._index)
+            if family == socket.AF_INET6:
+                self._bind_to_device(self._receiving, interface)
+            _join(self._receiving, interface, self._group_name)
+            _send_multicast_by(self._sending, interface)
+        except (OSError, SetupError):
+            count(self.counters, "rejoin_failed")  # the next change is the next chance
+            return
+        self._index = interface.index
+        self._group = udp.socket_address(family, self._group_name, self._group[1], interface.index)
+        count(self.counters, "rejoined")
 
     def _prepare_receiving(self, receiving: socket.socket, interface: Interface, group: str) -> None:
         receiving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -223,6 +274,21 @@ def _join(receiving: socket.socket, interface: Interface, group: str) -> None:
                 f"(ip link show dev {interface.name})"
             ) from error
         raise SetupError(f"cannot join {group} on interface {interface.name}: {error.strerror}") from error
+
+
+def _leave(receiving: socket.socket, family: int, group: str, index: int) -> None:
+    packed = ipaddress.ip_address(group).packed
+    if family == socket.AF_INET:
+        receiving.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _MREQN.pack(packed, bytes(4), index))
+    else:
+        receiving.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _MREQ6.pack(packed, index))
+
+
+def _watch_interfaces() -> InterfaceChanges | None:
+    try:
+        return InterfaceChanges()
+    except OSError:
+        return None  # a sandbox without netlink: as it is found at the start it stays
 
 
 def _send_multicast_by(sending: socket.socket, interface: Interface) -> None:

@@ -194,6 +194,13 @@ def unplug(drill: Drill, victim: int) -> None:
     drill.hosts.plug(victim)
 
 
+def new_device(drill: Drill, victim: int) -> None:
+    """The device is plugged out, and another one in: what was tied to the old one by its index has to be tied anew."""
+    drill.hosts.take_device(victim)
+    drill.goes_on(drill.others(victim))
+    drill.hosts.give_device(victim)
+
+
 def short_cut(drill: Drill, victim: int) -> None:
     """Cut off for less than the suspicion time."""
     began = time.monotonic()
@@ -287,6 +294,7 @@ FAULTS: Final = [
     Fault("long_pause", long_pause),
     Fault("link_down", link_down),
     Fault("unplug", unplug),
+    Fault("new_device", new_device),
     Fault("short_cut", short_cut, changes=False),
     Fault("partition", partition),
     Fault("all_apart", all_apart, changes=False),

@@ -111,11 +111,16 @@ class Hosts:
         # No snooping: without a querier a snooping bridge forgets who is in a group after some minutes.
         lines = ["link add bridge type bridge stp_state 0 forward_delay 0 mcast_snooping 0"]
         for i in self.numbers:
-            peer = f"peer name {DEVICE} mtu {self.mtu} netns {self.namespace(i)}"
-            lines.append(f"link add port{i} mtu {self.mtu} type veth {peer}")
-            lines.append(f"link set port{i} master bridge up")
+            lines += self._cable(i)
         lines.append("link set bridge up")
         command("ip", "-n", self._bridge, "-batch", "-", text="\n".join(lines))
+
+    def _cable(self, i: int) -> list[str]:
+        peer = f"peer name {DEVICE} mtu {self.mtu} netns {self.namespace(i)}"
+        return [
+            f"link add port{i} mtu {self.mtu} type veth {peer}",
+            f"link set port{i} master bridge up",
+        ]
 
     def _configure(self, i: int) -> None:
         space = self.namespace(i)
@@ -267,6 +272,15 @@ class Hosts:
 
     def plug(self, i: int) -> None:
         command("ip", "-n", self._bridge, "link", "set", f"port{i}", "up")
+
+    def take_device(self, i: int) -> None:
+        """Host ``i`` has no device any more. On a bridge alone."""
+        command("ip", "-n", self._bridge, "link", "delete", f"port{i}")
+
+    def give_device(self, i: int) -> None:
+        """Another one, of the same name and addresses."""
+        command("ip", "-n", self._bridge, "-batch", "-", text="\n".join(self._cable(i)))
+        self._configure(i)
 
     def heal(self) -> None:
         """Undo all cuts; loss stays as it is set."""
