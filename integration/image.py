@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from ocfcluster.agent import state_dir
+from ocfcluster.wire import datagram
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 WHEELS: Final = ROOT / "build" / "wheels"
 NAME: Final = "ocfcluster-test"
@@ -64,6 +67,26 @@ def build() -> str:
         "--build-arg", f"BASE_IMAGE={base}", "--build-arg", "PIP_OPTIONS=--no-index --find-links=/install", ROOT,
     )  # fmt: skip
     return tag
+
+
+def build_next(tag: str) -> str:
+    """``tag``'s image as the build after this one might be: it speaks a version of the protocol more, and writes a
+    version of the record more. For tests of upgrades alone."""
+    sources = "/opt/ocfcluster/lib/python3*/site-packages/ocfcluster"
+    file = f"""FROM {tag}
+USER root
+RUN sed -i 's/^VERSION: Final = [0-9]*/VERSION: Final = {datagram.VERSION + 1}/' {sources}/wire/datagram.py \\
+    && sed -i 's/^RECORD_VERSION: Final = [0-9]*/RECORD_VERSION: Final = {state_dir.RECORD_VERSION + 1}/' \\
+        {sources}/agent/state_dir.py
+USER ocfcluster
+"""
+    name = f"{tag}-next"
+    done = subprocess.run(
+        ["docker", "build", "--quiet", "--tag", name, "-"], input=file, capture_output=True, text=True, timeout=BUILD_S
+    )
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    return name
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import typer
 
 from ocfcluster.cli import (
     agent,
+    collect,
     conformance,
     connectivity,
     demo,
@@ -74,6 +75,7 @@ app.command("shutdown")(node.shutdown)
 app.command("bootstrap")(node.bootstrap)
 app.command("recover")(node.recover)
 app.command("rejoin")(node.rejoin)
+app.command("collect")(collect.run)
 app.command("demo")(demo.run)
 app.command("conformance")(conformance.run)
 app.command(
