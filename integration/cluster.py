@@ -158,7 +158,6 @@ class ContainerCluster(BaseCluster):
         self._containers[i] = self._client.containers.create(
             self.images.get(i, self._image),
             name=f"{self.name}-node-{i}",
-            hostname=f"node-{i}",
             labels=self._labels,
             # Not the image's health check: with many agents on one machine it is a load of its own.
             healthcheck={"test": ["NONE"]},

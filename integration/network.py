@@ -73,7 +73,7 @@ class Bridge:
     def create_options(self, i: int) -> dict[str, Any]:
         """How a container is created that is node ``i``."""
         endpoint = self._client.api.create_endpoint_config(ipv4_address=self.address(i))
-        return {"network": self.name, "networking_config": {self.name: endpoint}}
+        return {"network": self.name, "networking_config": {self.name: endpoint}, "hostname": f"node-{i}"}
 
     def started(self, i: int, container: Container) -> None:
         """Node ``i``'s container has begun to run, in a new namespace."""
