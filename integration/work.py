@@ -27,7 +27,7 @@ class Done:
     name: str
     victim: int
     sequencer: int  # before
-    began_s: float  # since the work began
+    began_ns: int  # CLOCK_MONOTONIC, as traces have it
     acted_s: float
     back_s: float
     views: tuple[int, int]  # m_sequence before and after
@@ -49,7 +49,6 @@ class Work:
             self.programs.load(self.rate)
             self.drill = ContainerDrill(self.cluster)
             self.first = self.drill.settled()
-            self.began = time.monotonic()
         except BaseException:
             self.programs.__exit__()
             raise
@@ -63,14 +62,15 @@ class Work:
     def do(self, fault: Fault, victim: int) -> Done:
         """One fault, until the cluster is whole again: ``Drill.settled`` says within which time."""
         sequencer, before = self.drill.sequencer(), self.drill.views
-        began = time.monotonic()
+        began_ns = time.monotonic_ns()
+        began = began_ns / 1e9
         print(f"{fault.name} of node {victim}, sequencer {sequencer}", end="", flush=True)
         fault.act(self.drill, victim)
         acted = time.monotonic()
         self.drill.settled()
         back = time.monotonic()
         done = Done(
-            fault.name, victim, sequencer, began - self.began, acted - began, back - acted, (before, self.drill.views)
+            fault.name, victim, sequencer, began_ns, acted - began, back - acted, (before, self.drill.views)
         )  # fmt: skip
         self.done.append(done)
         print(f": {done.acted_s:.1f} s and {done.back_s:.1f} s, views {before} to {self.drill.views}", flush=True)
