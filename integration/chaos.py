@@ -80,7 +80,10 @@ class Report:
             f"missed and announced, by node: {self.missed}",
             "",
             f"{'fault':36}{'times':>6}{'slowest return':>16}",
-            *(f"{name:36}{count:6}{self.slowest_return_s[name]:14.1f} s" for name, count in sorted(self.faults.items())),
+            *(
+                f"{name:36}{count:6}{self.slowest_return_s[name]:14.1f} s"
+                for name, count in sorted(self.faults.items())
+            ),
             "",
             f"{'agent':8}{'resident before':>16}{'after':>12}{'descriptors':>14}{'after':>7}",
         ]
@@ -133,7 +136,9 @@ PLAIN: Final = [
     Fault("sleepy_subscriber", sleepy_subscriber, changes=False),  # type: ignore[arg-type]
 ]
 WITH_LOSS: Final = [
-    fault for fault in FAULTS if fault.name in ("kill", "stop", "restart", "wipe", "long_pause", "partition", "deaf")
+    fault
+    for fault in FAULTS
+    if fault.name in ("kill", "stop", "restart", "wipe", "long_pause", "partition", "deaf")
 ]
 
 
@@ -171,7 +176,9 @@ def run(
             time.sleep(WARM_S)
             report.before = resources(cluster)
             while time.monotonic() < deadline:
-                victim = work.drill.sequencer() if chance.random() < 0.5 else chance.choice(list(cluster.nodes))
+                victim = (
+                    work.drill.sequencer() if chance.random() < 0.5 else chance.choice(list(cluster.nodes))
+                )
                 done = work.do(choose(chance), victim)
                 counts[done.name] += 1
                 slowest[done.name] = max(slowest.get(done.name, 0.0), done.back_s)
@@ -210,7 +217,9 @@ def chaos(
             timeline = run(cluster, traces, report, rate, random.Random(seed))
         except (AssertionError, Violation, ClusterError) as error:
             report.error = " ".join(str(error).split())[:2000] or type(error).__name__
-            archive = collect(directory / "chaos.tar.gz", cluster.agents(), {"traces": traces, "": cluster.directory})
+            archive = collect(
+                directory / "chaos.tar.gz", cluster.agents(), {"traces": traces, "": cluster.directory}
+            )
             report.archive = str(archive)
     (directory / "report.txt").write_text(report.text() + "\n")
     (directory / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n")

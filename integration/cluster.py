@@ -79,9 +79,7 @@ class ContainerCluster(BaseCluster):
         topics: Topics = (),
         **config: Mapping[str, Any],
     ) -> None:
-        super().__init__(
-            n, {"transport": transport}, delivery=delivery, topics=topics, config=config
-        )
+        super().__init__(n, {"transport": transport}, delivery=delivery, topics=topics, config=config)
         self.images: Final = dict.fromkeys(self.nodes, image)  # of each node's next container
         self._image = image
         self._differs: dict[int, dict[str, dict[str, Any]]] = {}

@@ -68,7 +68,9 @@ def cluster(
         def keep(made: ContainerCluster) -> None:
             if request.node.stash.get(_failed, False):
                 name = re.sub(r"[^\w.-]+", "_", request.node.name)
-                path = collect(ARCHIVES / f"{name}.tar.gz", made.agents(), {"traces": tmp_path, "": made.directory})
+                path = collect(
+                    ARCHIVES / f"{name}.tar.gz", made.agents(), {"traces": tmp_path, "": made.directory}
+                )
                 print(f"\nlogs, status, configurations and traces of this test are in {path}")
 
         yield make

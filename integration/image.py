@@ -82,7 +82,11 @@ USER ocfcluster
 """
     name = f"{tag}-next"
     done = subprocess.run(
-        ["docker", "build", "--quiet", "--tag", name, "-"], input=file, capture_output=True, text=True, timeout=BUILD_S
+        ["docker", "build", "--quiet", "--tag", name, "-"],
+        input=file,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_S,
     )
     if done.returncode != 0:
         raise RuntimeError(done.stderr)

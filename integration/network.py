@@ -1,9 +1,9 @@
 """The networks of the containers, and what is wrong with them.
 
-``Bridge``: a user-defined Docker bridge; loss and cuts are packet filters in each receiver's network namespace, which is
-entered from the host, so that the image needs no tools and its containers no rights. ``Taps``: the switch in user space of
-the tests with namespaces, for delay, reordering and duplication too: its TAP devices are the containers' only interfaces.
-Nodes are numbered from 1.
+``Bridge``: a user-defined Docker bridge; loss and cuts are packet filters in each receiver's network namespace, which
+is entered from the host, so that the image needs no tools and its containers no rights. ``Taps``: the switch in user
+space of the tests with namespaces, for delay, reordering and duplication too: its TAP devices are the containers' only
+interfaces. Nodes are numbered from 1.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Bridge:
         self.started(i, self._containers[i])
 
     def _apply(self, receivers: Iterable[int]) -> None:
-        """Write the packet filters of these nodes anew, each in one transaction. Who does not run gets it at its start."""
+        """Write the packet filters of these nodes anew, each in one transaction; of who does not run at its start."""
         for i in sorted(receivers):
             container = self._containers.get(i)
             if container is None:
@@ -130,7 +130,9 @@ class Bridge:
             device = _device(pid) if pid else ""
             if not device:
                 continue
-            rules = [f"ip saddr {self.address(j)} drop" for j, receiver in sorted(self._cuts) if receiver == i]
+            rules = [
+                f"ip saddr {self.address(j)} drop" for j, receiver in sorted(self._cuts) if receiver == i
+            ]
             loss = self._loss.get(i, 0.0)
             if loss:
                 rules.append(f"numgen random mod 100000 < {round(loss * 1000)} drop")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import subprocess
 import time
@@ -84,8 +83,8 @@ def test_a_rolling_restart_loses_nothing(cluster: Make, tmp_path: Path) -> None:
 
 
 def test_a_cluster_is_upgraded_one_node_at_a_time(cluster: Make, next_image: str, tmp_path: Path) -> None:
-    """To a build that speaks a version of the protocol more, and has another version of the record: until all have it, and
-    for as long as the history lasts, all speak the one that all understand."""
+    """To a build that speaks a version of the protocol more, and has another version of the record: until all have
+    it, and for as long as the history lasts, all speak the one that all understand."""
 
     def upgrade(drill: ContainerDrill, victim: int) -> None:
         assert drill.containers.stop_agent(victim) == 0
@@ -96,9 +95,7 @@ def test_a_cluster_is_upgraded_one_node_at_a_time(cluster: Make, next_image: str
     with Work(cluster(3, topics=TOPICS), tmp_path) as work:
         for i in work.cluster.nodes:
             work.do(Fault("upgrade", upgrade), i)  # type: ignore[arg-type]
-            newest = [
-                speaks(work.cluster, j)["newest"] for j in work.cluster.nodes
-            ]
+            newest = [speaks(work.cluster, j)["newest"] for j in work.cluster.nodes]
             assert newest == [VERSION + (j <= i) for j in work.cluster.nodes]
             assert {work.drill.status(j)["protocol_version"] for j in work.cluster.nodes} == {VERSION}
         assert work.verdict().events > 300
@@ -118,7 +115,9 @@ def speaks(cluster: ContainerCluster, i: int) -> dict[str, int]:
 # --- all at once ------------------------------------------------------------------------------------------------------
 
 
-def test_after_all_were_killed_a_new_history_begins_with_the_same_topics(cluster: Make, tmp_path: Path) -> None:
+def test_after_all_were_killed_a_new_history_begins_with_the_same_topics(
+    cluster: Make, tmp_path: Path
+) -> None:
     containers = cluster(3, topics=TOPICS)
     with Work(containers, tmp_path) as work:
         work.verdict()
@@ -162,7 +161,10 @@ def test_a_subscriber_that_takes_nothing_is_told_its_gap_and_holds_up_nobody_els
         programs.published()
         print(f"published within {time.monotonic() - began:.1f} s")
         stuck.send_signal(signal.SIGCONT)
-        until(lambda: not any(one["dropping"] for one in containers.status(2)["subscriptions"]), "it drops for ever")
+        until(
+            lambda: not any(one["dropping"] for one in containers.status(2)["subscriptions"]),
+            "it drops for ever",
+        )
         programs.mark_the_end(1)
         programs.received()
         verdict = check(programs.traces, TOPICS, programs.known(), programs.answers)

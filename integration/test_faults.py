@@ -1,7 +1,8 @@
 """A cluster of containers to which one thing after the other happens, while publishers on all nodes go on.
 
-What must hold is judged from the traces of all nodes' subscribers, in the end: one order, nothing lost that was confirmed,
-nothing twice, the same memberships everywhere. ``Drill`` says within which times the rest goes on and all are back.
+What must hold is judged from the traces of all nodes' subscribers, in the end: one order, nothing lost that was
+confirmed, nothing twice, the same memberships everywhere. ``Drill`` says within which times the
+rest goes on and all are back.
 """
 
 from __future__ import annotations

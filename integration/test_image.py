@@ -21,7 +21,12 @@ from integration.image import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
-ALONE = {"OCFCLUSTER_NODES": "1", "OCFCLUSTER_NODE_ID": "1", "OCFCLUSTER_INTERFACE": "lo", "OCFCLUSTER_TOPICS": "a, b"}
+ALONE = {
+    "OCFCLUSTER_NODES": "1",
+    "OCFCLUSTER_NODE_ID": "1",
+    "OCFCLUSTER_INTERFACE": "lo",
+    "OCFCLUSTER_TOPICS": "a, b",
+}
 
 
 @pytest.fixture
@@ -39,12 +44,16 @@ def run(image: str, *argv: str, **environment: str) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
-def test_it_runs_as_nobody_in_particular_and_can_make_nothing(image: str, client: docker.DockerClient) -> None:
+def test_it_runs_as_nobody_in_particular_and_can_make_nothing(
+    image: str, client: docker.DockerClient
+) -> None:
     attributes = client.images.get(image).attrs["Config"]
     assert attributes["User"] == "ocfcluster"
     assert attributes["StopSignal"] == "SIGTERM"
     assert list(attributes["Volumes"]) == ["/var/lib/ocfcluster"]
-    script = "id -u; command -v gcc cc make; ls /opt/ocfcluster/bin; touch /opt/ocfcluster/x || echo not writable"
+    script = (
+        "id -u; command -v gcc cc make; ls /opt/ocfcluster/bin; touch /opt/ocfcluster/x || echo not writable"
+    )
     done = subprocess.run(
         ["docker", "run", "--rm", "--entrypoint=sh", image, "-c", script], capture_output=True, text=True
     )
@@ -177,7 +186,9 @@ def test_compose_brings_up_a_cluster_that_shows_one_order(image: str, client: do
         assert len(agents(client, project.name)) == 5
     finally:
         project("down", "--volumes", "--timeout", "5", profile="five")
-    assert not client.containers.list(all=True, filters={"label": f"com.docker.compose.project={project.name}"})
+    assert not client.containers.list(
+        all=True, filters={"label": f"com.docker.compose.project={project.name}"}
+    )
 
 
 @pytest.mark.long

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Self
 
@@ -17,7 +18,21 @@ WIDTH: Final = 1400
 LEFT: Final = 70
 LANE: Final = 70
 TOP: Final = 130
-COLOURS: Final = ("#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#17becf", "#bcbd22", "#7f7f7f", "#e377c2", "#ff7f0e")
+COLOURS: Final = (
+    "#1f77b4",
+    "#2ca02c",
+    "#9467bd",
+    "#8c564b",
+    "#17becf",
+    "#bcbd22",
+    "#7f7f7f",
+    "#e377c2",
+    "#ff7f0e",
+)
+LEGEND: Final = (
+    "orange: a fault lasts; yellow: until all are members and deliver again; "
+    f"red: nobody gets anything for {PAUSE_S:g} s or more. Lanes: events per second"
+)
 TEXT: Final = 'font-family="sans-serif" font-size="11"'
 
 
@@ -27,7 +42,9 @@ class Timeline:
 
     deliveries: dict[int, dict[int, int]] = field(default_factory=dict)  # node → bin → events
     pauses: list[tuple[float, float]] = field(default_factory=list)  # nobody got anything: from, to
-    faults: list[tuple[str, float, float, float]] = field(default_factory=list)  # what, begins, is over, all are back
+    faults: list[tuple[str, float, float, float]] = field(
+        default_factory=list
+    )  # what, begins, is over, all are back
     seconds: float = 0.0
 
     @classmethod
@@ -49,7 +66,7 @@ class Timeline:
             for at, count in lines:
                 place = int((at - first) / 1e9 / BIN_S)
                 bins[place] = bins.get(place, 0) + count
-        for one, other in zip(merged, merged[1:], strict=False):
+        for one, other in pairwise(merged):
             if (other - one) / 1e9 >= PAUSE_S:
                 timeline.pauses.append(((one - first) / 1e9, (other - first) / 1e9))
         for fault in done:
@@ -78,8 +95,7 @@ def draw(timeline: Timeline, title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" {TEXT}>',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         f'<text x="10" y="18" font-size="13">{escape(title)}</text>',
-        '<text x="10" y="34" fill="#555">orange: a fault lasts; yellow: until all are members and deliver again; '
-        f"red: nobody gets anything for {PAUSE_S:g} s or more. Lanes: events per second</text>",
+        f'<text x="10" y="34" fill="#555">{LEGEND}</text>',
     ]
     for number, (name, begins, over, back) in enumerate(timeline.faults):
         for begin, end, colour in ((begins, over, "#fdae6b"), (over, back, "#ffeda0")):

@@ -73,7 +73,10 @@ class Work:
             fault.name, victim, sequencer, began_ns, acted - began, back - acted, (before, self.drill.views)
         )  # fmt: skip
         self.done.append(done)
-        print(f": {done.acted_s:.1f} s and {done.back_s:.1f} s, views {before} to {self.drill.views}", flush=True)
+        print(
+            f": {done.acted_s:.1f} s and {done.back_s:.1f} s, views {before} to {self.drill.views}",
+            flush=True,
+        )
         assert self.drill.views > before or not fault.changes, f"{fault.name} has changed no membership"
         return done
 

@@ -43,7 +43,9 @@ def run(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="FILE", help="The archive, .tar.gz; - is stdout.", show_default="a name with host and time"
+            metavar="FILE",
+            help="The archive, .tar.gz; - is stdout.",
+            show_default="a name with host and time",
         ),
     ] = None,
     config: Annotated[
@@ -68,10 +70,10 @@ def run(
     missing: list[str] = []
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for part, text in _parts(context, socket, config, unit, since, missing):
+        for part, inside in _parts(context, socket, config, unit, since, missing):
             entry = tarfile.TarInfo(f"{name}/{part}")
-            entry.size, entry.mtime = len(text), int(time.time())
-            archive.addfile(entry, io.BytesIO(text))
+            entry.size, entry.mtime = len(inside), int(time.time())
+            archive.addfile(entry, io.BytesIO(inside))
     if to_stdout:
         sys.stdout.buffer.write(content.getvalue())
     else:
@@ -80,8 +82,8 @@ def run(
         with open(descriptor, "wb") as opened:
             opened.write(content.getvalue())
         output.print_line(str(path))
-    for text in missing:
-        output.tell(text)
+    for line in missing:
+        output.tell(line)
 
 
 def _parts(

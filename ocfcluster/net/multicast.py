@@ -181,7 +181,7 @@ class MulticastTransport:
             return
         interface = found[0]
         try:
-            with contextlib.suppress(OSError):  # the old one is gone, and only kept as one of a few that are allowed
+            with contextlib.suppress(OSError):  # it is gone, and yet one of the few that a socket may have
                 _leave(self._receiving, family, self._group_name, self._index)
             if family == socket.AF_INET6:
                 self._bind_to_device(self._receiving, interface)
@@ -279,7 +279,9 @@ def _join(receiving: socket.socket, interface: Interface, group: str) -> None:
 def _leave(receiving: socket.socket, family: int, group: str, index: int) -> None:
     packed = ipaddress.ip_address(group).packed
     if family == socket.AF_INET:
-        receiving.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _MREQN.pack(packed, bytes(4), index))
+        receiving.setsockopt(
+            socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _MREQN.pack(packed, bytes(4), index)
+        )
     else:
         receiving.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _MREQ6.pack(packed, index))
 

@@ -144,7 +144,7 @@ class Settings:
     new_history_after_ns: int = 0  # 0: never without an operator
     bootstrap: str = "all"  # or "majority": for those who vouch that no node ever loses its state directory
     last_man_standing: bool = False
-    versions: tuple[int, int] = (OLDEST_VERSION, VERSION)  # of the protocol that this build speaks: oldest, newest
+    versions: tuple[int, int] = (OLDEST_VERSION, VERSION)  # of the protocol, that this build speaks
     record: bytes = b""  # what Persist last wrote, read back at the start
 
     def retime(self, timing: Timing) -> None:

@@ -1,9 +1,9 @@
 """Which version of the protocol a node speaks, so that nodes of one version and of the next work together.
 
 All members speak the version of their configuration, and an agent can speak each from ``Settings.versions``: its own
-build's and the one before, so that nodes are upgraded one at a time. Who has no configuration yet speaks the newest that
-it can, and from the first datagram in an older one on that: a node of the older build does not understand its own, but
-is understood.
+build's and the one before, so that nodes are upgraded one at a time. Who has no configuration yet speaks the newest
+that it can, and from the first datagram in an older one on that one: a node of the older build does not understand the
+newer, but is understood.
 """
 
 from __future__ import annotations

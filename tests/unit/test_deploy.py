@@ -59,7 +59,13 @@ def test_the_users_file_names_the_units_user(tmp_path: Path) -> None:
     unit = settings(UNIT)
     assert unit["User"] == unit["Group"] == user[1]
     line = (DEPLOY / "ocfcluster.tmpfiles.conf").read_text().splitlines()[-1].split()
-    assert line[:5] == ["d", f"/run/{unit['RuntimeDirectory']}", unit["RuntimeDirectoryMode"], user[1], user[1]]
+    assert line[:5] == [
+        "d",
+        f"/run/{unit['RuntimeDirectory']}",
+        unit["RuntimeDirectoryMode"],
+        user[1],
+        user[1],
+    ]
 
 
 def test_the_kernel_may_grant_what_the_agent_asks_for() -> None:

@@ -90,7 +90,7 @@ def test_a_cluster_of_the_newer_build_alone_speaks_its_version_and_an_older_node
     world.until(lambda: world.members(1) == [1, 2])
 
     build(world, 3, OLD)
-    with pytest.raises(StateDirectoryError, match="speaks version 2 .* run a newer agent"):
+    with pytest.raises(StateDirectoryError, match=r"speaks version 2 .* run a newer agent"):
         world.restart(3)
     world.restart(3, wiped=True)
     world.run(3 * 10**9)
