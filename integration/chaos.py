@@ -3,8 +3,8 @@
     python -m integration.chaos --minutes 10 --nodes 5                 # another seed each time, which is printed
     python -m integration.chaos --minutes 10 --nodes 5 --seed 7        # the same faults of the same nodes again
 
-Publishers and recording subscribers work on every node all the while. After each fault the cluster must be whole again in
-the time that ``tests.netns.faults`` states; in the end all traces are judged. Exit code 0: nothing was lost, doubled or
+Publishers and recording subscribers work on every node all the while. After each fault the cluster must be whole again
+in the time that ``tests.netns.faults`` states; in the end all traces are judged. Exit code 0: nothing was lost, doubled or
 misordered. 1: something was; logs and traces are in an archive beside the report.
 
 The report is DIRECTORY/report.txt, report.json and report.svg: a time line of throughput, pauses and faults.
@@ -71,12 +71,12 @@ class Report:
     after: dict[int, Resources] = field(default_factory=dict)
 
     def text(self) -> str:
+        result = f"VIOLATION: {self.error}" if self.error else "no violation"
         lines = [
-            f"{'VIOLATION: ' + self.error if self.error else 'no violation'}: seed {self.seed}, {self.nodes} nodes, "
-            f"{self.seconds:.0f} s, {sum(self.faults.values())} faults, {self.events} events, "
-            f"{self.epochs} epochs, {self.memberships} memberships",
-            f"longest pause: {self.longest_pause_s:.2f} s without a delivery anywhere; "
-            f"{self.longest_wait_s:.2f} s for a publisher",
+            f"{result}: seed {self.seed}, {self.nodes} nodes, {self.seconds:.0f} s, {sum(self.faults.values())} faults",
+            f"{self.events} events, {self.epochs} epochs, {self.memberships} memberships",
+            f"longest pause: {self.longest_pause_s:.2f} s without a delivery anywhere",
+            f"longest wait of a publisher: {self.longest_wait_s:.2f} s",
             f"missed and announced, by node: {self.missed}",
             "",
             f"{'fault':36}{'times':>6}{'slowest return':>16}",
@@ -89,9 +89,8 @@ class Report:
         ]
         for i, before in self.before.items():
             after = self.after.get(i, Resources(0, 0))
-            lines.append(
-                f"node {i:<3}{before.resident_kib:12} KiB{after.resident_kib:8} KiB{before.descriptors:14}{after.descriptors:7}"
-            )
+            memory = f"{before.resident_kib:12} KiB{after.resident_kib:8} KiB"
+            lines.append(f"node {i:<3}{memory}{before.descriptors:14}{after.descriptors:7}")
         if self.archive:
             lines += ["", f"logs, status, configurations and traces are in {self.archive}"]
         return "\n".join(lines)
