@@ -4,8 +4,8 @@
     python -m integration.chaos --minutes 10 --nodes 5 --seed 7        # the same faults of the same nodes again
 
 Publishers and recording subscribers work on every node all the while. After each fault the cluster must be whole again
-in the time that ``tests.netns.faults`` states; in the end all traces are judged. Exit code 0: nothing was lost, doubled or
-misordered. 1: something was; logs and traces are in an archive beside the report.
+in the time that ``tests.netns.faults`` states; in the end all traces are judged. Exit code 0: nothing was lost, doubled
+or misordered. 1: something was; logs and traces are in an archive beside the report.
 
 The report is DIRECTORY/report.txt, report.json and report.svg: a time line of throughput, pauses and faults.
 """

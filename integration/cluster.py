@@ -4,8 +4,8 @@
         cluster.kill(2)
 
 Each node is a container of the image, with a configuration, a state directory and a socket directory of its own, which
-are directories of this machine: programs beside the agents are processes of this machine that use the sockets, so they live
-on when a container dies. ``exec`` runs one in a container instead.
+are directories of this machine: programs beside the agents are processes of this machine that use the sockets, so they
+live on when a container dies. ``exec`` runs one in a container instead.
 
 Everything made carries the label LABEL with the owner's process id. The end of the block removes it; what a dead owner
 left is removed by the next one.

@@ -31,9 +31,14 @@ def missing_netns() -> str | None:
 
 @cache
 def missing_docker() -> str | None:
-    """Why no containers can be run here."""
+    """Why no clusters of containers can be made here."""
     if shutil.which("docker") is None:
         return "needs Docker (apt-get install docker.io)"
+    if os.geteuid() != 0:
+        return "needs root, to reach into the containers' networks"
+    for tool, package in (("debootstrap", "debootstrap"), ("nsenter", "util-linux"), ("nft", "nftables")):
+        if shutil.which(tool) is None:
+            return f"needs `{tool}` (apt-get install {package})"
     return _failure(["docker", "info"], "needs a running Docker daemon that this user may use")
 
 

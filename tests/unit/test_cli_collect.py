@@ -1,0 +1,90 @@
+"""``ocfcluster collect``: what goes into the archive, and that it says what it lacks."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from ocfcluster.cli import main
+from ocfcluster.errors import AgentUnreachable
+
+
+class Agent:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def status(self) -> dict[str, Any]:
+        return {"state": "active", "node_id": 7}
+
+    def topics(self) -> list[str]:
+        return ["orders"]
+
+
+def contents(archive: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        names = opened.getnames()
+        assert len({name.partition("/")[0] for name in names}) == 1  # all in one directory
+        return {name.partition("/")[2]: opened.extractfile(name).read() for name in names}  # type: ignore[union-attr]
+
+
+def run(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["collect", *arguments])
+    assert ended.value.code in (0, None)
+
+
+def test_an_archive_has_status_configuration_log_and_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ocfcluster.cli.options.connect", lambda *_, **__: Agent())
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    journal = tools / "journalctl"
+    journal.write_text('#!/bin/sh\necho "$@"\n')
+    journal.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    config = tmp_path / "agent.toml"
+    config.write_text("[node]\nid = 7\n")
+    file = tmp_path / "node.tar.gz"
+    run(str(file), "--config", str(config), "--unit", "ours", "--since", "-2h")
+    inside = contents(file.read_bytes())
+    assert json.loads(inside["status.json"])["node_id"] == 7
+    assert json.loads(inside["topics.json"]) == ["orders"]
+    assert inside["agent.toml"] == config.read_bytes()
+    assert b"--unit=ours --since=-2h" in inside["journal.txt"]
+    versions = json.loads(inside["versions.json"])
+    assert versions["protocol"]["newest"] >= versions["protocol"]["oldest"] >= 1
+    assert versions["packages"]["msgspec"]
+    assert any(one["name"] == "lo" for one in json.loads(inside["interfaces.json"]))
+    assert b"Udp:" in inside["proc/net/snmp"]
+    assert file.stat().st_mode & 0o077 == 0
+    assert capsys.readouterr().out.strip() == str(file)
+
+
+def test_what_cannot_be_had_is_named_and_the_rest_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise AgentUnreachable("no agent at /nowhere")
+
+    monkeypatch.setattr("ocfcluster.cli.options.connect", nobody)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run("-", "--config", str(tmp_path / "none.toml"))
+    written = capfdbinary.readouterr()
+    inside = contents(written.out)
+    assert "status.json" not in inside
+    missing = inside["missing.txt"].decode().splitlines()
+    assert missing[0] == "status: no agent at /nowhere"
+    assert missing[1] == f"{tmp_path}/none.toml: No such file or directory"
+    assert missing[-1].startswith("journal: there is no journalctl here")
+    for line in missing:
+        assert line.encode() in written.err
+    assert "versions.json" in inside
