@@ -192,7 +192,9 @@ def run(
     finally:
         report.seconds = (time.monotonic_ns() - started) / 1e9
         report.faults, report.slowest_return_s = dict(counts), slowest
-        timeline = Timeline.read(work.programs.traces if hasattr(work, "programs") else {}, work.done)
+        timeline = Timeline.read(
+            work.programs.traces if hasattr(work, "programs") else {}, work.done, work.ended_ns
+        )
         report.longest_pause_s = longest_pause(timeline)
     return timeline
 

@@ -8,6 +8,7 @@ nothing to do but what has changed in the source.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import subprocess
 import sys
@@ -59,6 +60,13 @@ def fetch_wheels(base: str) -> None:
 
 def build() -> str:
     """Build the image from the source as it is now; its name, which tells one checkout's from another's."""
+    WHEELS.parent.mkdir(exist_ok=True)
+    with (WHEELS.parent / "image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second finds all of it done
+        return _build()
+
+
+def _build() -> str:
     base = base_image()
     fetch_wheels(base)
     tag = f"{NAME}:{hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]}"

@@ -215,7 +215,7 @@ class Taps:
         for i, holder in self._holders.items():
             subprocess.run(["ip", "netns", "delete", self._namespace(i)], capture_output=True)
             with contextlib.suppress(APIError):
-                holder.remove(force=True)
+                holder.remove(force=True, v=True)
 
 
 def _device(pid: int) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+import tarfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
+import integration.chaos
 from integration.chaos import chaos
 from integration.conftest import ARCHIVES
+from integration.faults import ContainerDrill
 from integration.timeline import Timeline, draw, longest_pause
 from integration.work import Done
+from tests.netns import faults
+from tests.netns.faults import Fault
 from tests.netns.traces import Began, Got, Writer
 
 pytestmark = [pytest.mark.docker]
@@ -43,6 +48,24 @@ def test_a_short_chaos_run_shows_no_violation(image: str) -> None:
 @pytest.mark.parametrize("nodes", [3, 5])
 def test_a_longer_one(nodes: int, image: str) -> None:
     run(image, 10.0, nodes)
+
+
+def test_what_goes_wrong_is_reported_with_an_archive(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forget_it(drill: ContainerDrill, victim: int) -> None:
+        drill.containers.kill(victim)  # and nobody starts it again
+
+    monkeypatch.setattr(faults, "BACK_S", 3.0)
+    monkeypatch.setattr(integration.chaos, "choose", lambda chance: Fault("forget_it", forget_it))  # type: ignore[arg-type]
+    report = chaos(1, 0.5, 3, tmp_path, image)
+    assert "all are members of one epoch" in report.error
+    assert "VIOLATION" in (tmp_path / "report.txt").read_text()
+    with tarfile.open(report.archive) as archive:
+        names = archive.getnames()
+    assert sum(name.endswith("/status.json") for name in names) == 2
+    assert sum(name.endswith("/not-collected.txt") for name in names) == 1
+    assert sum(name.startswith("traces/") and name.endswith(".trace") for name in names) == 3
 
 
 def test_the_time_line_shows_pauses_and_faults(tmp_path: Path) -> None:

@@ -48,10 +48,14 @@ class Timeline:
     seconds: float = 0.0
 
     @classmethod
-    def read(cls, traces: Mapping[int, Path], done: Sequence[Done]) -> Self:
-        """From the traces of the nodes' subscribers, as far as they go."""
+    def read(cls, traces: Mapping[int, Path], done: Sequence[Done], ended_ns: int = 0) -> Self:
+        """From the traces of the nodes' subscribers, as far as they go, until the load ended (0: to their ends)."""
         times: dict[int, list[tuple[int, int]]] = {
-            node: [(line.time_ns, len(line.digests)) for line in read(path) if isinstance(line, Got)]
+            node: [
+                (line.time_ns, len(line.digests))
+                for line in read(path)
+                if isinstance(line, Got) and (not ended_ns or line.time_ns <= ended_ns)
+            ]
             for node, path in traces.items()
             if path.exists()
         }

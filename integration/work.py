@@ -41,6 +41,7 @@ class Work:
     directory: Path
     rate: float = RATE
     done: list[Done] = field(default_factory=list)
+    ended_ns: int = 0  # when the load was told to end; 0: it was not
 
     def __enter__(self) -> Self:
         self.programs = Programs(self.cluster, TOPICS, self.directory).__enter__()
@@ -92,6 +93,7 @@ class Work:
         history, and no more of them than the nodes said."""
         last = {i: self.drill.status(i) for i in self.cluster.nodes}
         assert {one["cluster_id"] for one in last.values()} == {self.first[1]["cluster_id"]}
+        self.ended_ns = time.monotonic_ns()
         self.published = self.programs.published()
         assert all(document["flushed"] for document in self.published.values()), self.published
         self.programs.mark_the_end(1)

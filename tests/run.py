@@ -73,7 +73,7 @@ TESTS = (
     Tests("conformance", "tests/conformance", workers=2),
     Tests("simulation", "tests/simulation", workers=2),  # measuring would slow the seeds threefold
     Tests("netns", "tests/netns", needs="netns"),
-    Tests("integration", "integration", needs="docker"),
+    Tests("integration", "integration", workers=2, needs="docker"),  # most of the time both wait
 )
 
 
