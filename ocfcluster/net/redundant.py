@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from ocfcluster import limits
 from ocfcluster.limits import CLEAR_HEADER_BYTES
 from ocfcluster.net.transport import Address, Received, Transport, datagram_count
-from ocfcluster.wire.datagram import CLEAR, INCARNATION_AT, PREFIX_BYTES
+from ocfcluster.wire.datagram import CLEAR, INCARNATION_AT, OLDEST_VERSION, PREFIX_BYTES, VERSION, VERSION_AT
 from ocfcluster.wire.replay import ReplayWindow
 
 SENDERS: Final = 2 * limits.NODES  # incarnations remembered; the longest silent go first
@@ -94,8 +94,8 @@ class _Sender:
 class DuplicateFilter:
     """Lets the first copy of every datagram pass, from whichever of ``networks`` it comes.
 
-    ``ours``: the first OURS_BYTES of this cluster's datagrams. What begins otherwise passes unseen: it is for the node
-    to count. So does what is too short to have a header. Bounded: SENDERS windows of some 20 KiB.
+    ``ours``: the first OURS_BYTES of this cluster's datagrams, in any version. What begins otherwise passes unseen: it
+    is for the node to count. So does what is too short to have a header. Bounded: SENDERS windows of some 20 KiB.
 
     While datagrams are not sealed a forged one can take the place of a real one here, as it can in the node itself.
     Whoever seals them asks ``ReplayWindow.taken`` before opening one, and lets ``accept`` follow the opening.
@@ -105,7 +105,11 @@ class DuplicateFilter:
 
     def __init__(self, ours: bytes, networks: int, moved: Callable[[_Sender], None] | None = None) -> None:
         self.dropped = 0  # datagrams that had come before
-        self._ours = ours
+        # In whichever version the cluster speaks: it may be older than the newest that this build knows.
+        versions = range(OLDEST_VERSION, VERSION + 1)
+        self._ours = frozenset(
+            ours[:VERSION_AT] + bytes([version]) + ours[VERSION_AT + 1 :] for version in versions
+        )
         self._networks = networks
         self._moved = moved  # told of a sender whose addresses have changed, or that is forgotten
         self._senders: dict[bytes, _Sender] = {}  # by incarnation as the header has it
@@ -114,7 +118,11 @@ class DuplicateFilter:
         """Append to ``into`` what of a received buffer has not come before: all, nothing, or pieces of it."""
         buffer, segment, source = received
         length = len(buffer)
-        if length < CLEAR_HEADER_BYTES or segment < CLEAR_HEADER_BYTES or buffer[:OURS_BYTES] != self._ours:
+        if (
+            length < CLEAR_HEADER_BYTES
+            or segment < CLEAR_HEADER_BYTES
+            or buffer[:OURS_BYTES] not in self._ours
+        ):
             into.append(received)
             return
         sender = self._senders.get(buffer[INCARNATION_AT:PREFIX_BYTES])

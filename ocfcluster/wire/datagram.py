@@ -40,6 +40,7 @@ OLDEST_VERSION: Final = 1  # with the next version it stays, so that nodes can b
 
 CLEAR: Final = struct.Struct("<HBBIIIQQ")
 PREFIX_BYTES: Final = 24  # of the clear header: equal in all datagrams of one incarnation in one history
+VERSION_AT: Final = 2  # in the clear header, one byte
 HISTORY_AT: Final = 12  # in the clear header, up to the incarnation
 INCARNATION_AT: Final = 16  # in the clear header, up to PREFIX_BYTES: no other node has it
 DATA: Final = struct.Struct("<BBHQ")  # type, flags, 0, packet number; then the packet's stream bytes

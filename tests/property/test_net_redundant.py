@@ -3,10 +3,12 @@ networks do to them."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ocfcluster.limits import REPLAY_WINDOW
+from ocfcluster.net import redundant
 from ocfcluster.net.redundant import OURS_BYTES, SENDERS, DuplicateFilter
 from ocfcluster.net.transport import Received
 from ocfcluster.wire.datagram import CLEAR, CLEAR_HEADER_BYTES, MAGIC, VERSION, clear_prefix
@@ -105,6 +107,18 @@ def test_a_buffer_of_several_senders_is_taken_apart(ones: list[tuple[int, int]])
     passed: list[Received] = []
     duplicates.admit((whole, 40, SOURCES[0]), 0, 1, passed)
     assert split(passed) == list(dict.fromkeys(split([(whole, 40, SOURCES[0])])))
+
+
+def test_an_older_version_that_is_spoken_is_ours_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nodes are upgraded they speak an older version than the newest build's own."""
+    monkeypatch.setattr(redundant, "VERSION", VERSION + 1)
+    duplicates = DuplicateFilter(OURS, 1)
+    for version, passes in ((VERSION, 1), (VERSION + 1, 1), (VERSION + 2, 2)):
+        one = clear_prefix(CLUSTER, 1, 100 + version, version=version) + b"\1" + bytes(39)
+        passed: list[Received] = []
+        for _ in range(2):
+            duplicates.admit((one, len(one), SOURCES[0]), 0, 1, passed)
+        assert len(passed) == passes
 
 
 @given(st.binary(max_size=200), st.integers(1, 300))
