@@ -31,6 +31,7 @@ from docker.models.containers import Container
 
 from integration.network import Bridge, Taps, pid_of
 from tests.cluster import LOG_LINES, POLL_S, ROOT, START_TIMEOUT_S, BaseCluster, ClusterError, Topics, toml
+from tests.netns.programs import COMPONENTS
 
 LABEL: Final = "ocfcluster.test"
 USER: Final = 5405  # of the agent, in the image
@@ -79,7 +80,13 @@ class ContainerCluster(BaseCluster):
         topics: Topics = (),
         **config: Mapping[str, Any],
     ) -> None:
-        super().__init__(n, {"transport": transport}, delivery=delivery, topics=topics, config=config)
+        super().__init__(
+            n,
+            {"transport": transport},
+            delivery=delivery,
+            topics=topics,
+            config={"components": COMPONENTS, **config},
+        )
         self.images: Final = dict.fromkeys(self.nodes, image)  # of each node's next container
         self._image = image
         self._differs: dict[int, dict[str, dict[str, Any]]] = {}

@@ -16,7 +16,7 @@ from tests.netns.cluster import Cluster
 from tests.netns.faults import FAULTS, Drill, Fault
 from tests.netns.hosts import Hosts
 from tests.netns.oracle import Verdict, check
-from tests.netns.programs import Programs
+from tests.netns.programs import COMPONENTS, Programs
 
 pytestmark = pytest.mark.netns
 
@@ -34,7 +34,7 @@ def run(faults: list[Fault], directory: Path, seed: int) -> Verdict:
     changes = 0
     with (
         Hosts(len(NODES)) as hosts,
-        Cluster(hosts, topics=TOPICS) as cluster,
+        Cluster(hosts, topics=TOPICS, components=COMPONENTS) as cluster,
         Programs(cluster, TOPICS, directory) as programs,
     ):
         programs.subscribe()

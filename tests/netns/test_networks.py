@@ -18,7 +18,7 @@ import pytest
 from tests.netns.faults import Drill
 from tests.netns.networks import Name, RedundantCluster, TwoNetworks
 from tests.netns.oracle import check
-from tests.netns.programs import Programs
+from tests.netns.programs import COMPONENTS, Programs
 from tests.netns.traces import Got, read
 
 pytestmark = pytest.mark.netns
@@ -66,7 +66,7 @@ def under_load(
     """Load on three hosts; at the end all is well, and was: one view, every event, no pause."""
     with (
         TwoNetworks(3) as hosts,
-        RedundantCluster(hosts, transport, topics=TOPICS) as cluster,
+        RedundantCluster(hosts, transport, topics=TOPICS, components=COMPONENTS) as cluster,
         Programs(cluster, TOPICS, directory) as programs,
     ):
         programs.subscribe(resume=False)

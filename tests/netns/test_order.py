@@ -15,7 +15,7 @@ import pytest
 from tests.netns.cluster import Cluster
 from tests.netns.hosts import Hosts
 from tests.netns.oracle import check
-from tests.netns.programs import Programs
+from tests.netns.programs import COMPONENTS, Programs
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
@@ -57,7 +57,7 @@ NETWORKS = [
 def test_all_nodes_deliver_the_same_complete_sequence(network: Network, tmp_path: Path) -> None:
     with (
         Hosts(len(NODES), link="switch", seed=1) as hosts,
-        Cluster(hosts, topics=TOPICS) as cluster,
+        Cluster(hosts, topics=TOPICS, components=COMPONENTS) as cluster,
         Programs(cluster, TOPICS, tmp_path, SIZE) as programs,
     ):
         assert hosts.switch is not None

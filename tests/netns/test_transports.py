@@ -11,7 +11,7 @@ import pytest
 from tests.netns.cluster import Cluster
 from tests.netns.hosts import Hosts
 from tests.netns.oracle import check
-from tests.netns.programs import Programs
+from tests.netns.programs import COMPONENTS, Programs
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
@@ -57,7 +57,7 @@ def test_every_transport_carries_one_order(way: Way, tmp_path: Path) -> None:
         options = dict(way.options)
         network = way.network(hosts) | options.pop("network", {})
         with (
-            Cluster(hosts, topics=TOPICS, network=network, **options) as cluster,
+            Cluster(hosts, topics=TOPICS, network=network, components=COMPONENTS, **options) as cluster,
             Programs(cluster, TOPICS, tmp_path) as programs,
         ):
             hosts.set_loss(way.loss_percent)
