@@ -253,8 +253,7 @@ class Initiative:
             elif settled and self._is_deaf(member, now):
                 gone.add(node_id)
                 reasons.append(f"node {node_id} does not hear the sequencer")
-        if not gone:
-            self._back_since = 0
+        coming_back = self._are_coming_back(configuration, gone, now)
         joining = self._ready_joiners(configuration, now)
         lagging = self.lagging(now)
         if lagging and self._would_be_primary(configuration, gone | lagging, lagging, joining):
@@ -267,7 +266,7 @@ class Initiative:
             reasons.append("members are frozen by another proposal")
         if plane.frozen and now - self._recovery.promised_at < self._settings.sync_timeout_ns // 4:
             return ""  # somebody else is at it
-        if not reasons or (len(reasons) == len(gone) and self._are_coming_back(configuration, gone, now)):
+        if not reasons or (coming_back and len(reasons) == len(gone)):
             return ""
         if not self._would_be_primary(configuration, gone, gone & lagging, joining):
             return ""
@@ -276,6 +275,9 @@ class Initiative:
     def _are_coming_back(self, configuration: Configuration, gone: set[int], now: int) -> bool:
         """Whether all who are gone have restarted, and the order goes on without them: their new incarnations are
         waited for, so that a restart is one view with the node in ``out`` and in ``in``."""
+        if not gone:
+            self._back_since = 0
+            return False
         for member in configuration.members:
             newest = self._detector.present(member.node_id)
             restarted = newest is not None and newest.incarnation != member.incarnation
