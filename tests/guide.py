@@ -114,7 +114,9 @@ class Reader:
         environment = {
             **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8",
         }  # fmt: skip
-        environment.pop("OCFCLUSTER_SOCKET", None)
+        # Other users' processes could not write down what they covered.
+        for name in [one for one in environment if one.startswith("COVERAGE_")] + ["OCFCLUSTER_SOCKET"]:
+            environment.pop(name, None)
         # Safe beside threads: what is called before the exec is one system call.
         self._shell = subprocess.Popen(
             ["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
