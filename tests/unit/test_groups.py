@@ -403,10 +403,10 @@ def test_commands(cluster: LoopbackCluster, name: str):
     assert watch.stdout is not None
     assert f"members {member['member']}" in watch.stdout.readline()
     joined.send_signal(signal.SIGINT)
-    joined.communicate(timeout=10)
+    joined.communicate(timeout=30)
     assert "leave (left)" in watch.stdout.readline()
     watch.send_signal(signal.SIGINT)
-    watch.communicate(timeout=10)
+    watch.communicate(timeout=30)
 
 
 GUIDE = Path(__file__).parents[2] / "docs" / "api.md"
