@@ -16,8 +16,8 @@ SECOND_NS: Final = 1_000_000_000
 # --- names and properties -------------------------------------------------------------------------------------
 TOPIC_NAME_BYTES: Final = 255  # the OCF obligation A2; also bounds every message that carries a name
 PROPERTY_COUNT: Final = 32  # a filter walks them per run
-PROPERTY_KEY_BYTES: Final = 64
-PROPERTY_VALUE_BYTES: Final = 1024
+PROPERTY_KEY_BYTES: Final = 64  # a length of one byte in the table; keys are words
+PROPERTY_VALUE_BYTES: Final = 1024  # a property is a label to filter by; the data is in the event
 PROPERTIES_BYTES: Final = 4 * KIB  # the whole encoded table of a run
 FILTER_DEPTH: Final = 16  # and, or, not within each other: bounds the recursion of whoever walks a filter
 FILTER_TERMS: Final = 64  # comparisons in a filter: what one run may cost per subscription
@@ -25,12 +25,12 @@ FILTER_BYTES: Final = 16 * KIB  # of a filter as it goes to the agent
 FILTER_TEXT_BYTES: Final = 16 * KIB  # of a filter as text
 # Tables of properties that a filter remembers its answer for, and the largest of them: some 20 KiB a subscription.
 FILTER_CACHE_ENTRIES: Final = 64
-FILTER_CACHED_BYTES: Final = 256
-CLUSTER_NAME_BYTES: Final = 64
-CLIENT_NAME_BYTES: Final = 64
-RESERVED_PREFIX: Final = "oc."
+FILTER_CACHED_BYTES: Final = 256  # a larger table is not remembered, but looked at each time
+CLUSTER_NAME_BYTES: Final = 64  # it is in the state directory, and in every message to a client
+CLIENT_NAME_BYTES: Final = 64  # a client chooses it, and status and log repeat it
+RESERVED_PREFIX: Final = "oc."  # topics of the cluster's own components: nobody else takes their names
 RESERVED_ALIAS_PREFIX: Final = "__OC_EV_"  # the names that draft 0.3 had for the reserved topics
-GROUP_PREFIX: Final = "group:"
+GROUP_PREFIX: Final = "group:"  # names of groups, which are not to be taken by topics
 
 # --- connectivity and components --------------------------------------------------------------------------------
 INTERFACE_NAME_BYTES: Final = 15  # the kernel's IFNAMSIZ, without its NUL
@@ -50,13 +50,13 @@ VIEWS_UNPLACED: Final = 64  # views that an external membership component has no
 # One message on an event socket: 5 events of 16 KiB, 2 of 32, 1 of 64, with room for headers and properties. Linux
 # keeps up to 83.6 KiB in small allocations (4 pages and 17 fragments); what is larger needs many pages in a row.
 FRAME_BYTES: Final = 82 * KIB
-FRAME_HEADER_BYTES: Final = 24
-RECORD_HEADER_BYTES: Final = 56
-RUN_HEADER_BYTES: Final = 64
+FRAME_HEADER_BYTES: Final = 24  # fixed by the format
+RECORD_HEADER_BYTES: Final = 56  # fixed by the format
+RUN_HEADER_BYTES: Final = 64  # fixed by the format
 # A run of several publications fits one frame; a single larger publication is a run of its own, sent by memfd.
 RUN_BYTES: Final = FRAME_BYTES - FRAME_HEADER_BYTES - RECORD_HEADER_BYTES
 RUN_COUNT: Final = 32 * KIB  # events in one run; bounds the table of lengths a receiver walks
-EVENT_BYTES_DEFAULT: Final = MIB
+EVENT_BYTES_DEFAULT: Final = MIB  # an agent puts an event together in memory, of each origin one
 EVENT_BYTES_CEILING: Final = 64 * MIB  # what configuration may raise the largest event to
 CONTROL_FRAME_BYTES: Final = 256 * KIB  # a request other than a publication; stops claims of gigabytes
 # Ballast of a message that lends a large run: a dozen of them fill the socket, so that what a subscriber has not taken
@@ -65,9 +65,11 @@ SHARED_BALLAST_BYTES: Final = 16 * KIB
 EVENT_SOCKET_SEND_BYTES: Final = 212_992  # Linux' default wmem_max: more is not granted, less blocks writers
 
 # --- what one client may hold in an agent ---------------------------------------------------------------------
-CLIENTS: Final = 1024
-SUBSCRIPTIONS_PER_CLIENT: Final = 256
-TOPICS_PER_SUBSCRIPTION: Final = 1024
+CLIENTS: Final = (
+    1024  # each has two descriptors and some memory before it has said anything: stops a connection flood
+)
+SUBSCRIPTIONS_PER_CLIENT: Final = 256  # each is a descriptor of the agent
+TOPICS_PER_SUBSCRIPTION: Final = 1024  # each is looked at when the subscription is made and ended
 LENT_SOCKETS_UNANSWERED: Final = 64  # descriptors in flight over SCM_RIGHTS: stops a descriptor flood
 REQUESTS_UNANSWERED: Final = 256  # pipelined requests of one client
 SUBSCRIPTION_QUEUE_BYTES: Final = 16 * MIB  # mark at which a subscription is "full"
@@ -91,7 +93,7 @@ SLOW_SUBSCRIBER_TIMEOUT_NS: Final = 5 * SECOND_NS  # a full subscription closes 
 SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval, for the whole cluster
 
 # --- replicated state (all part of the configuration in force) ------------------------------------------------
-TOPICS: Final = 16_384
+TOPICS: Final = 16_384  # every node has the whole table in memory, on disk, and in snapshots
 RETAINED_BYTES_PER_TOPIC: Final = 64 * MIB  # of events kept for those who begin earlier than now
 PRINCIPALS_PER_RIGHT: Final = 32  # users and groups that one right of a topic names
 PRINCIPAL_BYTES: Final = 64  # of such a name
@@ -101,11 +103,11 @@ NAME_LIFETIME_NS: Final = 60 * SECOND_NS  # then a name is looked up anew when s
 NAME_UNKNOWN_LIFETIME_NS: Final = 5 * SECOND_NS  # the same for one that is nobody's: it may just be made
 NAME_WAIT_NS: Final = 5 * SECOND_NS  # a program waits so long for a look-up; then the name is nobody's to it
 COMMANDS_WAITING: Final = 4096  # not sent yet; clients that come back and ask again and again do not pile up
-PRODUCERS_PER_NODE: Final = 1024
+PRODUCERS_PER_NODE: Final = 1024  # each is remembered by every node, with its outcomes
 PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each producer (exactly once)
 # Runs ordered since a producer was last met, after which its node may reuse its place for a new one.
 PRODUCER_MEMORY_POSITIONS: Final = 1_000_000
-PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB
+PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB  # what a library keeps to send it again
 GROUPS: Final = 4096  # in use, or used lately; one more takes the place of one without members
 GROUP_MEMBERS: Final = 1024  # of one group: each JOIN and LEAVE carries them all, 16 bytes each
 MEMBERSHIPS_PER_NODE: Final = 1024  # in all groups; bounds the LEAVEs that the loss of a node brings
@@ -115,12 +117,17 @@ EARLY_ORDERS: Final = (
     64  # ORDERs of the next epoch kept while its configuration goes to disk; more are asked for
 )
 NODES: Final = 64  # whom a node hears fits one heartbeat of 1500 bytes
-NODE_ID_MOST: Final = 0xFFFF_FFFF
-VOTES_MOST: Final = 255
+NODE_ID_MOST: Final = 0xFFFF_FFFF  # a field of 32 bits
+VOTES_MOST: Final = 255  # sums stay small; more than a few are a mistake
 
 # --- datagrams ------------------------------------------------------------------------------------------------
-CLEAR_HEADER_BYTES: Final = 32
+CLEAR_HEADER_BYTES: Final = 32  # fixed by the format
 SEAL_BYTES: Final = 16  # an AEAD tag; its room is left free in every datagram
+KEYS: Final = 4  # keys that a node accepts: an old one and a new one, and room for a mistake
+KEY_FILE_BYTES: Final = 16 * KIB  # a key file is read whole
+KEY_REPORT_NS: Final = SECOND_NS  # a node tells the others so often which keys it has
+KEY_REPORT_OLD_NS: Final = 5 * SECOND_NS  # what was told longer ago may not be so any more
+OPENERS: Final = 512  # prefixes of sealed datagrams that are known: a few per incarnation of each node
 MTU_MINIMUM: Final = (
     1280  # interface MTU (with IP and UDP headers): a configuration of 14 nodes fits a datagram
 )
@@ -138,9 +145,11 @@ OUT_OF_ORDER_ENTRIES: Final = 65_536  # order entries kept behind a gap
 OUT_OF_ORDER_ORDERS: Final = 4096  # ORDER messages kept behind a gap
 
 # --- timing ---------------------------------------------------------------------------------------------------
-HEARTBEAT_NS: Final = 100 * MILLISECOND_NS
+HEARTBEAT_NS: Final = 100 * MILLISECOND_NS  # ten datagrams a second of each node: small beside any traffic
 HEARTBEAT_PADDED_EVERY: Final = 10  # one in ten fills the mtu: shows links that pass only small datagrams
-SUSPICION_NS: Final = SECOND_NS
+SUSPICION_NS: Final = (
+    SECOND_NS  # a busy machine keeps no process waiting so long; publishing stands for it after a crash
+)
 SYNC_TIMEOUT_NS: Final = 2 * SECOND_NS  # without progress of the members that fetch up to a proposed cut
 LEAVE_TIMEOUT_NS: Final = (
     5 * SECOND_NS
@@ -165,7 +174,7 @@ JOIN_LAG_PACKETS: Final = (
     256  # a learner no further behind is ready: an epoch change takes longer than to catch up
 )
 NACK_RETRY_NS: Final = 10 * MILLISECOND_NS  # doubled per try up to NACK_RETRY_MAX_NS
-NACK_RETRY_MAX_NS: Final = 160 * MILLISECOND_NS
+NACK_RETRY_MAX_NS: Final = 160 * MILLISECOND_NS  # what does not come is asked for no more often than that
 ORDER_TIME_SLEW: Final = 2000  # order_time follows the wall clock by one part in so many
 PERSIST_RETRY_NS: Final = SECOND_NS  # after a failed write of the state directory
 PROBE_NS: Final = 10 * MILLISECOND_NS  # without progress for so long, what was said last is said again
@@ -189,6 +198,9 @@ HOOK_NS: Final = 10 * SECOND_NS  # a hook's command that hangs would hold up wha
 SNAPSHOT_REQUEST_BYTES: Final = 4 * KIB  # what a node asks with; more is no node
 SNAPSHOT_BYTES: Final = 1024 * MIB  # taken from a giver; see _check for what must fit
 SNAPSHOT_PIECE_BYTES: Final = 256 * KIB  # read or written before other events of the loop have their turn
+STREAM_PIECE_BYTES: Final = (
+    256 * KIB
+)  # sealed at once: 60 µs of the loop, and what is kept of a piece until it opens
 SNAPSHOT_BUFFERS: Final = 512  # in one sendmsg; Linux takes 1024
 SNAPSHOTS_AT_ONCE: Final = 4  # given to others: each holds up to a backlog in memory
 SNAPSHOT_CONNECTIONS: Final = 16  # accepted, those that have not said yet what they want included
@@ -230,6 +242,8 @@ def _check(condition: bool, relation: str) -> None:
 
 _check(RUN_BYTES > PROPERTIES_BYTES + RUN_HEADER_BYTES, "a run has room beside its properties")
 _check(SEGMENT_BUFFER_BYTES <= DATAGRAM_BYTES, "a segmented send fits one kernel buffer")
+_check(OPENERS >= 4 * 2 * NODES, "two incarnations of every node are known, in two histories, under two keys")
+_check(KEY_REPORT_OLD_NS >= 3 * KEY_REPORT_NS, "a lost key report is not taken for a missing key")
 _check(EVENT_BYTES_DEFAULT <= EVENT_BYTES_CEILING <= BACKLOG_BYTES, "one largest event fits the backlog")
 _check(
     SUBSCRIPTION_QUEUE_HARD_BYTES >= SUBSCRIPTION_QUEUE_BYTES + BACKLOG_BYTES,

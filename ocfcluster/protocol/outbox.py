@@ -10,6 +10,7 @@ from ocfcluster.protocol.effects import Address, Effect, Multicast, Send
 from ocfcluster.wire.datagram import DATA_HEAD, Extent, encode_packets, packets_per_buffer, retransmit_head
 
 _COUNTER: Final = struct.Struct("<Q")
+_BUFFER_BYTES: Final = limits.DATAGRAM_BYTES - limits.SEGMENT_COUNT * limits.SEAL_BYTES  # room for all tags
 
 
 class Outbox:
@@ -42,7 +43,7 @@ class Outbox:
                 size <= last.segment
                 and before % last.segment == 0
                 and before < last.segment * limits.SEGMENT_COUNT
-                and before + size <= limits.SEGMENT_BUFFER_BYTES
+                and before + size <= _BUFFER_BYTES
             ):
                 effects[-1] = Multicast(last.buffer + datagram, last.segment)
                 return

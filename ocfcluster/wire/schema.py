@@ -47,6 +47,7 @@ from ocfcluster.limits import (
     EVENT_BYTES_CEILING,
     FRAME_BYTES,
     INTERFACE_NAME_BYTES,
+    KEYS,
     PROPERTIES_BYTES,
     PROPERTY_COUNT,
     PROPERTY_KEY_BYTES,
@@ -54,12 +55,15 @@ from ocfcluster.limits import (
     RECORD_HEADER_BYTES,
     RUN_COUNT,
     RUN_HEADER_BYTES,
+    SEAL_BYTES,
     TOPIC_NAME_BYTES,
 )
 from ocfcluster.wire.datagram import MAGIC, OLDEST_VERSION, VERSION, MessageFlags, MessageType
 from ocfcluster.wire.event import FIXED, FLAGS_MASK, TOPIC_SLOT_BYTES, fold32
 from ocfcluster.wire.frames import RecordFlags, RecordKind
+from ocfcluster.wire.keys import HINTS
 from ocfcluster.wire.run import ERRNO_MAXIMUM, LENGTHS_TABLE, NUMBER_MAXIMUM, RunKind
+from ocfcluster.wire.sealed_stream import NONCE_BYTES, STREAM_MAGIC, STREAM_VERSION
 
 
 class Rule(Construct):  # type: ignore[misc] # construct has no types
@@ -592,3 +596,44 @@ DATAGRAMS: Final = {
     MessageType.CONFIG_REQUEST: CONFIG_REQUEST,
     **STRUCTURES,
 }
+
+# --- sealing, outside of what nodes say ------------------------------------------------------------------------
+
+SEALED_DATAGRAM: Final = Format(
+    "sealed datagram",
+    MalformedDatagram,
+    "magic" / Int16ul,
+    _between("magic", MAGIC, MAGIC),
+    "version" / Int8ul,
+    _between("version", VERSION, VERSION),
+    "flags" / Int8ul,  # bit 0: 1; bit 1: a key report; bits 2 to 7: the key's id modulo 64
+    Check(this.flags % 2 == 1),
+    "cluster" / Int32ul,
+    "node_id" / Int32ul,
+    "history" / Int32ul,
+    "incarnation" / Int64ul,
+    "counter" / Int64ul,
+    "sealed" / GreedyBytes,  # and a tag
+    Check(len_(this.sealed) > SEAL_BYTES),
+)
+
+KEY_REPORT: Final = Format(
+    "key report, when it is opened",
+    MalformedDatagram,
+    "count" / Int8ul,
+    _between("count", 1, KEYS),
+    "key_ids" / Array(this.count, Int32ul),
+)
+
+GREETING: Final = Format(
+    "greeting of a sealed connection",
+    Malformed,
+    "magic" / Int16ul,
+    _between("magic", STREAM_MAGIC, STREAM_MAGIC),
+    "version" / Int8ul,
+    _between("version", STREAM_VERSION, STREAM_VERSION),
+    "hint" / Int8ul,
+    _between("hint", 0, HINTS - 1),
+    "cluster" / Int32ul,
+    "nonce" / Bytes(NONCE_BYTES),
+)
