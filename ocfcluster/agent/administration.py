@@ -36,21 +36,24 @@ _LOCAL: Final[dict[int, Callable[[Administer], OperatorCommand]]] = {
 class Administrator:
     """Answers ADMINISTER: at once where it is refused or local, else at the command's place in the order.
 
-    ``operator`` gives a command to the node and says why not; ``command`` puts one into the order; ``reload`` (check,
-    then) reads the configuration again and says why not; ``reply`` and ``refuse`` answer a request.
+    ``operator`` gives a command to the node and says why not, ``keys`` one about the key file; ``command`` puts one
+    into the order; ``reload`` (check, then) reads the configuration again and says why not; ``reply`` and ``refuse``
+    answer a request.
     """
 
-    __slots__ = ("_operator", "_command", "_reload", "_reply", "_refuse")
+    __slots__ = ("_operator", "_keys", "_command", "_reload", "_reply", "_refuse")
 
     def __init__(
         self,
         operator: Callable[[OperatorCommand], str],
+        keys: Callable[[Administer], str],
         command: Callable[[control.Operand, Callable[[Outcome], None]], None],
         reload: Callable[[bool, Callable[[dict[str, Any]], None]], str],
         reply: Callable[..., None],
         refuse: Callable[[Client, int, int, str], None],
     ) -> None:
         self._operator = operator
+        self._keys = keys
         self._command = command
         self._reload = reload
         self._reply = reply
@@ -67,6 +70,8 @@ class Administrator:
             self._read_again(client, request, check=body.command == Administration.RELOAD_CHECK)
         elif local is not None:
             self._tell(client, request, body, local(body))
+        elif body.command in (Administration.KEYS_CHECK, Administration.KEYS_LOAD):
+            self._done(client, request, self._keys(body))
         else:
             text = f"this agent knows no command {body.command} of administration"
             self._refuse(client, request.request_id, errno.EINVAL, text)
@@ -97,7 +102,9 @@ class Administrator:
         if fault:
             self._refuse(client, request.request_id, errno.EINVAL, fault)
             return
-        why = self._operator(command)
+        self._done(client, request, self._operator(command))
+
+    def _done(self, client: Client, request: Incoming, why: str) -> None:
         if why:
             self._refuse(client, request.request_id, errno.EBUSY, why)
         else:

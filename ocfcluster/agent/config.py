@@ -102,6 +102,7 @@ class Network(Section, frozen=True):
 
 
 class Security(Section, frozen=True):
+    key_file: str = ""
     insecure: bool = False
 
 
@@ -207,8 +208,9 @@ class AgentConfig(Section, frozen=True):
         )
 
 
-def load(path: str | os.PathLike[str]) -> AgentConfig:
-    """The configuration in the file ``path``. Raises ConfigurationError: the key, the file, what would be right."""
+def load(path: str | os.PathLike[str], *, insecure: bool = False) -> AgentConfig:
+    """The configuration in the file ``path``; ``insecure``: with ``security.insecure``, whatever it says.
+    Raises ConfigurationError: the key, the file, what would be right."""
     file = Path(path)
     try:
         text = file.read_bytes().decode()
@@ -223,6 +225,9 @@ def load(path: str | os.PathLike[str]) -> AgentConfig:
         config = msgspec.convert(document, AgentConfig, str_keys=True)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{file}: {_explain(str(error))}") from None
+    if insecure:
+        security = msgspec.structs.replace(config.security, insecure=True)
+        config = msgspec.structs.replace(config, security=security)
     problem = _impossible(config, document)
     if problem:
         raise ConfigurationError(f"{file}: {problem}")
@@ -286,13 +291,23 @@ def _choices(section: str, key: str) -> str:
 def _impossible(config: AgentConfig, document: dict[str, Any]) -> str:
     """What in a well-typed configuration cannot be meant; empty: nothing."""
     return (
-        _impossible_cluster(config, document)
+        _impossible_security(config)
+        or _impossible_cluster(config, document)
         or _impossible_network(config)
         or _impossible_values(config)
         or _impossible_access(config)
         or _impossible_topics(config)
         or _impossible_hooks(config)
     )
+
+
+def _impossible_security(config: AgentConfig) -> str:
+    if config.security.key_file and config.security.insecure:
+        return (
+            "security.insecure: says that nothing is sealed, and security.key_file that everything is; "
+            "remove one of the two"
+        )
+    return ""
 
 
 def _impossible_cluster(config: AgentConfig, document: dict[str, Any]) -> str:

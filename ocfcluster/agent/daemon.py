@@ -25,6 +25,7 @@ from ocfcluster.agent.config import AgentConfig, TopicSetting
 from ocfcluster.agent.external_views import ExternalViews
 from ocfcluster.agent.hooks import Hooks, Teller
 from ocfcluster.agent.intake import Intake
+from ocfcluster.agent.keys import KeyRing, NoKeys
 from ocfcluster.agent.links import connections, links, networks_document
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.local import LocalTopics
@@ -102,10 +103,13 @@ class Agent:
         incarnation: int,
         snapshots: Sequence[socket.socket] = (),
         warnings: list[str] | None = None,
+        keys: KeyRing | None = None,
     ) -> None:
         self.config = config
         self.incarnation = incarnation
         self.transport = transport
+        self.keys = keys or NoKeys()
+        self.traffic = self.keys.seal(transport, config.cluster.name, config.node.id, incarnation)
         self.state_dir = state_dir
         self.listener = listener
         self.socket_path = "" if listener is None else listener.path
@@ -137,7 +141,9 @@ class Agent:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
-        self.snapshots = Snapshots(self, snapshots, partial(paths, transport), self.counters)
+        self.snapshots = Snapshots(
+            self, snapshots, partial(paths, transport), self.counters, self.keys.sealing
+        )
         self._writer = RecordWriter(state_dir, self._persisted)
         self.disk_error = ""  # why the last write of the state directory failed; empty: it did not
         self._stopping: asyncio.Event | None = None
@@ -274,7 +280,7 @@ class Agent:
 
     def on_network(self) -> None:
         """Datagrams have come: one burst of them."""
-        received = self.transport.receive(RECEIVE_BURST)
+        received = self.traffic.receive(RECEIVE_BURST)
         if not received:
             return  # taken already when the transport's other descriptor was readable
         now = time.monotonic_ns()
@@ -323,10 +329,10 @@ class Agent:
                 self.hub.flush(now)  # before what is sent next: somebody here may wait for just this
             elif kind is Multicast:
                 self.counters.buffers_sent += 1
-                self.transport.multicast(effect.buffer, effect.segment)  # type: ignore[union-attr]
+                self.traffic.multicast(effect.buffer, effect.segment)  # type: ignore[union-attr]
             elif kind is Send:
                 self.counters.buffers_sent += 1
-                self.transport.send(effect.address, effect.buffer, effect.segment)  # type: ignore[union-attr]
+                self.traffic.send(effect.address, effect.buffer, effect.segment)  # type: ignore[union-attr]
             else:
                 self._carry_rare(effect, now)
         if self.requests.deferred:

@@ -12,9 +12,10 @@ from typing import Final
 
 import structlog
 
-from ocfcluster.agent.config import AgentConfig
+from ocfcluster.agent.config import AgentConfig, load
 from ocfcluster.agent.daemon import Agent, new_incarnation
 from ocfcluster.agent.hooks import Hooks, check_command
+from ocfcluster.agent.keys import open_keys
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.network import open_network
 from ocfcluster.agent.node_api import NodeApi
@@ -42,15 +43,16 @@ class Incarnations:
         state_path: Path,
         warnings: list[str],
         file: Path | None = None,
+        read: Callable[[Path], AgentConfig] = load,
     ) -> None:
         """``socket_path``: where programs reach the agents; None: only in this process, by ``Agent.admit``. ``file``:
-        where ``config`` is from, to be read again; None: nowhere."""
+        where ``config`` is from, to be read again by ``read``; None: nowhere."""
         self._config = config
         self.hooks = Hooks(config.hooks)
         self.reloader: Reloader | None = None
         if file is not None:
             self.reloader = Reloader(
-                file.resolve(), lambda: self._config, self._table, self._apply, asyncio.to_thread
+                file.resolve(), lambda: self._config, self._table, self._apply, asyncio.to_thread, read
             )
         self._socket_path = socket_path
         self._state_path = state_path
@@ -163,6 +165,7 @@ def _open(config: AgentConfig, socket_path: str | None, state_path: Path, warnin
         state_dir = StateDirectory(state_path, config.cluster.name, config.node.id)
         opened.callback(state_dir.close)
         warnings = [*warnings, *_volatile(config, state_path)]
+        keys = open_keys(config.security.key_file, config.cluster.name)
         transport, snapshots, network_warnings = open_network(config, incarnation)
         opened.callback(transport.close)
         for listening in snapshots:
@@ -174,6 +177,7 @@ def _open(config: AgentConfig, socket_path: str | None, state_path: Path, warnin
         agent = Agent(
             config, node_factory(config, transport, state_dir, incarnation), transport, state_dir, listener,
             incarnation=incarnation, snapshots=snapshots, warnings=[*warnings, *network_warnings],
+            keys=keys,
         )  # fmt: skip
         opened.pop_all()
         return agent

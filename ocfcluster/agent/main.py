@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,10 +31,11 @@ EXIT_SETUP: Final = 3
 log = structlog.get_logger("ocfcluster.agent")
 
 
-def run_agent(config: AgentConfig | Path | None = None) -> int:
+def run_agent(config: AgentConfig | Path | None = None, *, insecure: bool = False) -> int:
     """Run an agent in the foreground until SIGTERM or SIGINT; the exit code.
 
-    ``config``: a configuration, the file of one, or None for a single development node. 0: stopped in order;
+    ``config``: a configuration, the file of one, or None for a single development node; ``insecure`` goes over what the
+    file says. 0: stopped in order;
     2: the configuration is wrong; 3: the machine is not ready (both say why in one line on standard error);
     1: a mistake in the agent itself, with its traceback in the log; 6: the cluster goes on without this node, and
     ``cluster.rejoin`` is off.
@@ -43,12 +45,12 @@ def run_agent(config: AgentConfig | Path | None = None) -> int:
         if config is None:
             settings, temporary = AgentConfig(), True
         elif isinstance(config, Path):
-            settings, temporary = load(config), False
+            settings, temporary = load(config, insecure=insecure), False
         else:
             settings, temporary = config, False
         _configure_log(settings)
         raise_descriptor_limit()
-        return _run(settings, temporary=temporary, file=file)
+        return _run(settings, temporary=temporary, file=file, read=partial(load, insecure=insecure))
     except ConfigurationError as error:
         print(f"ocfcluster agent: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
         return EXIT_CONFIGURATION
@@ -57,7 +59,13 @@ def run_agent(config: AgentConfig | Path | None = None) -> int:
         return EXIT_SETUP
 
 
-def _run(config: AgentConfig, *, temporary: bool, file: Path | None = None) -> int:
+def _run(
+    config: AgentConfig,
+    *,
+    temporary: bool,
+    file: Path | None = None,
+    read: Callable[[Path], AgentConfig] = load,
+) -> int:
     """Serve until this node ends, in one incarnation or several."""
     runner = loop_runner(config)
     socket_path = config.socket_path()
@@ -70,7 +78,7 @@ def _run(config: AgentConfig, *, temporary: bool, file: Path | None = None) -> i
     if not config.cluster.table():
         warnings.append("no cluster.nodes are configured: this node runs alone, for development")
     try:
-        return runner(_Process(config, socket_path, state_path, warnings, file).run())
+        return runner(_Process(config, socket_path, state_path, warnings, file, read).run())
     finally:
         if made_directory:
             shutil.rmtree(made_directory, ignore_errors=True)

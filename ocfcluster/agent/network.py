@@ -157,13 +157,14 @@ def _family(config: AgentConfig, network: RedundantNetwork) -> int:
 
 
 def _check_security(config: AgentConfig, interface: Interface) -> list[str]:
-    if interface.is_loopback:
+    if interface.is_loopback or config.security.key_file:
         return []
     if not config.security.insecure:
         raise ConfigurationError(
-            f"security.insecure: interface {interface.name} ({interface.address}) is not loopback, and datagrams are "
-            "neither encrypted nor authenticated: set security.insecure = true if everybody on that network may read "
-            'and forge them, or use network.interface = "lo"'
+            f"security.key_file: is missing, and interface {interface.name} ({interface.address}) is not loopback: "
+            "make a key with `ocfcluster keygen FILE`, copy it to every node, and name it as security.key_file; "
+            'or use network.interface = "lo"; or, if everybody on that network may read and forge what nodes say '
+            "to each other, set security.insecure = true (--insecure)"
         )
     warning = (
         f"INSECURE: datagrams on {interface.name} ({interface.address}) are neither encrypted nor authenticated; "

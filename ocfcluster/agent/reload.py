@@ -51,7 +51,7 @@ KEYS: Final[dict[str, When]] = {
     "network.networks[].group": _RESTART, "network.networks[].port": _RESTART,
     "network.networks[].unicast_port": _RESTART, "network.networks[].peers": _NOW,
     "network.networks[].mtu": _RESTART,
-    "security.insecure": _RESTART,
+    "security.insecure": _RESTART, "security.key_file": _RESTART,
     "limits.event_bytes": _RESTART, "limits.topics": _RESTART, "limits.producers_per_node": _RESTART,
     "limits.clients": _NOW, "limits.subscriptions_per_client": _NOW, "limits.window_bytes": _RESTART,
     "limits.backlog_bytes": _RESTART, "limits.receive_buffer_bytes": _RESTART,
@@ -187,10 +187,15 @@ def _topics(old: list[TopicSetting], new: list[TopicSetting]) -> Iterator[Change
             yield Change(f"topics[{name}]", msgspec.to_builtins(topic), None, when, note)
 
 
-def plan(file: Path, running: AgentConfig, table: Mapping[int, int] | None) -> Plan:
+def plan(
+    file: Path,
+    running: AgentConfig,
+    table: Mapping[int, int] | None,
+    read: Callable[[Path], AgentConfig] = load,
+) -> Plan:
     """Read the file and say what follows; changes nothing. May wait for a disk or a name server, and never raises."""
     try:
-        config = load(file)
+        config = read(file)
         check_command(config.hooks)
         found = _other_families(running, config, changes(running, config, table))
         peers = peer_addresses(config) if config.transport() == "unicast" else []
@@ -209,7 +214,8 @@ def _other_families(old: AgentConfig, new: AgentConfig, found: list[Change]) -> 
 class Reloader:
     """Reads the process's configuration file anew when asked.
 
-    ``running`` says what runs, ``table`` the node table in force; ``apply`` takes a plan that works, at once and whole.
+    ``running`` says what runs, ``table`` the node table in force; ``apply`` takes a plan that works, at once and whole;
+    ``read`` reads the file as it was read at the start.
     """
 
     def __init__(
@@ -219,11 +225,13 @@ class Reloader:
         table: Callable[[], Mapping[int, int] | None],
         apply: Callable[[Plan], None],
         prepare: Callable[..., Awaitable[Plan]],
+        read: Callable[[Path], AgentConfig] = load,
     ) -> None:
         self._file = file
         self._running = running
         self._table = table
         self._apply = apply
+        self._read = read
         self._prepare = prepare  # carries ``plan`` out beside the loop
         self.reloads = 0
         self.refusals = 0
@@ -233,7 +241,7 @@ class Reloader:
         """Reload, or with ``check`` only say what would be; the document of docs/cli.md."""
         while True:
             running = self._running()
-            planned = await self._prepare(plan, self._file, running, self._table())
+            planned = await self._prepare(plan, self._file, running, self._table(), self._read)
             if (
                 self._running() is running
             ):  # else another reload was quicker: what it changed is no change any more

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ocfcluster import __version__
@@ -19,6 +20,7 @@ from ocfcluster.agent.current import OWN_LINE
 from ocfcluster.agent.external_views import RAW
 from ocfcluster.agent.groups import GROUP_REQUESTS, Groups
 from ocfcluster.agent.local_news import TOPIC as LOCAL_NEWS
+from ocfcluster.agent.keys import change_keys
 from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault, scope_is_local
 from ocfcluster.agent.permissions import Permissions
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
@@ -101,7 +103,12 @@ class Requests:
         self.permissions = permissions = Permissions(agent, self.command, self._answer, self._refuse)
         self.groups = Groups(agent, permissions, self.command, self._answer, self._refuse)
         administrator = Administrator(
-            agent.operator, self.command, agent.reloading.ask, self._answer, self._refuse
+            agent.operator,
+            partial(change_keys, agent),
+            self.command,
+            agent.reloading.ask,
+            self._answer,
+            self._refuse,
         )
         self._handlers: dict[int, Callable[[Client, Incoming, Body | None], None]] = {
             Request.HELLO: self.on_hello,

@@ -1,8 +1,8 @@
 """Snapshots by TCP: given to nodes that join, and fetched by this one.
 
 A connection carries one request and its answer: u32 length and the request, then u64 length and the snapshot, all
-little-endian; length 0 says that none is given. What is in them is the node's affair. Everything runs on the agent's
-loop, in pieces between which other events have their turn; whoever makes no progress is given up.
+little-endian; length 0 says that none is given. What is in them is the node's affair, and whether the connection is
+sealed that of ``channel``. Everything runs on the agent's loop; whoever makes no progress is given up.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from ocfcluster import limits
+from ocfcluster.agent.channel import Channel, Sealing, ready
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.errors import Malformed
 from ocfcluster.limits import SECOND_NS
@@ -30,7 +31,6 @@ from ocfcluster.protocol.effects import FetchSnapshot
 REQUEST_LENGTH: Final = struct.Struct("<I")
 SNAPSHOT_LENGTH: Final = struct.Struct("<Q")
 _ACCEPT_PAUSE_S: Final = 0.2  # after the system has run out of descriptors
-_STALL_S: Final = limits.SNAPSHOT_STALL_NS / SECOND_NS
 
 log = structlog.get_logger("ocfcluster.agent")
 
@@ -50,10 +50,12 @@ class Snapshots:
     from this node.
 
     ``paths``: by which (own address, other address) the node at an address can be reached; they are tried in turn.
+    ``sealing``: how connections begin; None: in the clear.
     """
 
     __slots__ = (
-        "_shell", "_listening", "_paths", "_counters", "_loop", "_tasks", "_connections", "_giving", "_fetch",
+        "_shell", "_listening", "_paths", "_counters", "_sealing", "_loop", "_tasks", "_connections", "_giving",
+        "_fetch",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +64,10 @@ class Snapshots:
         listening: Sequence[socket.socket],
         paths: Callable[[Address], list[tuple[Address, Address]]],
         counters: Counters,
+        sealing: Sealing | None = None,
     ) -> None:
         self._shell = shell
+        self._sealing = sealing or Sealing("", ())
         self._listening = list(listening)
         self._paths = paths
         self._counters = counters
@@ -149,28 +153,29 @@ class Snapshots:
         with connected:
             try:
                 async with asyncio.timeout(limits.SNAPSHOT_REQUEST_NS / SECOND_NS):
-                    (length,) = REQUEST_LENGTH.unpack(await _receive(connected, REQUEST_LENGTH.size))
+                    channel = await self._sealing.accepted(connected)
+                    (length,) = REQUEST_LENGTH.unpack(await channel.receive(REQUEST_LENGTH.size))
                     if length > limits.SNAPSHOT_REQUEST_BYTES:
                         raise Malformed(f"a request of {length} bytes")
-                    request = await _receive(connected, length)
-                await self._give(connected, request)
+                    request = await channel.receive(length)
+                await self._give(channel, request)
             except (OSError, Malformed) as error:  # TimeoutError is an OSError
                 self._counters.snapshots_failed += 1
                 log.debug("a snapshot was not given", error=_why(error))
 
-    async def _give(self, connected: socket.socket, request: bytes) -> None:
+    async def _give(self, channel: Channel, request: bytes) -> None:
         buffers = None
         if self._giving < limits.SNAPSHOTS_AT_ONCE:
             buffers = self._shell.give_snapshot(request)
         if buffers is None:
             self._counters.snapshots_refused += 1
-            await _send(connected, [SNAPSHOT_LENGTH.pack(0)])
+            await channel.send([SNAPSHOT_LENGTH.pack(0)])
             return
         self._giving += 1
         try:
             total = sum(map(len, buffers))
             began = time.monotonic()
-            await _send(connected, [SNAPSHOT_LENGTH.pack(total), *buffers])
+            await channel.send([SNAPSHOT_LENGTH.pack(total), *buffers])
         finally:
             self._giving -= 1
         self._counters.snapshots_given += 1
@@ -199,7 +204,8 @@ class Snapshots:
             host = str(there[0])
             try:
                 with open_tcp(there) as connecting:
-                    snapshot = await _ask(connecting, source, there, request)
+                    await _connect(connecting, source, there)
+                    snapshot = await self._ask(connecting, request)
                 break
             except (OSError, Malformed) as error:
                 log.warning("a snapshot was not fetched", host=host, error=_why(error))
@@ -216,81 +222,23 @@ class Snapshots:
         log.info("snapshot fetched", host=host, bytes=len(snapshot), seconds=seconds)
         return snapshot
 
+    async def _ask(self, connected: socket.socket, request: bytes) -> bytes:
+        channel = await self._sealing.connected(connected)
+        await channel.send([REQUEST_LENGTH.pack(len(request)), request])
+        (length,) = SNAPSHOT_LENGTH.unpack(await channel.receive(SNAPSHOT_LENGTH.size))
+        if length > limits.SNAPSHOT_BYTES:
+            raise Malformed(f"a snapshot of {length} bytes")
+        return await channel.receive(length)
 
-async def _ask(connecting: socket.socket, source: Address, address: Address, request: bytes) -> bytes:
+
+async def _connect(connecting: socket.socket, source: Address, address: Address) -> None:
     connecting.bind(any_port_of(source))  # over the interface of the cluster
     code = connecting.connect_ex(address)
     if code == errno.EINPROGRESS:
-        await _ready(connecting, writing=True)
+        await ready(connecting, writing=True)
         code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, os.strerror(code))
-    await _send(connecting, [REQUEST_LENGTH.pack(len(request)), request])
-    (length,) = SNAPSHOT_LENGTH.unpack(await _receive(connecting, SNAPSHOT_LENGTH.size))
-    if length > limits.SNAPSHOT_BYTES:
-        raise Malformed(f"a snapshot of {length} bytes")
-    return await _receive(connecting, length)
-
-
-async def _ready(connected: socket.socket, *, writing: bool) -> None:
-    """Until the socket can be read or written; TimeoutError where that takes too long."""
-    loop = asyncio.get_running_loop()
-    future = loop.create_future()
-    descriptor = connected.fileno()
-    (loop.add_writer if writing else loop.add_reader)(descriptor, _set, future)
-    try:
-        async with asyncio.timeout(_STALL_S):
-            await future
-    finally:
-        (loop.remove_writer if writing else loop.remove_reader)(descriptor)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-async def _receive(connected: socket.socket, size: int) -> bytes:
-    """Exactly ``size`` bytes. Memory is taken as they come, not as they are claimed. OSError, Malformed: too few."""
-    pieces: list[bytes] = []
-    left = size
-    while left:
-        try:
-            piece = connected.recv(min(left, limits.SNAPSHOT_PIECE_BYTES))
-        except BlockingIOError:
-            await _ready(connected, writing=False)
-            continue
-        if not piece:
-            raise Malformed(f"it ended {left} bytes too early")
-        pieces.append(piece)
-        left -= len(piece)
-        await asyncio.sleep(0)
-    return b"".join(pieces)
-
-
-async def _send(connected: socket.socket, buffers: list[bytes]) -> None:
-    """All of ``buffers``, as they are. OSError: the other end is gone or takes nothing."""
-    at = 0  # of the buffer to go on with
-    offset = 0  # of what of it was sent
-    while at < len(buffers):
-        pieces: list[memoryview] = []
-        room = limits.SNAPSHOT_PIECE_BYTES
-        for number in range(at, min(len(buffers), at + limits.SNAPSHOT_BUFFERS)):
-            piece = memoryview(buffers[number])[offset if number == at else 0 :][:room]
-            pieces.append(piece)
-            room -= len(piece)
-            if not room:
-                break
-        try:
-            sent = connected.sendmsg(pieces, [], socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            await _ready(connected, writing=True)
-            continue
-        offset += sent
-        while at < len(buffers) and offset >= len(buffers[at]):
-            offset -= len(buffers[at])
-            at += 1
-        await asyncio.sleep(0)
 
 
 def _why(error: Exception) -> str:

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ocfcluster import __version__
+from ocfcluster.agent.keys import other_members
 from ocfcluster.agent.links import links_document, networks_document
 from ocfcluster.agent.stuck import oldest
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS, STATUS_ENTRIES
@@ -92,5 +93,6 @@ def status_document(agent: Agent) -> dict[str, Any]:
         "slow_disconnected": hub.disconnected,
         "runs_left_out": hub.left_out,
     }
-    document["network_counters"] = dict(agent.transport.counters)
+    document["network_counters"] = {**agent.transport.counters, **agent.keys.counters()}
+    document["sealing"] = agent.keys.document(agent.config.node.id, other_members(agent))
     return document

@@ -1,5 +1,5 @@
-"""The command line: ``ocfcluster agent | topic | publish | subscribe | status | members | node | shutdown |
-bootstrap | recover | rejoin | demo | conformance | sim``.
+"""The command line: ``ocfcluster agent | topic | publish | subscribe | status | members | group | node |
+reload | keygen | key | limits | shutdown | bootstrap | recover | rejoin | demo | conformance | sim``.
 
 Each command is a thin shell over the public Python API. Modules of commands import what they run inside the command,
 so that ``ocfcluster --help`` and shell completion do not load the agent. Exit codes are listed in ``exits.py``.

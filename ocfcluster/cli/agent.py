@@ -19,6 +19,10 @@ def run(
             show_default=False,
         ),
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Send in the clear, also off loopback: as security.insecure = true."),
+    ] = False,
 ) -> None:
     """Run the agent in the foreground until SIGTERM or Ctrl-C, which end it in order.
 
@@ -28,4 +32,4 @@ def run(
     """
     from ocfcluster.agent.main import run_agent
 
-    raise typer.Exit(int(run_agent(config) or 0))
+    raise typer.Exit(int(run_agent(config, insecure=insecure) or 0))

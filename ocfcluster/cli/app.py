@@ -13,6 +13,8 @@ from ocfcluster.cli import (
     connectivity,
     demo,
     group,
+    keys,
+    limits,
     members,
     node,
     options,
@@ -76,6 +78,9 @@ app.command("bootstrap")(node.bootstrap)
 app.command("recover")(node.recover)
 app.command("rejoin")(node.rejoin)
 app.command("collect")(collect.run)
+app.command("keygen")(keys.keygen)
+app.add_typer(keys.app, name="key")
+app.command("limits")(limits.run)
 app.command("demo")(demo.run)
 app.command("conformance")(conformance.run)
 app.command(

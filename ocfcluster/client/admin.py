@@ -68,3 +68,14 @@ class Admin:
         command = Administration.RELOAD_CHECK if check else Administration.RELOAD
         answer = self._client.connection().call(Request.ADMINISTER, Administer(command), timeout)
         return dict(answer.document)
+
+    def check_keys(self, key_ids: Iterable[str], *, timeout: float | None = None) -> None:
+        """Whether the agent's key file may name just these keys, of which the first one seals: Refused where a member
+        of
+        the cluster would be lost by it, with the reason."""
+        self._ask(Administer(Administration.KEYS_CHECK, keys=list(key_ids)), timeout)
+
+    def load_keys(self, *, timeout: float | None = None) -> None:
+        """Have the agent read its key file again: Refused, with nothing changed, as by ``check_keys`` or where the file
+        cannot be read."""
+        self._ask(Administer(Administration.KEYS_LOAD), timeout)

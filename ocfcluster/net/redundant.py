@@ -21,6 +21,7 @@ from ocfcluster.limits import CLEAR_HEADER_BYTES
 from ocfcluster.net.transport import Address, Received, Transport, datagram_count
 from ocfcluster.wire.datagram import CLEAR, INCARNATION_AT, OLDEST_VERSION, PREFIX_BYTES, VERSION, VERSION_AT
 from ocfcluster.wire.replay import ReplayWindow
+from ocfcluster.wire.sealing import FLAGS_AT, REPORT
 
 SENDERS: Final = 2 * limits.NODES  # incarnations remembered; the longest silent go first
 OURS_BYTES: Final = 8  # of the clear header: magic, version, flags and cluster
@@ -97,14 +98,17 @@ class DuplicateFilter:
     ``ours``: the first OURS_BYTES of this cluster's datagrams, in any version. What begins otherwise passes unseen: it
     is for the node to count. So does what is too short to have a header. Bounded: SENDERS windows of some 20 KiB.
 
-    While datagrams are not sealed a forged one can take the place of a real one here, as it can in the node itself.
-    Whoever seals them asks ``ReplayWindow.taken`` before opening one, and lets ``accept`` follow the opening.
+    ``open``: gives what is left of a received buffer when it is unsealed; None: nothing is sealed. Then a datagram
+    has to open before it is taken for a first copy or its sender has an address; copies are dropped without opening
+    them. While nothing is sealed a forged datagram can take the place of a real one here, as it can in the node
+    itself.
     """
 
-    __slots__ = ("dropped", "_moved", "_networks", "_ours", "_senders")
+    __slots__ = ("dropped", "open", "_moved", "_networks", "_ours", "_senders")
 
     def __init__(self, ours: bytes, networks: int, moved: Callable[[_Sender], None] | None = None) -> None:
         self.dropped = 0  # datagrams that had come before
+        self.open: Callable[[Received], list[Received]] | None = None
         # In whichever version the cluster speaks: it may be older than the newest that this build knows.
         versions = range(OLDEST_VERSION, VERSION + 1)
         self._ours = frozenset(
@@ -116,6 +120,30 @@ class DuplicateFilter:
 
     def admit(self, received: Received, network: int, now: int, into: list[Received]) -> None:
         """Append to ``into`` what of a received buffer has not come before: all, nothing, or pieces of it."""
+        if self.open is None:
+            self._admit(received, network, now, into)
+        elif not self._is_sealed_copy(received, network, now):
+            for piece in self.open(received):
+                self._admit(piece, network, now, into)
+
+    def _is_sealed_copy(self, received: Received, network: int, now: int) -> bool:
+        """Whether all of a sealed buffer has come before, by its headers alone. Who made it is not known then, so
+        nothing is learned from it; once per heartbeat a copy is opened all the same, to show that its network works."""
+        buffer, segment, _ = received
+        if len(buffer) < CLEAR_HEADER_BYTES or segment < CLEAR_HEADER_BYTES or buffer[FLAGS_AT] & REPORT:
+            return False
+        sender = self._senders.get(buffer[INCARNATION_AT:PREFIX_BYTES])
+        if sender is None or now - sender.heard_at[network] >= limits.HEARTBEAT_NS:
+            return False
+        counters = _counters(buffer, min(segment, len(buffer)))
+        if counters is None or not sender.window.taken(counters[0], len(counters)):
+            return False
+        if counters[-1] - counters[0] + 1 != len(counters):
+            return False
+        self.dropped += len(counters)
+        return True
+
+    def _admit(self, received: Received, network: int, now: int, into: list[Received]) -> None:
         buffer, segment, source = received
         length = len(buffer)
         if (
@@ -128,9 +156,9 @@ class DuplicateFilter:
         sender = self._senders.get(buffer[INCARNATION_AT:PREFIX_BYTES])
         if sender is None:
             sender = self._meet(buffer)
-        sender.heard_at[network] = now
-        if sender.addresses[network] != source:
+        if sender.addresses[network] != source and self._may_move(sender, received, network, now):
             self._move(sender, network, source)
+        sender.heard_at[network] = now
         window = sender.window
         if length <= segment:
             if window.accept(_COUNTER.unpack_from(buffer, PREFIX_BYTES)[0]):
@@ -142,7 +170,7 @@ class DuplicateFilter:
         if counters is None:  # of several senders, or with an end that is no datagram
             for at in range(0, length, segment):
                 one = buffer[at : at + segment]
-                self.admit((one, len(one), source), network, now, into)
+                self._admit((one, len(one), source), network, now, into)
             return
         first, count = counters[0], len(counters)
         if counters == tuple(range(first, first + count)):
@@ -182,6 +210,15 @@ class DuplicateFilter:
         sender = _Sender(fields[4], fields[6], self._networks)
         self._senders[buffer[INCARNATION_AT:PREFIX_BYTES]] = sender
         return sender
+
+    def _may_move(self, sender: _Sender, received: Received, network: int, now: int) -> bool:
+        """Sealed datagrams that somebody sends again open as well, wherever they come from: a copy does not take the
+        place of an address that is in use."""
+        if self.open is None or now - sender.heard_at[network] >= limits.SECOND_NS:
+            return True
+        buffer, segment, _ = received
+        counters = _counters(buffer, min(segment, len(buffer)))
+        return counters is not None and not sender.window.taken(counters[0], len(counters))
 
     def _move(self, sender: _Sender, network: int, source: Address) -> None:
         if source in sender.addresses:
@@ -254,6 +291,10 @@ class RedundantTransport:
         self._routes: dict[Address, _Routes] = {}  # of the incarnation that used the address last
         self._known: dict[tuple[int, int], _Routes] = {}  # of each incarnation
         self._turn = 0  # the network that is read first
+
+    def open_with(self, open_: Callable[[Received], list[Received]]) -> None:
+        """What comes is sealed, and to be opened before it counts (see DuplicateFilter)."""
+        self._filter.open = open_
 
     @property
     def address(self) -> Address:

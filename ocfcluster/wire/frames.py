@@ -74,6 +74,8 @@ class Administration(IntEnum):
     BOOTSTRAP_WITHOUT = 6  # nodes
     NEW_HISTORY = 7
     REJOIN = 8
+    KEYS_CHECK = 32  # keys: may this agent's key file name just these, in this order? DONE, or why not
+    KEYS_LOAD = 33  # read the key file again
     RELOAD = 9  # the agent reads its configuration again; answered by STATUS
     RELOAD_CHECK = 10  # what RELOAD would do; answered by STATUS
 
@@ -227,6 +229,7 @@ class Administer(Body, frozen=True):
     node_id: U32 = 0
     votes: U32 = 0
     nodes: list[U32] = []
+    keys: list[ShortText] = []
 
 
 class Report(Body, frozen=True):

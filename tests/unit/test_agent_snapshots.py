@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ocfcluster import limits
-from ocfcluster.agent import snapshots
+from ocfcluster.agent import channel
+from ocfcluster.agent.channel import Sealing
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.snapshots import Snapshots
 from ocfcluster.net.tcp import listen_at
@@ -25,12 +26,12 @@ HOSTS = [("127.0.0.1", 0), ("::1", 0, 0, 0)]
 class End:
     """An agent as far as snapshots know it."""
 
-    def __init__(self, host: Any = HOSTS[0]) -> None:
+    def __init__(self, host: Any = HOSTS[0], sealing: Sealing | None = None) -> None:
         self.listening = listen_at(host, "network.port")
         self.address = self.listening.getsockname()
         self.counters = Counters()
         self.networks: list[Any] = []  # other addresses that are tried before the one that is asked for
-        self.snapshots = Snapshots(self, [self.listening], self.paths, self.counters)
+        self.snapshots = Snapshots(self, [self.listening], self.paths, self.counters, sealing)
         self.give: list[bytes] | None = [b"state"]
         self.requests: list[bytes] = []
         self.fetched: list[tuple[int, bytes | None]] = []
@@ -56,8 +57,11 @@ class End:
 
 
 @asynccontextmanager
-async def ends(host: Any = HOSTS[0]) -> AsyncIterator[tuple[End, End]]:
-    made = End(host), End(host)
+async def ends(
+    host: Any = HOSTS[0], sealing: Sealing | None = None, joiners: Sealing | None = None
+) -> AsyncIterator[tuple[End, End]]:
+    """A giver and a joiner, with the same ``sealing`` unless ``joiners`` is another."""
+    made = End(host, sealing), End(host, joiners or sealing)
     mistakes: list[Any] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: mistakes.append(context))
@@ -168,7 +172,7 @@ def test_what_has_come_already_is_read_in_turns(monkeypatch: pytest.MonkeyPatch)
                     turns += 1
 
             busy = asyncio.create_task(others())
-            assert await snapshots._receive(near, 100_000) == b"x" * 100_000
+            assert await channel.ClearChannel(near).receive(100_000) == b"x" * 100_000
             busy.cancel()
             assert turns >= 99
 
@@ -212,7 +216,7 @@ def test_what_claims_too_much_is_given_up_at_once() -> None:
                 connected, _ = await asyncio.to_thread(listening.accept)
                 with connected:
                     connected.sendall(struct.pack("<Q", limits.SNAPSHOT_BYTES + 1))
-                    async with asyncio.timeout(snapshots._STALL_S / 2):
+                    async with asyncio.timeout(channel._STALL_S / 2):
                         await joiner.told.wait()
             assert joiner.fetched == [(1, None)]
             with socket.create_connection(giver.address[:2]) as asking:
@@ -248,7 +252,7 @@ def test_what_is_not_whole_is_nothing(answer: bytes) -> None:
 
 
 def test_whoever_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "_STALL_S", 0.05)
+    monkeypatch.setattr(channel, "_STALL_S", 0.05)
 
     async def test() -> None:
         async with ends() as (giver, joiner):
