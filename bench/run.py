@@ -1,6 +1,6 @@
 """Throughput and latency of three hosts in network namespaces on a bridge: a table, and JSON of all that was measured.
 
-    python -m bench.run [--only NAME,...] [--rounds N] [--quick] [--json FILE]
+    python -m bench.run [--only NAME,...] [--rounds N] [--quick] [--sealed] [--json FILE]
 
 Needs root (network namespaces). ``docs/performance.md`` says what the figures mean and what they were.
 """
@@ -25,6 +25,7 @@ from rich.table import Table
 
 from bench.load import PUBLISHING, SUBSCRIBING, TOPICS, Latency, Load, Throughput, Workload, workloads
 from ocfcluster import __version__
+from tests.keyed import KeyedCluster
 from tests.netns.cluster import Cluster
 from tests.netns.hosts import Hosts
 
@@ -55,7 +56,7 @@ def main() -> int:
     results: dict[str, list[dict[str, Any]]] = {one.name: [] for one in chosen}
     with (
         Hosts(HOSTS, link="bridge", mtu=arguments.mtu) as hosts,
-        Cluster(
+        (KeyedCluster if arguments.sealed else Cluster)(
             hosts, delivery=arguments.delivery, topics=TOPICS, node={"event_loop": arguments.event_loop}
         ) as cluster,
     ):
@@ -91,6 +92,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--event-loop", choices=("asyncio", "uvloop"), default="asyncio", help="of the agents"
     )
+    parser.add_argument("--sealed", action="store_true", help="the agents have a key")
     parser.add_argument("--mtu", type=int, default=1500, help="of the hosts' interfaces")
     return parser.parse_args()
 
@@ -114,6 +116,7 @@ def environment(arguments: argparse.Namespace) -> dict[str, Any]:
         "event_loop": arguments.event_loop,
         "rmem_max": int(Path("/proc/sys/net/core/rmem_max").read_text("ascii")),
         "delivery": arguments.delivery,
+        "sealed": getattr(arguments, "sealed", False),
         "mtu": arguments.mtu,
         "hosts": HOSTS,
         "load_average_before": os.getloadavg(),

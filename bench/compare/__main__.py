@@ -2,6 +2,8 @@
 
     python -m bench.compare --install corosync,nats           # once: unpacks them below build/bench
     python -m bench.compare --peers corosync --rounds 5 --json compare.json
+    python -m bench.compare --peers corosync --sealed         # and then both sealed: the section "sealed"
+    python -m bench.compare --peers none --sealed             # that alone
     python -m bench.compare                                   # all that are installed
     python -m bench.compare --from compare.json --picture docs/compare.svg
 
@@ -17,6 +19,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +28,7 @@ from rich.console import Console
 from bench.compare.comparing import Comparing
 from bench.compare.install import InstallError, Tree, make_venv
 from bench.compare.peers import PEERS
+from bench.compare.peers.corosync import CorosyncSealed
 from bench.compare.peers.ocf import Ocfcluster
 from bench.compare.peers.peer import Peer, PeerError
 from bench.compare.picture import draw
@@ -56,22 +60,33 @@ def main() -> int:
     for name, missing in skipped.items():
         console.print(f"{name} is skipped, missing: {missing}", markup=False)
     peers = [peer for peer in chosen if peer.name not in skipped]
-    if not peers:
+    sealed = [CorosyncSealed()] if arguments.sealed and not CorosyncSealed().missing() else []
+    if arguments.sealed and not sealed:
+        console.print("there is no sealed pair without corosync: --install corosync")
+    if not peers and not sealed:
         console.print("bench.compare: nothing to compare with")
         return 1
-    try:
-        document = Comparing(
-            [Ocfcluster(), *peers],
+
+    def compare(ours: Peer, others: Sequence[Peer]) -> dict[str, Any]:
+        return Comparing(
+            [ours, *others],
             works,
             console,
             rounds=arguments.rounds,
             seconds=arguments.seconds,
             command=shlex.join(["python", "-m", "bench.compare", *sys.argv[1:]]),
         ).run()
+
+    document: dict[str, Any] = {}
+    try:
+        if peers:
+            document = compare(Ocfcluster(), peers)
+            document["skipped"] |= skipped
+        if sealed:
+            document["sealed"] = compare(Ocfcluster(title="ocfcluster, sealed", sealed=True), sealed)
     except (PeerError, ClusterError, InstallError) as error:
         console.print(f"bench.compare: {error}", markup=False)
         return 1
-    document["skipped"] |= skipped
     return _hand_over(document, arguments)
 
 
@@ -97,6 +112,9 @@ def _parse() -> argparse.Namespace:
         help=f"that one measurement of a rate takes about (default {SECONDS:g})",
     )
     parser.add_argument(
+        "--sealed", action="store_true", help="the sealed pair as well: ocfcluster and corosync with keys"
+    )
+    parser.add_argument(
         "--json", metavar="FILE", help="write ratios, all measurements and the environment there"
     )
     parser.add_argument("--picture", metavar="FILE", help="draw the figures there (SVG)")
@@ -111,6 +129,8 @@ def _parse() -> argparse.Namespace:
 
 def _named(names: str) -> list[Peer]:
     """The peers of a list of names. Raises ValueError on one that there is not."""
+    if names == "none":
+        return []
     chosen = list(PEERS) if names == "all" else [name.strip() for name in names.split(",")]
     unknown = [name for name in chosen if name not in PEERS]
     if unknown:
@@ -147,10 +167,12 @@ def _install(peers: list[Peer], console: Console) -> int:
 
 
 def _hand_over(document: dict[str, Any], arguments: argparse.Namespace) -> int:
-    show(document)
+    for one in (document, document.get("sealed", {})):
+        if "systems" in one:
+            show(one)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    if arguments.picture:
+    if arguments.picture and "systems" in document:
         Path(arguments.picture).write_text(draw(document), "utf-8")
     return 0
 

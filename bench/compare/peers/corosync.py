@@ -1,7 +1,9 @@
-"""Corosync's closed process groups (CPG), on its multicast transport, unsealed; a client in C."""
+"""Corosync's closed process groups (CPG), on its multicast transport, unsealed, or on knet, sealed; a client in C."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -14,15 +16,7 @@ CONFIGURATION: Final = """\
 totem {{
     version: 2
     cluster_name: bench
-    transport: udp
-    crypto_cipher: none
-    crypto_hash: none
-    interface {{
-        ringnumber: 0
-        bindnetaddr: {network}
-        mcastaddr: 239.192.77.2
-        mcastport: 5405
-    }}
+{transport}
 }}
 logging {{
     to_stderr: yes
@@ -39,6 +33,22 @@ nodelist {{
 {nodes}
 }}
 """
+MULTICAST: Final = """\
+    transport: udp
+    crypto_cipher: none
+    crypto_hash: none
+    interface {{
+        ringnumber: 0
+        bindnetaddr: {network}
+        mcastaddr: 239.192.77.2
+        mcastport: 5405
+    }}"""
+SEALED: Final = """\
+    transport: knet
+    crypto_cipher: aes256
+    crypto_hash: sha256
+    keyfile: {key}"""
+KEY_BYTES: Final = 256  # as corosync-keygen makes it
 NODE: Final = (
     "    node {{ \n        nodeid: {i}\n        name: host{i}\n        ring0_addr: {address}\n    }}"
 )
@@ -74,16 +84,46 @@ class Corosync(Peer):
             state = directory / f"{i}.state"
             state.mkdir()
             file = directory / f"{i}.conf"
-            file.write_text(CONFIGURATION.format(network=hosts.address(i), state=state, nodes=nodes), "utf-8")
+            transport = self._transport(hosts, i, directory)
+            file.write_text(CONFIGURATION.format(transport=transport, state=state, nodes=nodes), "utf-8")
             # Its lock file has a fixed name in /run: each daemon has a /run of its own.
-            script = 'mount -t tmpfs run /run && exec "$0" -f -c "$1"'
+            script = f'mount -t tmpfs run /run && {self._mounts()}exec "$0" -f -c "$1"'
             self.start_daemon(
                 i, ["unshare", "--mount", "sh", "-c", script, self._program(), str(file)], directory
             )
         self.await_words(f"Members[{len(hosts.numbers)}]:", directory)
+
+    def _transport(self, hosts: Hosts, i: int, directory: Path) -> str:
+        return MULTICAST.format(network=hosts.address(i))
+
+    def _mounts(self) -> str:
+        """What the daemon's file system needs, as commands for a shell."""
+        return ""
 
     def command(self, i: int, role: str) -> list[str]:
         return [self._client, role]
 
     def _program(self) -> str:
         return str(self.tree.find("usr/sbin/corosync") or "corosync")
+
+
+class CorosyncSealed(Corosync):
+    """As it is shipped: unicast by knet, each packet encrypted and authenticated."""
+
+    title = "Corosync CPG, knet, aes256 and sha256"
+
+    def _transport(self, hosts: Hosts, i: int, directory: Path) -> str:
+        key = directory / "authkey"
+        if not key.exists():
+            key.write_bytes(os.urandom(KEY_BYTES))
+            key.chmod(0o400)
+        return SEALED.format(key=key)
+
+    def _mounts(self) -> str:
+        """knet looks for what encrypts below /usr alone: what is unpacked elsewhere is laid over that."""
+        commands = []
+        for folder in sorted(self.tree.root.glob("usr/lib/*/kronosnet")):
+            there = f"/{folder.parent.relative_to(self.tree.root)}"
+            layers = f"lowerdir={shlex.quote(str(folder.parent))}:{there}"
+            commands.append(f"mount -t overlay overlay -o {layers} {there} && ")
+        return "".join(commands)

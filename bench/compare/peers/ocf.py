@@ -15,6 +15,7 @@ from bench.compare.peers.peer import Peer, Program
 from bench.compare.work import OURS
 from bench.load import TOPIC, TOPICS
 from tests.cluster import ROOT, ClusterError
+from tests.keyed import Keyed
 from tests.netns.cluster import Cluster
 from tests.netns.hosts import Hosts
 
@@ -27,17 +28,21 @@ class Ocfcluster(Peer):
 
     ``code`` is the directory that holds the package ``ocfcluster``, of which agents and programs are. What programs
     do with it is written in this checkout's ``bench.worker``, so that revisions are measured by the same means.
+    ``sealed``: the agents have a key.
     """
 
     guarantee = "safe: one total order for all, delivered when nodes with more than half of the votes hold it"
     total_order = True
     api = "publish_many; runs(), opened on access (Python)"
 
-    def __init__(self, name: str = OURS, title: str = "ocfcluster", code: Path = ROOT) -> None:
+    def __init__(
+        self, name: str = OURS, title: str = "ocfcluster", code: Path = ROOT, *, sealed: bool = False
+    ) -> None:
         self.name = name
         self.title = title
         super().__init__()
         self.code: Final = code
+        self.sealed: Final = sealed
         self._cluster: Cluster | None = None
 
     @property
@@ -60,7 +65,7 @@ class Ocfcluster(Peer):
 
     def start(self, hosts: Hosts, directory: Path) -> None:
         self._hosts = hosts
-        self._cluster = _ClusterOf(self, hosts)
+        self._cluster = (_SealedClusterOf if self.sealed else _ClusterOf)(self, hosts)
         self._cluster.start()
 
     def stop(self) -> None:
@@ -102,3 +107,7 @@ class _ClusterOf(Cluster):
 
     def popen(self, i: int, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         return super().popen(i, argv, **{**self._options, **options})
+
+
+class _SealedClusterOf(Keyed, _ClusterOf):
+    """The same, with a key."""
