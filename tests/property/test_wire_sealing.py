@@ -140,6 +140,20 @@ def test_of_a_buffer_with_damage_the_rest_opens(count: int, data: st.DataObject)
     assert dropped(opener) == {sealing.FORGED: len(bad)}
 
 
+@given(st.integers(2, 12), st.data())
+def test_every_header_of_a_buffer_is_looked_at(count: int, data: st.DataObject) -> None:
+    buffer, segment = encode_packets(PREFIX, 5, DATA_HEAD, Extent(1, count, 50, bytes(50 * count - 7)))
+    seals, opener = sealer(), Opener(CLUSTER, [KEY])
+    good = seals.seal(datagram(1, b"hello"), CLEAR_HEADER_BYTES + 5)
+    opener.open(good, len(good))  # so that the buffer is opened in one go
+    sealed = bytearray(seals.seal(buffer, segment))
+    bad = data.draw(st.integers(0, count - 1))
+    sealed[bad * (segment + SEAL_BYTES) + data.draw(st.integers(0, CLEAR_HEADER_BYTES - 1))] ^= 1
+    opened = b"".join(piece for piece, _ in opener.open(bytes(sealed), segment + SEAL_BYTES))
+    assert opened == buffer[: bad * segment] + buffer[(bad + 1) * segment :]
+    assert sum(dropped(opener).values()) == 1
+
+
 @given(st.permutations(range(1, 30)), st.lists(st.integers(0, 28), max_size=60))
 def test_replayed_and_reordered_datagrams_are_taken_once(order: list[int], again: list[int]) -> None:
     """The opener and the replay window behind it, as a node has them."""

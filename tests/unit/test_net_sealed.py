@@ -175,17 +175,21 @@ def test_a_forged_copy_does_not_take_the_place_of_a_real_datagram() -> None:
 
 def test_a_replayed_datagram_does_not_lead_what_is_sent_to_its_sender_elsewhere() -> None:
     one, two = two_networks()
+    other = one.transports[1]._hub.transport()  # so that addresses of the two networks differ
     tap = one.transports[1]._hub.transport()
     one.multicast(b"\x06first")
     two.got()
     before = [link.address for link in two.transport.links()]  # type: ignore[union-attr]
-    for buffer, segment, _ in tap.receive(64):
-        tap.multicast(buffer, segment)
-    assert two.got() == []
-    time.sleep(limits.HEARTBEAT_NS / 1e9 + 0.01)
+    assert tap.address not in before
+    buffer, segment, _ = tap.receive(64)[0]
     tap.multicast(buffer, segment)
     assert two.got() == []
+    time.sleep(limits.HEARTBEAT_NS / 1e9 + 0.01)  # from now on it is opened
+    tap.multicast(buffer, segment)
+    assert two.got() == []
+    assert two.traffic.counters == dict.fromkeys(sealing.OUTCOMES, 0)
     assert [link.address for link in two.transport.links()] == before  # type: ignore[union-attr]
+    other.close()
 
 
 def test_reports_pass_on_both_networks_and_count_once() -> None:
