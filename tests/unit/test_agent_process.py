@@ -187,7 +187,8 @@ def test_off_loopback_it_refuses_unless_told(tmp_path: Path) -> None:
 
     outside = Interface("eth0", "10.0.0.1", socket.AF_INET, 24, 1500, 2, False)
     config = AgentConfig(cluster=Cluster(nodes=[1, 2]), network=Network(interface="eth0"))
-    with pytest.raises(ConfigurationError, match=r"security\.insecure.*eth0"):
+    with pytest.raises(ConfigurationError, match=r"security\.key_file.*eth0.*security\.insecure"):
         _check_security(config, outside)
     warned = _check_security(AgentConfig(security=Security(insecure=True)), outside)
     assert "INSECURE" in warned[0]
+    assert _check_security(AgentConfig(security=Security(key_file="/key")), outside) == []
