@@ -52,7 +52,9 @@ class Keyed(BaseCluster):
     def configuration(self, i: int) -> dict[str, Any]:
         document = super().configuration(i)
         document["security"] = {"key_file": str(self.key_file(i))}
-        document["components"] = {"connectivity": "external"}  # the oracle of a rotation knows events and views alone
+        document["components"] = {
+            "connectivity": "external"
+        }  # the oracle of a rotation knows events and views alone
         return document
 
     def start_agent(self, i: int) -> None:

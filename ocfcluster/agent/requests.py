@@ -19,8 +19,8 @@ from ocfcluster.agent.clients import Client
 from ocfcluster.agent.current import OWN_LINE
 from ocfcluster.agent.external_views import RAW
 from ocfcluster.agent.groups import GROUP_REQUESTS, Groups
-from ocfcluster.agent.local_news import TOPIC as LOCAL_NEWS
 from ocfcluster.agent.keys import change_keys
+from ocfcluster.agent.local_news import TOPIC as LOCAL_NEWS
 from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault, scope_is_local
 from ocfcluster.agent.permissions import Permissions
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
