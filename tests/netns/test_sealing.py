@@ -63,8 +63,8 @@ while time.monotonic() < end:
     elif how == 2:
         one = one[: chance.randrange(1, len(one))]
     elif how == 3:  # as if it came next of its sender
-        one = one[:24] + struct.pack("<Q", struct.unpack_from("<Q", one, 24)[0] + chance.randrange(1, 100000)) +
-        one[32:]
+        counter = struct.unpack_from("<Q", one, 24)[0] + chance.randrange(1, 100000)
+        one = one[:24] + struct.pack("<Q", counter) + one[32:]
     elif how == 4:  # as if it were of another node
         one = one[:8] + struct.pack("<I", chance.randrange(1, 4)) + one[12:]
     elif how == 5:  # in the clear
@@ -95,6 +95,7 @@ def test_who_records_replays_and_forges_gets_nothing_in(tmp_path: Path) -> None:
                 b"%d" % number for number in range(sent)
             ]
         output, _ = forger.communicate(timeout=60)
+        assert forger.returncode == 0
         forged = int(output)
         assert forged > 1000
         for i in NODES:
