@@ -17,6 +17,7 @@ from ocfcluster import limits
 from ocfcluster.limits import SEAL_BYTES
 from ocfcluster.net.redundant import RedundantTransport
 from ocfcluster.net.transport import Address, Received, Transport
+from ocfcluster.wire.datagram import VERSION_AT
 from ocfcluster.wire.keys import ClusterKey
 from ocfcluster.wire.sealing import Opener, Sealer
 
@@ -86,7 +87,7 @@ class SealedTraffic:
         if len(buffer) <= segment:  # heartbeats are among these: often enough, and never between packets
             now = time.monotonic_ns()
             if now - self._reported_at >= limits.KEY_REPORT_NS:
-                self._report(now)
+                self._report(now, buffer[VERSION_AT])
 
     def send(self, address: Address, buffer: bytes, segment: int) -> None:
         self._transport.send(address, self._sealer.seal(buffer, segment), segment + SEAL_BYTES)
@@ -114,9 +115,9 @@ class SealedTraffic:
 
     # --- key reports ------------------------------------------------------------------------------------------------
 
-    def _report(self, now: int) -> None:
+    def _report(self, now: int, version: int) -> None:
         self._reported_at = now
-        datagram = self._sealer.report([key.id for key in self._keys])
+        datagram = self._sealer.report([key.id for key in self._keys], version)
         self._transport.multicast(datagram, len(datagram))
 
     def _take_reports(self) -> None:

@@ -605,7 +605,7 @@ SEALED_DATAGRAM: Final = Format(
     "magic" / Int16ul,
     _between("magic", MAGIC, MAGIC),
     "version" / Int8ul,
-    _between("version", VERSION, VERSION),
+    _between("version", OLDEST_VERSION, VERSION),
     "flags" / Int8ul,  # bit 0: 1; bit 1: a key report; bits 2 to 7: the key's id modulo 64
     Check(this.flags % 2 == 1),
     "cluster" / Int32ul,

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ocfcluster.errors import MalformedDatagram
 from ocfcluster.limits import CLEAR_HEADER_BYTES, KEYS, OPENERS, SEAL_BYTES, SEGMENT_COUNT
-from ocfcluster.wire.datagram import CLEAR, MAGIC, PREFIX_BYTES, VERSION, cluster_hash, split
+from ocfcluster.wire.datagram import CLEAR, MAGIC, OLDEST_VERSION, PREFIX_BYTES, VERSION, cluster_hash, split
 from ocfcluster.wire.keys import ClusterKey, purpose
 
 SEALED: Final = 1
@@ -127,12 +127,13 @@ class Sealer:
             append(encrypt(header[_NONCE_AT:], body, header))
         return b"".join(parts)
 
-    def report(self, key_ids: Sequence[str]) -> bytes:
-        """A sealed datagram that says which keys this node has, the one it seals with first."""
+    def report(self, key_ids: Sequence[str], version: int = VERSION) -> bytes:
+        """A sealed datagram, of the protocol version that the cluster speaks, which says what keys this node has, the
+        one that it seals with first."""
         self._reports += 1
         flags = SEALED | REPORT | self.key.hint << _HINT_SHIFT
         header = CLEAR.pack(
-            MAGIC, VERSION, flags, cluster_hash(self._cluster), self._node_id, 0, self._incarnation, self._reports,
+            MAGIC, version, flags, cluster_hash(self._cluster), self._node_id, 0, self._incarnation, self._reports,
         )  # fmt: skip
         body = bytes([len(key_ids)]) + b"".join([_KEY_ID.pack(int(one, 16)) for one in key_ids])
         return header + self._encrypt_report(header[_NONCE_AT:], body, header)
@@ -250,7 +251,7 @@ class Opener:
         magic, version, flags, cluster, node_id, _, incarnation, counter = CLEAR.unpack(header)
         if magic != MAGIC or cluster != self._hash:
             return self._refuse(FOREIGN)
-        if version != VERSION:
+        if not OLDEST_VERSION <= version <= VERSION:
             return self._refuse(WRONG_VERSION)
         if not flags & SEALED:
             return self._refuse(UNSEALED)

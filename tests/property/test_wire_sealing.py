@@ -199,6 +199,21 @@ def test_each_reason_is_counted_as_such(outcome: str) -> None:
     assert opener.take_refusal() == ""
 
 
+def test_every_version_that_nodes_may_speak_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "VERSION", sealing.VERSION + 1)
+    for version in (sealing.OLDEST_VERSION, sealing.VERSION, sealing.VERSION + 1):
+        prefix = clear_prefix(cluster_hash(CLUSTER), NODE, INCARNATION, 9, version)
+        opener, seals = Opener(CLUSTER, [KEY]), sealer()
+        sealed = seals.seal(datagram(1, b"body", prefix), CLEAR_HEADER_BYTES + 4)
+        report = seals.report([KEY.id], version)
+        found = opener.open(sealed, len(sealed)) + opener.open(report, len(report))
+        if version <= sealing.VERSION:
+            assert found == [(datagram(1, b"body", prefix), CLEAR_HEADER_BYTES + 4)]
+            assert len(opener.reports) == 1
+        else:
+            assert dropped(opener) == {sealing.WRONG_VERSION: 2}
+
+
 def test_the_sender_is_part_of_the_key() -> None:
     """Another node id, incarnation, history or cluster in the header, and it does not open."""
     sealed = sealer().seal(datagram(1, b"body"), CLEAR_HEADER_BYTES + 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def test_no_secret_is_in_anything_that_is_written_or_shown(cluster: KeyedLoopbac
         for argv in (["status", "--prometheus"], ["key", "status"], ["key", "load"], ["key", "use", new.id]):
             done = command("--socket", cluster.socket(i), *argv)
             shown[f"{i} {argv}"] = (done.stdout + done.stderr).encode()
+        archive = tmp_path / f"{i}.tar.gz"
+        config = cluster.directory / f"{i}.toml"
+        done = command("--socket", cluster.socket(i), "collect", str(archive), "--config", str(config))
+        assert done.returncode == 0, done.stderr
+        with tarfile.open(archive) as opened:
+            for member in opened:
+                inside = opened.extractfile(member)
+                shown[f"{i} {member.name}"] = b"" if inside is None else inside.read()
     for path in cluster.directory.rglob("*"):
         if path.is_file() and path.suffix != ".key":
             shown[str(path)] = path.read_bytes()
