@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from ocfcluster.client.client import Client, Publisher, Subscription, connect
     from ocfcluster.client.events import Event, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
     from ocfcluster.client.group import Group
+    from ocfcluster.client.starting import Position
     from ocfcluster.wire.filter import Filter, Property, from_node
     from ocfcluster.wire.filter_text import parse_filter
-    from ocfcluster.wire.topics import Access, TopicSettings
+    from ocfcluster.wire.topics import Access, Retention, TopicSettings
 
 __version__ = "0.1.0"
 
@@ -29,10 +30,12 @@ _HOMES = {
     "Group": "ocfcluster.client.group",
     "Notice": "ocfcluster.client.events",
     "NoticeCode": "ocfcluster.client.events",
+    "Position": "ocfcluster.client.starting",
     "Property": "ocfcluster.wire.filter",
     "Published": "ocfcluster.client.events",
     "Publisher": "ocfcluster.client.publisher",
     "Receipt": "ocfcluster.client.events",
+    "Retention": "ocfcluster.wire.topics",
     "Run": "ocfcluster.client.events",
     "Subscription": "ocfcluster.client.client",
     "TopicInfo": "ocfcluster.client.events",
@@ -43,9 +46,9 @@ _HOMES = {
 }
 
 __all__ = [
-    "Access", "Client", "Event", "Filter", "Group", "Notice", "NoticeCode", "Property", "Published", "Publisher",
-    "Receipt", "Run", "Subscription", "TopicInfo", "TopicSettings", "__version__", "aio", "connect", "from_node",
-    "parse_filter",
+    "Access", "Client", "Event", "Filter", "Group", "Notice", "NoticeCode", "Position", "Property", "Published",
+    "Publisher", "Receipt", "Retention", "Run", "Subscription", "TopicInfo", "TopicSettings", "__version__", "aio",
+    "connect", "from_node", "parse_filter",
 ]  # fmt: skip
 
 

@@ -78,6 +78,10 @@ SUBSCRIPTION_QUEUES_BYTES: Final = 256 * MIB  # held for all subscriptions toget
 QUEUED_ITEM_OVERHEAD_BYTES: Final = (
     256  # what a queued record costs beside its bytes: stops floods of empty events
 )
+# Kept events that are queued at once for a subscription that catches up: what others may publish meanwhile without
+# that it is overtaken by the end of what is kept. A pass over so many runs takes about a millisecond.
+REPLAY_PORTION_BYTES: Final = MIB
+REPLAY_PORTION_RUNS: Final = 512  # in one portion of kept runs: an agent turns to others in between
 RECORDS_PER_FRAME: Final = 500  # two buffers each in one sendmsg, and Linux takes 1024
 INTAKE_BYTES: Final = 64 * MIB  # publications of all clients that wait for room; beyond: one read of each
 SUBSCRIPTION_TICK_NS: Final = (
@@ -95,6 +99,10 @@ SLOW_SUBSCRIBER_INTERVAL_NS: Final = 30 * SECOND_NS  # ... in each such interval
 # --- replicated state (all part of the configuration in force) ------------------------------------------------
 TOPICS: Final = 16_384  # every node has the whole table in memory, on disk, and in snapshots
 RETAINED_BYTES_PER_TOPIC: Final = 64 * MIB  # of events kept for those who begin earlier than now
+RETAINED_BYTES: Final = 256 * MIB  # of all topics together, on every node, and in every snapshot
+RETAINED_RUN_OVERHEAD_BYTES: Final = (
+    256  # what a kept run costs beside its bytes: stops floods of empty events
+)
 PRINCIPALS_PER_RIGHT: Final = 32  # users and groups that one right of a topic names
 PRINCIPAL_BYTES: Final = 64  # of such a name
 NAMES_KNOWN: Final = 4096  # users and groups whose ids an agent remembers: no list of names fills its memory
@@ -262,9 +270,18 @@ _check(
     + NODES * PRODUCERS_PER_NODE * PRODUCER_RUNS_UNANSWERED * 32
     + TOPICS * 2 * TOPIC_NAME_BYTES
     + GROUPS * 2 * TOPIC_NAME_BYTES
-    + NODES * MEMBERSHIPS_PER_NODE * 64,
+    + NODES * MEMBERSHIPS_PER_NODE * 64
+    + RETAINED_BYTES,
     "a snapshot has room for a backlog, an unfinished run per node, all outcomes that are remembered, all topics and"
-    " all groups",
+    " what is kept of them, and all groups",
+)
+_check(
+    RETAINED_BYTES_PER_TOPIC >= EVENT_BYTES_CEILING and RETAINED_BYTES >= 4 * RETAINED_BYTES_PER_TOPIC,
+    "a largest event can be kept, and several topics as much as one may",
+)
+_check(
+    REPLAY_PORTION_BYTES + EVENT_BYTES_CEILING < SUBSCRIPTION_QUEUE_HARD_BYTES,
+    "a portion of kept events fits the queue of a subscription",
 )
 _check(GROUP_MEMBERS * 2 * 16 + 256 <= RUN_BYTES, "a change of the largest group is a run of ordinary size")
 _check(REJOIN_FIRST_NS <= REJOIN_MAX_NS < REJOIN_CALM_NS, "the back-off of a node that rejoins grows")

@@ -27,6 +27,7 @@ from ocfcluster.client.client import Client, Subscription
 from ocfcluster.client.dispatch import Entry
 from ocfcluster.client.events import Event, Receipt, TopicInfo
 from ocfcluster.client.session import Stage
+from ocfcluster.client.starting import Position
 from ocfcluster.components.connectivity import CONN_CLASS, ConnectivityCode
 from ocfcluster.components.membership import MEMB_CLASS, MembershipCode, event_class, event_number
 from ocfcluster.errors import ClientError, InvalidArgument, NoSubscription, NotConnected
@@ -168,16 +169,33 @@ def oc_ev_subscribe(
     *,
     filter: Filter | str | None = None,  # noqa: A002 - what it is called everywhere
     on_slow: str = "block",
+    from_seq: int | Position | None = None,
+    from_last: int | None = None,
+    retained: bool = False,
 ) -> int:
     """Subscribe to ``topic``; gives an event descriptor. With ``fn`` events come by callback, else by get_event.
 
+    Events come from now on; and before that, of what the topic keeps, all from ``from_seq`` on, or the last
+    ``from_last``, or all (``retained``). What was asked for with ``from_seq`` and is not kept is a gap notice.
     ``filter`` and ``on_slow`` are those of ``Client.subscribe``.
     EINVAL no such topic, no name of a topic, or no filter; EPERM; ENOMEM a limit; ECONNREFUSED no agent.
     """
     global _next_descriptor
     check_callback(fn)
     client, subscription = _ask(
-        lambda client: (client, client.subscribe_for(topic, fn is not None, None, filter, on_slow))
+        lambda client: (
+            client,
+            client.subscribe_for(
+                topic,
+                fn is not None,
+                None,
+                filter,
+                on_slow,
+                from_seq=from_seq,
+                from_last=from_last,
+                retained=retained,
+            ),
+        )
     )
     if fn is not None:
         client.connection().dispatcher.add(subscription.event_socket, fn, manual=True)

@@ -18,7 +18,14 @@ from ocfcluster.errors import ConfigurationError
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
 from ocfcluster.protocol.settings import Limits as ReplicatedLimits
 from ocfcluster.protocol.settings import Timing as NodeTiming
-from ocfcluster.wire.topics import ANYBODY, Access, TopicSettings, principal_fault, settings_fault
+from ocfcluster.wire.topics import (
+    ANYBODY,
+    Access,
+    Retention,
+    TopicSettings,
+    principal_fault,
+    settings_fault,
+)
 
 LOOPBACK_INTERFACE: Final = "lo"
 NODE_ID_MAXIMUM: Final = 0xFFFF_FFFF
@@ -31,6 +38,7 @@ Votes = Annotated[int, msgspec.Meta(ge=0, le=VOTES_MAXIMUM)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=3_600_000)]
 ClusterName = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.CLUSTER_NAME_BYTES)]
 EventBytes = Annotated[int, msgspec.Meta(ge=1024, le=limits.EVENT_BYTES_CEILING)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
 Mtu = Annotated[int, msgspec.Meta(ge=limits.MTU_MINIMUM, le=limits.MTU_MAXIMUM)]
 
 
@@ -137,10 +145,16 @@ class TopicSetting(Section, frozen=True):
     publish: tuple[str, ...] = (ANYBODY,)
     subscribe: tuple[str, ...] = (ANYBODY,)
     administer: tuple[str, ...] = ()
+    retain_events: Count = 0
+    retain_bytes: Annotated[int, msgspec.Meta(ge=0, le=limits.RETAINED_BYTES_PER_TOPIC)] = 0
+    retain_seconds: Count = 0
 
     def settings(self) -> TopicSettings:
         """As the cluster keeps them."""
-        return TopicSettings(access=Access(self.publish, self.subscribe, self.administer))
+        return TopicSettings(
+            Retention(self.retain_events, self.retain_bytes, self.retain_seconds),
+            Access(self.publish, self.subscribe, self.administer),
+        )
 
 
 class Timing(Section, frozen=True):

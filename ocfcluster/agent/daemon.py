@@ -447,6 +447,12 @@ class Agent:
         configuration = self.node.configuration
         return self.config.limits.event_bytes if configuration is None else configuration.limits.event_bytes
 
+    def last_seq(self, topic: Topic) -> int:
+        """Of the topic's last event, 0 where there is none."""
+        if topic.local:
+            return self.local.last_seq.get(topic.topic_id, 0)
+        return self.node.last_seq(topic.topic_id)
+
     def _state_changed(self, change: StateChange) -> None:
         log.info("state", state=change.state.value, reason=change.reason)
         if change.state is State.STOPPED:
@@ -491,8 +497,9 @@ class Agent:
                 known = self.node.topics.get(name)
                 why = os.strerror(outcome.error)
                 if outcome.error == errno.EEXIST:
-                    other = "settings" if known is not None and known.local == local else "the other scope"
-                    why = f"it exists with {'other ' if other == 'settings' else ''}{other}"
+                    same_scope = known is not None and known.local == local
+                    other = "other settings, which `ocfcluster topic alter` changes"
+                    why = f"it exists with {other if same_scope else 'the other scope'}"
                 text = f"topic {name!r} of the configuration was not created: {why}"
                 self.warnings.append(text)
                 log.warning("topic", text=text)
@@ -692,11 +699,14 @@ class Agent:
         now = time.monotonic_ns()
         hub = self.hub
         was_full = bool(hub.full)
+        catches_up = subscription.replay is not None
+        if catches_up:
+            self.catch_up()  # what is kept must be what was delivered
         self._served = subscription
         self._watch_served = True
         hub.writable(subscription, now)
         self._end_serving()
-        if was_full or hub.full or self.router.touched:
+        if was_full or hub.full or self.router.touched or catches_up:
             self.settle(now)
 
     def _end_serving(self) -> None:

@@ -211,7 +211,7 @@ class Intake:
         if producer & LOCAL_ID:
             if topic is not None and not topic.local:
                 refused = errno.EINVAL
-            self._publish_local(client, run, header, refused)
+            self._publish_local(client, run, header, refused, topic)
             return True
         if refused or (topic is not None and topic.local):
             counters.runs_refused += 1
@@ -228,8 +228,12 @@ class Intake:
             return self._shell.door(client, topic.topic_id, run, header)
         return self._shell.publish_refusal(client, topic)
 
-    def _publish_local(self, client: Client, run: bytes, header: RunHeader, refused: int) -> None:
+    def _publish_local(
+        self, client: Client, run: bytes, header: RunHeader, refused: int, topic: Topic | None
+    ) -> None:
         self._counters.runs_local += 1
+        if topic is not None and topic.local:
+            self._local.settle(topic)
         outcomes, skip, fresh = self._local.publish(header, refused)
         if fresh is not None:
             self._shell.deliver_local(run, header, skip, fresh.seq, fresh.ev_id)

@@ -1,16 +1,20 @@
 """Local topics: events that stay on the node where they were published.
 
-The topics themselves are part of the replicated state; their counters and producers are this agent's own, live as
-long as it does, and have ids with the bit LOCAL_ID so that nothing of theirs is taken for the cluster's.
+The topics themselves are part of the replicated state; their counters and producers, and what is kept of them, are
+this agent's own, live as long as it does, and have ids with the bit LOCAL_ID so that nothing of theirs is taken for
+the cluster's.
 """
 
 from __future__ import annotations
 
 import errno
+import time
 from collections import deque
 from typing import NamedTuple
 
 from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED, PRODUCERS_PER_NODE
+from ocfcluster.protocol.effects import Delivery, Topic
+from ocfcluster.protocol.retention import Retained
 from ocfcluster.wire.frames import LOCAL_ID
 from ocfcluster.wire.run import RunHeader
 
@@ -36,10 +40,11 @@ class _Producer:
 class LocalTopics:
     """Counters of the local topics and the producers that publish to them."""
 
-    __slots__ = ("last_seq", "_ev_id", "_producers", "_last_producer")
+    __slots__ = ("last_seq", "retained", "_ev_id", "_producers", "_last_producer")
 
     def __init__(self) -> None:
         self.last_seq: dict[int, int] = {}  # topic_id → seq of the last event
+        self.retained = Retained()
         self._ev_id = LOCAL_ID
         self._producers: dict[int, _Producer] = {}
         self._last_producer = LOCAL_ID
@@ -55,12 +60,28 @@ class LocalTopics:
     def close_producer(self, producer_id: int) -> bool:
         return self._producers.pop(producer_id, None) is not None
 
+    def clock(self) -> int:
+        """The wall clock in ns, but that it never goes back."""
+        return max(self.retained.clock, time.time_ns())
+
+    def settle(self, topic: Topic) -> None:
+        """The topic keeps from now on what its settings say."""
+        self.retained.clock = self.clock()
+        self.retained.alter(topic.topic_id, topic.settings.retention, self.retained.clock)
+
+    def delivered(self, delivery: Delivery) -> None:
+        """A run of a local topic got its place."""
+        if delivery.topic_id in self.retained.topics:
+            self.retained.add(delivery)
+
     def forget_topic(self, topic_id: int) -> None:
         self.last_seq.pop(topic_id, None)
+        self.retained.forget(topic_id)
 
     def forget_history(self) -> None:
         """The cluster's history has ended, and the local topics' events and producers with it."""
         self.last_seq.clear()
+        self.retained = Retained()
         self._producers.clear()
 
     def take_ev_id(self) -> int:

@@ -9,6 +9,7 @@ from ocfcluster.protocol.effects import Address, Effect, State, Topic
 from ocfcluster.protocol.groups import GroupTable
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.protocol.report import LinkReport
+from ocfcluster.protocol.retention import Retained
 from ocfcluster.protocol.settings import Configuration, Timing
 from ocfcluster.wire.control import Operand
 
@@ -28,6 +29,8 @@ class NodeApi(Protocol):
     def topics(self) -> Mapping[str, Topic]: ...
     @property
     def groups(self) -> GroupTable: ...
+    @property
+    def retained(self) -> Retained: ...
 
     def datagram(self, buffer: bytes, segment: int, source: Address, now: int) -> None: ...
     def publish(self, run: bytes) -> None: ...

@@ -235,7 +235,7 @@ class Permissions:
                     if name.startswith(GROUP_PREFIX):
                         self._review(subscription, Topic(topic_id, name, False))
         elif change.altered:
-            for subscription in list(self._agent.hub.by_topic.get(change.topic.topic_id, ())):
+            for subscription in self._agent.hub.subscribers(change.topic.topic_id):
                 self._review(subscription, change.topic)
 
     def _review(self, subscription: Subscription, topic: Topic) -> None:

@@ -64,13 +64,21 @@ KEYS: Final[dict[str, When]] = {
     "components.membership": _RESTART, "components.connectivity": _RESTART,
     "topics[].name": _NOW, "topics[].scope": _COMMAND, "topics[].publish": _COMMAND,
     "topics[].subscribe": _COMMAND, "topics[].administer": _COMMAND,
+    "topics[].retain_events": _COMMAND, "topics[].retain_bytes": _COMMAND, "topics[].retain_seconds": _COMMAND,
 }  # fmt: skip
 
 _COMMANDS: Final = {
     "cluster.nodes": "the node table in force is another: `ocfcluster node add | remove | votes` changes it",
     "topics[].scope": "`ocfcluster topic remove` and `create` make a new topic of that name",
     **dict.fromkeys(
-        ("topics[].publish", "topics[].subscribe", "topics[].administer"),
+        (
+            "topics[].publish",
+            "topics[].subscribe",
+            "topics[].administer",
+            "topics[].retain_events",
+            "topics[].retain_bytes",
+            "topics[].retain_seconds",
+        ),
         "`ocfcluster topic alter` changes the settings of a topic that is there",
     ),
 }

@@ -17,12 +17,12 @@ from ocfcluster import __version__
 from ocfcluster.agent.administration import Administrator
 from ocfcluster.agent.clients import Client
 from ocfcluster.agent.current import OWN_LINE
-from ocfcluster.agent.external_views import RAW
 from ocfcluster.agent.groups import GROUP_REQUESTS, Groups
 from ocfcluster.agent.keys import change_keys
 from ocfcluster.agent.local_news import TOPIC as LOCAL_NEWS
 from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault, scope_is_local
 from ocfcluster.agent.permissions import Permissions
+from ocfcluster.agent.starts import Starts, kept_now, needs_order
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
 from ocfcluster.errors import InvalidArgument, Malformed, MalformedFrame
 from ocfcluster.ipc.peer import accept_lent
@@ -41,11 +41,9 @@ from ocfcluster.wire.frames import (
     OnSlow,
     OpenProducer,
     OutOfLine,
-    Position,
     Producer,
     Report,
     Request,
-    Start,
     Status,
     Subscribe,
     Subscribed,
@@ -336,32 +334,21 @@ class Requests:
             if client.gone:
                 event_socket.close()
                 return True
-            positions = {canonical(position.topic): position for position in body.positions}
             known = [topic for topic in topics if topic is not None]
+            if not last_try and needs_order(self._agent, known, body):
+                return False
             refusal = self._subscribe_refusal(client, body, known)
             if refusal is None:
                 self.permissions.wait(client, lambda: _ignore(subscribe(True)), event_socket.close)
                 return True
-            code, text, starts = self._starts(known, positions)
+            code, text = refusal
             if missing:
                 code, text = self._missing(missing[0])
-            elif not code:
-                code, text = refusal
+            if not code:
+                code, text = self._start(client, request.request_id, body, predicate, event_socket, known)
             if code:
                 event_socket.close()
                 self._refuse(client, request.request_id, code, text)
-                return True
-            ids = {s.topic_id: s.topic for s in starts}
-            subscription = self._agent.hub.add(
-                client.line, body.subscription, event_socket, ids, body.callback,
-                OnSlow(body.on_slow), predicate,
-            )  # fmt: skip
-            self._answer(client, request.request_id, Answer.SUBSCRIBED, Subscribed(cluster_id, starts))
-            if MEMBERSHIP in ids:
-                position = positions.get(ids[MEMBERSHIP])
-                self._agent.router.views.begin(subscription, None if position is None else position.seq)
-            self._agent.components.begin(subscription, positions)
-            self.groups.begin(subscription)
             return True
 
         # Before the first view nobody knows where a subscription would begin.
@@ -426,25 +413,34 @@ class Requests:
             fault = self._agent.components.subscribe_fault(client, {topic.topic_id for topic in topics})
         return fault if fault[0] else self.permissions.subscribe_refusal(client, topics)
 
-    def _starts(
-        self, topics: list[NodeTopic], positions: dict[str, Position]
-    ) -> tuple[int, str, list[Start]]:
-        starts: dict[int, Start] = {}
-        for topic in topics:
-            next_seq = self._last_seq(topic) + 1
-            position = positions.get(topic.name)
-            gap_from = 0
-            if position is not None and position.topic_id != topic.topic_id:
-                return errno.EINVAL, f"topic {topic.name!r} was removed and made again", []
-            if topic.topic_id == MEMBERSHIP:
-                views = self._agent.router.views
-                next_seq, gap_from = views.start(None if position is None else position.seq)
-            elif topic == RAW:
-                pass  # whatever its component has missed, it is told anew
-            elif position is not None and position.seq + 1 < next_seq:
-                gap_from = position.seq + 1
-            starts[topic.topic_id] = Start(topic.name, topic.topic_id, next_seq, topic.local, gap_from)
-        return 0, "", list(starts.values())
+    def _start(
+        self,
+        client: Client,
+        request_id: int,
+        body: Subscribe,
+        predicate: Predicate | None,
+        event_socket: socket.socket,
+        topics: list[NodeTopic],
+    ) -> tuple[int, str]:
+        """The subscription starts here and now; else an errno and why."""
+        agent = self._agent
+        try:
+            at = Starts(agent, topics, body)
+        except InvalidArgument as error:
+            return errno.EINVAL, str(error)
+        subscription = agent.hub.add(
+            client.line, body.subscription, event_socket, at.names, body.callback, OnSlow(body.on_slow), predicate
+        )  # fmt: skip
+        self._answer(client, request_id, Answer.SUBSCRIBED, Subscribed(agent.cluster_id(), at.starts))
+        for gap in at.gaps:
+            agent.hub.notify(subscription, gap)
+        if MEMBERSHIP in at.names:
+            agent.router.views.begin(subscription, at.membership_position)
+        agent.components.begin(subscription, at.positions)
+        self.groups.begin(subscription)
+        if at.cursors:
+            agent.hub.begin_with(subscription, at.cursors)
+        return 0, ""
 
     def on_unsubscribe(self, client: Client, request: Incoming, body: Body | None) -> None:
         subscription = self._subscription(client, body)
@@ -480,23 +476,19 @@ class Requests:
         """Of the topic table, where names of groups are rules."""
         return LOCAL_NEWS if name == LOCAL_NEWS.name else self._agent.node.topics.get(canonical(name))
 
-    def _last_seq(self, topic: NodeTopic) -> int:
-        if topic.local:
-            return self._agent.local.last_seq.get(topic.topic_id, 0)
-        return self._agent.node.last_seq(topic.topic_id)
-
     def _describe(self, topic: NodeTopic) -> Topic:
         subscribers = sum(
-            one.line.connection != OWN_LINE for one in self._agent.hub.by_topic.get(topic.topic_id, ())
+            one.line.connection != OWN_LINE for one in self._agent.hub.subscribers(topic.topic_id)
         )
         return Topic(
             topic.name,
             topic.topic_id,
             topic.local,
-            self._last_seq(topic),
+            self._agent.last_seq(topic),
             subscribers,
             aliases_of(topic.name),
             topic.settings,
+            *kept_now(self._agent, topic),
         )
 
     def on_topic_resolve(self, client: Client, request: Incoming, body: Body | None) -> None:

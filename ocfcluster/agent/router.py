@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from typing import Final
 
 from ocfcluster.agent.clients import Client
@@ -103,6 +102,8 @@ class Router:
         if change.removed:
             self._hub.topic_removed(topic_id)
             self._local.forget_topic(topic_id)
+        elif change.topic.local:
+            self._local.settle(change.topic)
         self._requests.permissions.topic_changed(change)
 
     def deliver_local(
@@ -111,9 +112,15 @@ class Router:
     ) -> None:  # fmt: skip
         """Events of a local topic, numbered by this agent."""
         self._counters.events_delivered += header.count - skip
+        now = self._local.clock()
+        self._local.delivered(
+            Delivery(
+                run, header.topic_id, header.count, skip, seq, ev_id, node_id, incarnation, m_sequence, now
+            )
+        )  # fmt: skip
         if header.topic_id in self._hub.by_topic:
             record = self._pack(
                 RECORD_HEADER_BYTES + len(run), _RUN, _LOCAL, 0, skip, node_id, incarnation, m_sequence,
-                seq, ev_id, time.time_ns(),
+                seq, ev_id, now,
             )  # fmt: skip
             self._hub.deliver(header.topic_id, record, run, seq, seq + header.count - skip - 1)

@@ -74,7 +74,8 @@ def status_document(agent: Agent) -> dict[str, Any]:
             "callback": subscription.callback,
             "queue_bytes": subscription.queued_bytes,
             "full": subscription.full,
-            "dropping": subscription.dropping,
+            "dropping": subscription.dropping and subscription.replay is None,
+            "catching_up": subscription.replay is not None,
             "blocked": subscription.blocked,
             "out_of_line": subscription.out_of_line,
             "on_slow": subscription.on_slow.name.lower(),
@@ -83,6 +84,7 @@ def status_document(agent: Agent) -> dict[str, Any]:
         for subscription in subscriptions[:STATUS_ENTRIES]
     ]
     document["queues_held_bytes"] = hub.held_bytes
+    document["retained_bytes"] = agent.node.retained.bytes + agent.local.retained.bytes
     document["intake_held_bytes"] = agent.intake.inbox_bytes
     document["counters"] = {
         **agent.counters.as_dict(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +38,19 @@ def run(
             " not stand by then, or --count is not reached. 0: never.",
         ),
     ] = 0.0,
+    from_seq: Annotated[
+        int | None,
+        typer.Option(min=1, help="Begin with this seq, as far as the topic keeps it.", show_default=False),
+    ] = None,
+    from_last: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Begin with the last so many events that each topic keeps.", show_default=False
+        ),
+    ] = None,
+    retained: Annotated[
+        bool, typer.Option("--retained", help="Begin with all events that each topic keeps.")
+    ] = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="The data alone, as it is, with a newline behind it.")
     ] = False,
@@ -63,22 +76,33 @@ def run(
 ) -> None:
     """Print the events of topics as they come, from now on: topic, seq and data, one event per line.
 
+    With --from-seq, --from-last or --retained what the topics keep comes first; what was asked for by seq and is not
+    kept any more is told as a gap.
+
     With --json each line is one object: topic, seq, ev_id, re_id, node_id, incarnation, m_sequence, time_ns, local,
     properties, and data (or data_base64 where it is no UTF-8 text); notices and gaps have the key "notice".
     The starting point of each topic goes to stderr once the subscription stands. It outlives a restart of the agent.
 
-    Example: ocfcluster subscribe orders prices --count 10 --json
+    Example: ocfcluster subscribe orders prices --count 10 --json --retained
     Example: ocfcluster subscribe alarms --filter 'severity == "high" and not present(test)'
     """
+    if (from_seq is not None) + (from_last is not None) + retained > 1:
+        raise typer.BadParameter("give one of --from-seq, --from-last and --retained")
     if raw and json:
         raise typer.BadParameter("give --raw or --json, not both")
-    wanted = _parsed(filter)
+    asked: dict[str, Any] = {
+        "from_seq": None if from_seq is None else dict.fromkeys(topics, from_seq),
+        "from_last": from_last,
+        "retained": retained,
+        "filter": _parsed(filter),
+        "on_slow": on_slow,
+    }
     if on_slow not in POLICIES:
         raise typer.BadParameter(f"it is {', '.join(POLICIES)}", param_hint="--on-slow")
     deadline = time.monotonic() + timeout if timeout else None
     with (
         options.connect(context, socket, resume=True) as client,
-        _subscribe(client, topics, timeout, deadline, wanted, on_slow) as subscription,
+        _subscribe(client, topics, asked, timeout, deadline) as subscription,
     ):
         for start in subscription.starts:
             output.tell(f"subscribed to {output.printable(start.topic)} from seq {start.next_seq} on")
@@ -102,20 +126,12 @@ def _parsed(text: str) -> Filter | None:
 
 
 def _subscribe(
-    client: Client,
-    topics: list[str],
-    timeout: float,
-    deadline: float | None,
-    wanted: Filter | None,
-    on_slow: str,
+    client: Client, topics: list[str], asked: dict[str, Any], timeout: float, deadline: float | None
 ) -> Subscription:
     """The subscription; where it does not stand by ``deadline``, one line and exit code 1."""
     try:
         return client.subscribe(
-            topics,
-            filter=wanted,
-            on_slow=on_slow,
-            timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
+            topics, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()), **asked
         )
     except WouldBlock:
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ocfcluster.cli import access, options, output
+from ocfcluster.cli import access, options, output, retention
 from ocfcluster.limits import GROUP_PREFIX
 from ocfcluster.wire.topics import TopicSettings
 
@@ -34,7 +34,7 @@ def _document(topic: TopicInfo) -> dict[str, Any]:
     return {
         "topic": topic.name, "topic_id": topic.topic_id, "scope": _scope(topic), "last_seq": topic.last_seq,
         "subscribers": topic.subscribers, "aliases": list(topic.aliases),
-        "access": access.lists(topic.settings.access),
+        "access": access.lists(topic.settings.access), **retention.document(topic),
     }  # fmt: skip
 
 
@@ -60,17 +60,22 @@ def create(
     publish: access.Publish = None,
     subscribe: access.Subscribe = None,
     administer: access.Administer = None,
+    retain_events: retention.Events = None,
+    retain_bytes: retention.Bytes = None,
+    retain_seconds: retention.Seconds = None,
     socket: options.Socket = None,
     json: options.Json = False,
 ) -> None:
     """Create a topic on all nodes, at one place in the cluster's order.
 
-    Creating it again with the same scope changes nothing and succeeds. TOPIC may be group:NAME, or group:BEGINNING*:
-    then it is no topic, but says who may use these groups.
+    Creating it again with the same scope, and the same settings or none, changes nothing and succeeds. With --retain-…
+    the newest events are kept, for subscriptions that begin earlier than now. TOPIC may be group:NAME, or
+    group:BEGINNING*: then it is no topic, but says who may use these groups.
 
-    Example: ocfcluster topic create orders --publish user:shop --subscribe group:staff
+    Example: ocfcluster topic create orders --publish user:shop --retain-events 1000
     """
     settings = access.altered(TopicSettings(), publish, subscribe, administer)
+    settings = retention.altered(settings, retain_events, retain_bytes, retain_seconds)
     with options.connect(context, socket) as client:
         made = client.create_topic(topic, scope="local" if local else "global", settings=settings)
     if json:
@@ -88,19 +93,26 @@ def alter(
     publish: access.Publish = None,
     subscribe: access.Subscribe = None,
     administer: access.Administer = None,
+    retain_events: retention.Events = None,
+    retain_bytes: retention.Bytes = None,
+    retain_seconds: retention.Seconds = None,
     socket: options.Socket = None,
 ) -> None:
-    """Change who may use a topic, at one place in the cluster's order. What is not named stays as it is.
+    """Change who may use a topic, or what is kept of it, at one place in the cluster's order.
+
+    What is not named stays as it is.
 
     Subscriptions of those who may not subscribe any more end there, with a notice.
 
-    Example: ocfcluster topic alter orders --publish user:shop --publish user:web
+    Example: ocfcluster topic alter orders --publish user:shop --retain-seconds 3600
     """
-    if publish is subscribe is administer is None:
-        raise typer.BadParameter("nothing to change: name --publish, --subscribe or --administer")
+    given = (publish, subscribe, administer, retain_events, retain_bytes, retain_seconds)
+    if all(one is None for one in given):
+        raise typer.BadParameter("nothing to change: name --publish, --subscribe, --administer or --retain-…")
     with options.connect(context, socket) as client:
         settings = access.rule_of(client, topic) if _is_rule(topic) else client.topic(topic).settings
-        client.alter_topic(topic, access.altered(settings, publish, subscribe, administer))
+        settings = access.altered(settings, publish, subscribe, administer)
+        client.alter_topic(topic, retention.altered(settings, retain_events, retain_bytes, retain_seconds))
     output.print_line(f"topic {output.printable(topic)} is altered")
 
 
@@ -142,6 +154,8 @@ def show(
         for heading, value in zip(_HEADINGS, _row(found), strict=True):
             if value != "":
                 output.print_line(f"{heading + ':':18}{value}")
+        for heading, text in retention.rows(found):
+            output.print_line(f"{heading + ':':18}{text}")
     for heading, text in access.rows(rights):
         output.print_line(f"{heading + ':':18}{text}")
 

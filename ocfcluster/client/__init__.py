@@ -9,9 +9,10 @@ from __future__ import annotations
 from ocfcluster.client.client import Client, Publisher, Subscription, connect
 from ocfcluster.client.events import Event, GroupInfo, Notice, NoticeCode, Published, Receipt, Run, TopicInfo
 from ocfcluster.client.group import Group, Replies, open_event
-from ocfcluster.wire.topics import Access, TopicSettings
+from ocfcluster.client.starting import Position
+from ocfcluster.wire.topics import Access, Retention, TopicSettings
 
 __all__ = [
-    "Access", "Client", "Event", "Group", "GroupInfo", "Notice", "NoticeCode", "Published", "Publisher", "Receipt",
-    "Replies", "Run", "Subscription", "TopicInfo", "TopicSettings", "connect", "open_event",
+    "Access", "Client", "Event", "Group", "GroupInfo", "Notice", "NoticeCode", "Position", "Published", "Publisher",
+    "Receipt", "Replies", "Retention", "Run", "Subscription", "TopicInfo", "TopicSettings", "connect", "open_event",
 ]  # fmt: skip

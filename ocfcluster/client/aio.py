@@ -52,6 +52,7 @@ from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.locate import default_socket_path
 from ocfcluster.client.producer import Batch, Producer, run_size, split
 from ocfcluster.client.session import Stage
+from ocfcluster.client.starting import FROM_NOW_ON, Earlier, FromSeq, as_earlier
 from ocfcluster.errors import InvalidArgument, NotConnected, OutcomeUnknown, TopicExists, WouldBlock
 from ocfcluster.limits import CLOSE_FLUSH_NS, RUN_BYTES, SECOND_NS
 from ocfcluster.wire import frames
@@ -315,9 +316,11 @@ class AsyncSubscription:
         on_event: Callable[[Event], object] | None,
         encoded_filter: bytes = b"",
         on_slow: int = 0,
+        earlier: Earlier = FROM_NOW_ON,
     ) -> None:
         self._client = client
         self._topics = topics
+        self._earlier = earlier
         self._on_event = on_event
         self._filter = encoded_filter
         self._on_slow = on_slow
@@ -330,7 +333,7 @@ class AsyncSubscription:
             if self._socket is None:
                 connection = self._client.connection()
                 self._socket = await connection.subscribe(
-                    self._topics, self._on_event, self._filter, self._on_slow
+                    self._topics, self._on_event, self._filter, self._on_slow, self._earlier
                 )
         return self
 
@@ -531,8 +534,13 @@ class AsyncClient:
         *,
         filter: Filter | str | None = None,  # noqa: A002 - what it is called everywhere
         on_slow: str = "block",
+        from_seq: FromSeq | None = None,
+        from_last: int | None = None,
+        retained: bool = False,
     ) -> AsyncSubscription:
         """A subscription to one topic, or to several in one order; it starts when awaited or iterated over.
+
+        ``from_seq``, ``from_last`` and ``retained`` are those of the blocking ``subscribe``.
 
         With ``on_event`` the loop runs the callback, in the one order of the cluster across all of this client's
         callback subscriptions, from when the subscription is awaited. ``filter`` and ``on_slow`` are those of the
@@ -540,7 +548,8 @@ class AsyncClient:
         """
         check_callback(on_event)
         names = [check_topic(name) for name in as_topics(topics)]
-        return AsyncSubscription(self, names, on_event, as_filter(filter), as_policy(on_slow))
+        earlier = as_earlier(names, from_seq, from_last, retained)
+        return AsyncSubscription(self, names, on_event, as_filter(filter), as_policy(on_slow), earlier)
 
     # --- groups -------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.producer import Producer
 from ocfcluster.client.session import Lost, Session, Stage
+from ocfcluster.client.starting import FROM_NOW_ON, Earlier
 from ocfcluster.errors import (
     AgentUnreachable,
     ClientError,
@@ -254,9 +255,10 @@ class AsyncConnection:
         callback: Callable[[Event], object] | None,
         encoded_filter: bytes = b"",
         on_slow: int = 0,
+        earlier: Earlier = FROM_NOW_ON,
     ) -> EventSocket:
         self.check_open()
-        state = self.session.new_subscription(topics, callback is not None, encoded_filter, on_slow)
+        state = self.session.new_subscription(topics, callback is not None, encoded_filter, on_slow, earlier)
         try:
             event_socket = EventSocket(state, self.resume)
         except OSError as error:

@@ -42,6 +42,7 @@ from ocfcluster.client.group import Group
 from ocfcluster.client.locate import default_socket_path
 from ocfcluster.client.publisher import Publisher
 from ocfcluster.client.session import Stage
+from ocfcluster.client.starting import FromSeq, as_earlier
 from ocfcluster.errors import ClientError, InvalidArgument, NotConnected, TopicExists
 from ocfcluster.limits import CLOSE_FLUSH_NS, SECOND_NS
 from ocfcluster.wire import frames
@@ -164,9 +165,17 @@ class Client:
         *,
         filter: Filter | str | None = None,  # noqa: A002 - what it is called everywhere
         on_slow: str = "block",
+        from_seq: FromSeq | None = None,
+        from_last: int | None = None,
+        retained: bool = False,
         timeout: float | None = None,
     ) -> Subscription:
         """Subscribe to one topic, or to several in one order. It has started when this returns.
+
+        It gets what comes from now on; and before that, of what the topics keep, all from ``from_seq`` on (a seq of the
+        history as it is now, or the ``position`` of an event; of several topics a dict by name), or the last
+        ``from_last`` events of each, or all that is ``retained``. What was asked for with ``from_seq`` and is not kept
+        any more is a gap notice.
 
         Without ``on_event`` iterate over the subscription or ``get`` from it. With it ``dispatch`` runs the
         callbacks, in the one order of the cluster across all of this client's callback subscriptions.
@@ -178,7 +187,10 @@ class Client:
         Raises UnknownTopic, NotPermitted, InvalidArgument (FilterError for the text of a filter), LimitReached.
         """
         check_callback(on_event)
-        subscription = self.subscribe_for(topics, on_event is not None, timeout, filter, on_slow)
+        subscription = self.subscribe_for(
+            topics, on_event is not None, timeout, filter, on_slow,
+            from_seq=from_seq, from_last=from_last, retained=retained,
+        )  # fmt: skip
         if on_event is not None:
             self.connection().dispatcher.add(subscription.event_socket, on_event)
         return subscription
@@ -190,12 +202,17 @@ class Client:
         timeout: float | None = None,
         filter: Filter | str | None = None,  # noqa: A002
         on_slow: str = "block",
+        *,
+        from_seq: FromSeq | None = None,
+        from_last: int | None = None,
+        retained: bool = False,
     ) -> Subscription:
         """A subscription whose callback, if it is to have one, the caller gives to the dispatcher."""
         names = [check_topic(name) for name in as_topics(topics)]
         wanted, policy = as_filter(filter), as_policy(on_slow)
+        earlier = as_earlier(names, from_seq, from_last, retained)
         connection = self.connection()
-        event_socket = connection.subscribe(names, callback, timeout, wanted, policy)
+        event_socket = connection.subscribe(names, callback, timeout, wanted, policy, earlier)
         return Subscription(self, connection, event_socket, callback)
 
     def dispatch(self, timeout: float | None = None) -> None:

@@ -31,6 +31,7 @@ from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.pending import Pending
 from ocfcluster.client.producer import Producer
 from ocfcluster.client.session import Lost, Resumed, Session, Stage, SubscriptionState
+from ocfcluster.client.starting import FROM_NOW_ON, Earlier
 from ocfcluster.errors import (
     AgentUnreachable,
     ClientError,
@@ -425,11 +426,12 @@ class Connection:
         timeout: float | None,
         encoded_filter: bytes = b"",
         on_slow: int = 0,
+        earlier: Earlier = FROM_NOW_ON,
     ) -> EventSocket:
         """A subscription that has started. Raises UnknownTopic, LimitReached, ..."""
         with self.lock:
             self.check_open()
-            state = self.session.new_subscription(topics, callback, encoded_filter, on_slow)
+            state = self.session.new_subscription(topics, callback, encoded_filter, on_slow, earlier)
             try:
                 event_socket = EventSocket(state, self.resume)
             except OSError as error:

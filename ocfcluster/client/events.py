@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from ocfcluster.client.arguments import check_timeout
+from ocfcluster.client.starting import Position
 from ocfcluster.errors import ClientError, MalformedFrame
 from ocfcluster.limits import RUN_HEADER_BYTES
 from ocfcluster.wire import frames
@@ -43,12 +44,14 @@ __all__ = [
 _first: Final = itemgetter(0)
 _LOCAL: Final = int(RecordFlags.LOCAL)
 _NOTICE: Final = int(RecordFlags.NOTICE)
+_RETAINED: Final = int(RecordFlags.RETAINED)
 
 
 class Notice(msgspec.Struct, frozen=True):
     """What a subscription is told besides its events.
 
-    ``first_seq`` and ``last_seq`` are the ends of a gap in ``topic``; ``final`` says that the subscription ends.
+    ``first_seq`` and ``last_seq`` are the ends of a gap in ``topic`` (``last_seq`` 0: to the end of a topic, or of a
+    history, that is no more); ``final`` says that the subscription ends.
     """
 
     code: NoticeCode
@@ -103,8 +106,8 @@ class Run:
 
     __slots__ = (
         "topic", "notice", "seq", "ev_id", "re_id", "time_ns", "node_id", "incarnation", "m_sequence",
-        "order_time_ns", "flags", "producer", "first_number", "_count", "_buffer", "_base", "_end", "_event_length",
-        "_lengths_at", "_data_at", "_properties", "_length",
+        "order_time_ns", "flags", "producer", "first_number", "topic_id", "cluster_id", "_count", "_buffer", "_base",
+        "_end", "_event_length", "_lengths_at", "_data_at", "_properties", "_length",
     )  # fmt: skip
 
     def __init__(
@@ -114,11 +117,27 @@ class Run:
         base: int,
         header: tuple[int, ...],
         meta: RunMeta,
+        cluster_id: str = "",
     ) -> None:
         """``header`` are the fields of a run whose checksum agreed, at ``base`` in ``buffer``."""
-        length, _, _, _, _, _, count, producer, first, re_id, time_ns, event_length, properties = header
+        (
+            length,
+            _,
+            _,
+            _,
+            _,
+            self.topic_id,
+            count,
+            producer,
+            first,
+            re_id,
+            time_ns,
+            event_length,
+            properties,
+        ) = header
         skip = meta.skip
         self.topic = topic
+        self.cluster_id = cluster_id
         self.notice: Notice | None = None
         _, self.flags, self.node_id, self.incarnation, self.m_sequence, self.seq, self.ev_id, order_time = (
             meta
@@ -158,7 +177,8 @@ class Run:
         _, flags, run.node_id, run.incarnation, run.m_sequence, run.seq, run.ev_id, order_time = meta
         run.flags = flags | _NOTICE | _LOCAL
         run.order_time_ns = run.time_ns = order_time
-        run.re_id = run.producer = run.first_number = 0
+        run.re_id = run.producer = run.first_number = run.topic_id = 0
+        run.cluster_id = ""
         run._buffer = notice.encode()
         run._count = run._base = run._end = run._event_length = run._lengths_at = run._data_at = 0
         run._length = 0
@@ -272,6 +292,16 @@ class Event(msgspec.Struct, eq=False):
     @property
     def ev_id(self) -> int:
         return self.run.ev_id + self.index
+
+    @property
+    def position(self) -> Position:
+        """Its place in the topic, for ``subscribe(from_seq=...)``; ``position.next`` is the place behind it."""
+        return Position(self.run.cluster_id, self.run.topic_id, self.seq)
+
+    @property
+    def retained(self) -> bool:
+        """Whether it was kept: it is older than the subscription, or came while that was without its agent."""
+        return bool(self.run.flags & _RETAINED)
 
     @property
     def re_id(self) -> int:
@@ -417,12 +447,18 @@ class TopicInfo(msgspec.Struct, frozen=True):
     subscribers: int = 0
     aliases: tuple[str, ...] = ()
     settings: TopicSettings = DEFAULT_SETTINGS
+    kept_events: int = 0  # the newest, for subscriptions that start earlier than now
+    kept_bytes: int = 0  # of memory
+    kept_from: int = 0  # seq of the first of them, 0 if there are none
 
     @classmethod
     def of(cls, body: frames.Topic) -> TopicInfo:
         scope = "local" if body.local else "global"
         aliases = tuple(body.aliases)
-        return cls(body.topic, body.topic_id, scope, body.last_seq, body.subscribers, aliases, body.settings)
+        return cls(
+            body.topic, body.topic_id, scope, body.last_seq, body.subscribers, aliases, body.settings,
+            body.kept_events, body.kept_bytes, body.kept_from,
+        )  # fmt: skip
 
 
 class GroupInfo(NamedTuple):

@@ -284,7 +284,7 @@ class EventSocket:
             with memoryview(buffer) as view, view[base + CHECKED_FROM : base + size] as checked:
                 whole = xxh3_64_intdigest(checked) == checksum
         if whole:
-            return Run(topic, buffer, base, header, meta)
+            return Run(topic, buffer, base, header, meta, state.cluster_id)
         self.damaged += 1
         reason = "the run's bytes do not agree with its checksum"
         return Run.of_notice(Notice(NoticeCode.GAP, topic, meta.seq, last, reason), meta)

@@ -27,6 +27,7 @@ from ocfcluster.client.events import Notice, NoticeCode
 from ocfcluster.client.memberships import Memberships
 from ocfcluster.client.pending import Pending
 from ocfcluster.client.producer import PRODUCER_LOST, Batch, Producer
+from ocfcluster.client.starting import FROM_NOW_ON, Earlier
 from ocfcluster.errors import (
     ClientError,
     MalformedFrame,
@@ -74,6 +75,7 @@ class SubscriptionState:
     callback: bool
     filter: bytes = b""
     on_slow: int = 0
+    earlier: Earlier = FROM_NOW_ON  # where it starts
     lend: int = -1  # descriptor of the agent's end
     cluster_id: str = ""
     starts: dict[str, frames.Start] = field(default_factory=dict)
@@ -83,9 +85,11 @@ class SubscriptionState:
         default_factory=dict
     )  # topic id: up to where the agent passed it by, at least
     connection: int = 0  # the connection whose frames are good; 0 while there is none
+    incarnation: int = 0  # of the agent that has it, or had it last
     started: bool = False
 
-    def accept(self, answer: frames.Subscribed) -> None:
+    def accept(self, answer: frames.Subscribed, incarnation: int) -> None:
+        self.incarnation = incarnation
         if answer.cluster_id:
             self.cluster_id = answer.cluster_id
         for start in answer.starts:
@@ -95,15 +99,27 @@ class SubscriptionState:
         self.left_out.clear()
         self.started = True
 
-    def request(self) -> frames.Subscribe:
+    def request(self, incarnation: int = 0) -> frames.Subscribe:
+        """SUBSCRIBE, for an agent of this incarnation."""
+        if not self.started:
+            return frames.Subscribe(
+                self.id, self.topics, self.callback, "", [], self.filter, self.on_slow, *self.earlier
+            )
         positions = [
-            frames.Position(self.names[topic_id], topic_id, max(seq, self.left_out.get(topic_id, 0)))
-            for topic_id, seq in self.positions.items()
+            frames.Position(self.names[topic_id], topic_id, self._reached(topic_id, incarnation))
+            for topic_id in self.positions
         ]
         cluster_id = self.cluster_id if positions else ""
         return frames.Subscribe(
             self.id, self.topics, self.callback, cluster_id, positions, self.filter, self.on_slow
         )
+
+    def _reached(self, topic_id: int, incarnation: int) -> int:
+        """The last seq that the program got, or its filter left out. Another incarnation counts local events anew."""
+        start = self.starts.get(self.names[topic_id])
+        if incarnation != self.incarnation and start is not None and start.local:
+            return 0
+        return max(self.positions[topic_id], self.left_out.get(topic_id, 0))
 
 
 class Outgoing(NamedTuple):
@@ -335,9 +351,14 @@ class Session:
     # --- subscribing --------------------------------------------------------------------------------------------
 
     def new_subscription(
-        self, topics: list[str], callback: bool, encoded_filter: bytes = b"", on_slow: int = 0
+        self,
+        topics: list[str],
+        callback: bool,
+        encoded_filter: bytes = b"",
+        on_slow: int = 0,
+        earlier: Earlier = FROM_NOW_ON,
     ) -> SubscriptionState:
-        state = SubscriptionState(self._next_subscription, topics, callback, encoded_filter, on_slow)
+        state = SubscriptionState(self._next_subscription, topics, callback, encoded_filter, on_slow, earlier)
         self._next_subscription += 1
         return state
 
@@ -349,7 +370,7 @@ class Session:
     def _subscribed(self, state: SubscriptionState, pending: Pending) -> None:
         if isinstance(pending.answer, frames.Subscribed) and self.welcome is not None:
             self.subscriptions[state.id] = state
-            state.accept(pending.answer)
+            state.accept(pending.answer, self.welcome.incarnation)
             state.connection = self.welcome.connection
 
     def unsubscribe(self, state: SubscriptionState) -> Pending | None:
@@ -360,7 +381,8 @@ class Session:
         return self.request(Request.UNSUBSCRIBE, frames.Unsubscribe(state.id))
 
     def _resubscribe(self, state: SubscriptionState) -> None:
-        pending = Pending(Request.SUBSCRIBE, state.request(), state)
+        incarnation = self.welcome.incarnation if self.welcome is not None else 0
+        pending = Pending(Request.SUBSCRIBE, state.request(incarnation), state)
         pending.on_done.append(lambda: self._resubscribed(state, pending))
         self._queue.append(pending)
 
@@ -382,14 +404,15 @@ class Session:
             self._end_subscription(state, Notice(NoticeCode.HISTORY_LOST, "", 0, last, reason, True))
             return
         assert self.welcome is not None  # noqa: S101 - for the type checker
-        reason = "the agent was away"
-        if state.filter:
-            reason += "; some or all of these may be events that the filter leaves out"
+        perhaps = "; some or all of these may be events that the filter leaves out" if state.filter else ""
         gaps = [
-            Notice(NoticeCode.GAP, start.topic, start.gap_from, start.next_seq - 1, reason)
+            Notice(
+                NoticeCode.GAP, start.topic, start.gap_from, start.next_seq - 1,
+                (start.gap_reason or "the agent was away") + perhaps,
+            )
             for start in answer.starts if start.gap_from
         ]  # fmt: skip
-        state.accept(answer)
+        state.accept(answer, self.welcome.incarnation)
         notices = [*gaps, Notice(NoticeCode.RESUMED)]
         self._effects.append(Resumed(state, notices, self.welcome.connection))
 

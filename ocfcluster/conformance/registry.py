@@ -29,6 +29,7 @@ _MODULES: Final = (
     "components",
     "groups",
     "choosing",
+    "retention",
 )
 TIME_LIMIT_S: Final = 30.0
 

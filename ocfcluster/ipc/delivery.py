@@ -13,6 +13,7 @@ burst ``flush`` writes one message per subscriber where the sockets have room (t
   (DISCONNECT).
 - **Filters.** What a subscription's filter leaves out is not queued and not missed. Where it has got to meanwhile is
   told to the library once a second, beside the event socket, so that a later resumption begins behind it.
+- **Catching up.** A subscription that begins with kept events is fed from them as its socket drains (``replay``).
 - **Memory.** Items are shared; what all queues hold together is bounded, and beyond that the longest queue of all
   is given up for a gap.
 """
@@ -26,6 +27,7 @@ import socket
 import struct
 from typing import Final, NamedTuple
 
+from ocfcluster.ipc import replay
 from ocfcluster.ipc.shared import sealed_copy
 from ocfcluster.ipc.slow import SlowBudget
 from ocfcluster.ipc.subscription import EventSocket, Held, Item, Line, Subscription, Watcher
@@ -86,6 +88,7 @@ class Hub:
         self.lines: dict[int, Line] = {}
         self.full: dict[Subscription, None] = {}
         self.dropping: dict[Subscription, None] = {}
+        self.replays: dict[Subscription, replay.Replay] = {}
         self.held_bytes = 0  # of distinct items in any queue
         self.frames = 0  # counters, for status
         self.gaps = 0
@@ -141,6 +144,8 @@ class Hub:
             return
         del line.subscriptions[subscription.number]
         subscription.ended = True
+        if subscription.replay is not None:
+            subscription.replay.abandon()
         for topic_id in subscription.topics:
             self._leave_topic(subscription, topic_id)
         if subscription.blocked:
@@ -153,12 +158,29 @@ class Hub:
         if subscription.callback and line.subscriptions:
             self._touch_line(line)  # it may have held the others up
 
+    def begin_with(self, subscription: Subscription, cursors: dict[int, replay.Cursor]) -> None:
+        """A subscription that was just added gets what is kept of these topics before anything else."""
+        replay.begin(self, subscription, cursors)
+        self._touch(subscription)  # also where all of the first portion was left out
+
+    def replace(self, topic_id: int, subscription: Subscription, by: Subscription | None) -> None:
+        """``by`` gets from here on what is delivered to the topic, and ``subscription`` does not."""
+        self._leave_topic(subscription, topic_id)
+        if by is not None:
+            self.by_topic.setdefault(topic_id, []).append(by)
+
     def _leave_topic(self, subscription: Subscription, topic_id: int) -> None:
         subscribers = self.by_topic.get(topic_id)
         if subscribers is not None and subscription in subscribers:
             subscribers.remove(subscription)
             if not subscribers:
                 del self.by_topic[topic_id]
+
+    def subscribers(self, topic_id: int) -> list[Subscription]:
+        """Those to this topic, whether they get its events or are still catching up."""
+        stand_ins = [one.stand_in for one in self.replays.values()]
+        live = [one for one in self.by_topic.get(topic_id, ()) if one not in stand_ins]
+        return live + [one for one in self.replays if topic_id in one.topics]
 
     def subscriptions(self) -> list[Subscription]:
         return [s for line in self.lines.values() for s in line.subscriptions.values()]
@@ -209,23 +231,68 @@ class Hub:
 
     def _admits(self, subscription: Subscription, item: Item) -> bool:
         """Whether a subscription that does not simply get everything gets ``item``; if not, that is written down."""
-        predicate = subscription.filter
-        if predicate is not None:
-            if item is not self._judged:
-                self._judged = item
-                self._properties = properties_of(item.body)
-            node_id = _NODE.unpack_from(item.header)[0] if predicate.by_node else 0
-            if not predicate(self._properties, node_id):
-                self.left_out += 1
-                if not subscription.passed:
-                    self._passed[subscription] = None
-                subscription.passed[item.topic_id] = item.last_seq
-                return False
-            subscription.passed.pop(item.topic_id, None)
+        if subscription.filter is not None and not self._lets_through(
+            subscription, subscription.filter, item
+        ):
+            return False
         if subscription.dropping:
             self._miss(subscription, item.topic_id, item.first_seq, item.last_seq)
             return False
         return True
+
+    def _lets_through(self, subscription: Subscription, predicate: Predicate, item: Item) -> bool:
+        if item is not self._judged:
+            self._judged = item
+            self._properties = properties_of(item.body)
+        node_id = _NODE.unpack_from(item.header)[0] if predicate.by_node else 0
+        if not predicate(self._properties, node_id):
+            self.left_out += 1
+            if not subscription.passed:
+                self._passed[subscription] = None
+            subscription.passed[item.topic_id] = item.last_seq
+            return False
+        subscription.passed.pop(item.topic_id, None)
+        return True
+
+    def queue_run(
+        self,
+        subscription: Subscription,
+        topic_id: int,
+        header: bytes,
+        run: bytes,
+        first_seq: int,
+        last_seq: int,
+    ) -> None:
+        """One run for this subscriber alone, from what is kept."""
+        self._position += 1
+        item = Item(header, run, topic_id, first_seq, last_seq, self._position)
+        predicate = subscription.filter
+        if predicate is not None and not self._lets_through(subscription, predicate, item):
+            return
+        self._count(subscription, item)
+        if len(run) > RUN_BYTES:
+            self._share(item)
+        subscription.queue.append(item)
+        self._touch(subscription)
+
+    def pass_on(self, subscription: Subscription, item: Item) -> None:
+        """An item that was in another queue, as one of its holders."""
+        subscription.queued_bytes += item.size + QUEUED_ITEM_OVERHEAD_BYTES
+        subscription.queue.append(item)
+        self._touch(subscription)
+
+    def take_over(self, subscription: Subscription, stand_in: Subscription) -> None:
+        """What was written down of a stand-in is the subscription's own: what it missed, what its filter left out."""
+        self.dropping.pop(stand_in, None)
+        self._passed.pop(stand_in, None)
+        subscription.dropping = False
+        subscription.apart = subscription.filter is not None
+        subscription.passed.update(stand_in.passed)
+        if subscription.passed and not subscription.ended:
+            self._passed[subscription] = None
+        subscription.gaps = stand_in.gaps
+        if not subscription.ended:
+            self.tell_gaps(subscription)
 
     def give(
         self, subscription: Subscription, topic_id: int, header: bytes, run: bytes, seq: int, last: bool
@@ -235,6 +302,8 @@ class Hub:
         It is kept where other events are dropped, as long as the queue is below its hard mark, unless the filter
         leaves it out. With ``last`` the subscription ends with it, and ``run`` is a record of kind LAST.
         """
+        if last and subscription.replay is not None:
+            subscription = subscription.replay.abandon()
         if subscription.ended:
             return
         predicate = subscription.filter
@@ -250,7 +319,7 @@ class Hub:
             self._miss(subscription, topic_id, seq, seq)
             return
         if subscription.gaps:
-            self._tell_gaps(subscription)
+            self.tell_gaps(subscription)
         self._position += 1
         item = Item(header, run, 0, seq, seq, self._position)
         self._count(subscription, item)
@@ -261,7 +330,8 @@ class Hub:
 
     def topic_removed(self, topic_id: int) -> None:
         """Tell the subscribers of a topic; those that have no other end with it."""
-        for subscription in list(self.by_topic.get(topic_id, ())):
+        catching_up = [one for one, its in self.replays.items() if its.topic_removed(topic_id)]
+        for subscription in [*self.by_topic.get(topic_id, ()), *catching_up]:
             name = subscription.topics[topic_id]
             self._leave_topic(subscription, topic_id)
             final = len(subscription.topics) == 1
@@ -280,10 +350,12 @@ class Hub:
 
     def notify(self, subscription: Subscription, notice: Notice) -> None:
         """Queue a notice behind what the subscription was given so far, with what it missed named before it."""
+        if notice.final and subscription.replay is not None:
+            subscription = subscription.replay.abandon()
         if subscription.ended:
             return
         if subscription.gaps:
-            self._tell_gaps(subscription)
+            self.tell_gaps(subscription)
         self._queue_notice(subscription, notice)
         if notice.final:
             self._end(subscription)
@@ -333,6 +405,8 @@ class Hub:
         self._now = now
         if self._dirty:
             self._write_all()
+        if self.replays:
+            self._bound_held()  # also where nobody else looks: what waits for those that catch up
         if self.full and self.budget.used_up(now):
             self._fall_back_all()
         if now >= self._tick_at:
@@ -340,10 +414,16 @@ class Hub:
 
     def writable(self, subscription: Subscription, now: int) -> None:
         """The event socket has room again."""
-        if not subscription.blocked:
+        catching_up = subscription.replay
+        if catching_up is not None:
+            catching_up.look_away()
+            if not subscription.queue:
+                catching_up.feed()
+        elif not subscription.blocked:
             return
-        subscription.blocked = False
-        self.watcher.watch_writable(subscription, False)
+        if subscription.blocked:
+            subscription.blocked = False
+            self.watcher.watch_writable(subscription, False)
         self._touch(subscription)
         self.flush(now)
 
@@ -358,7 +438,7 @@ class Hub:
     def _tell_positions(self) -> None:
         """Where filters have left things out since their subscriptions last got something, say how far that goes."""
         for subscription in list(self._passed):
-            if subscription.queue or subscription.gaps or subscription.ended:
+            if subscription.queue or subscription.gaps or subscription.ended or subscription.replay:
                 continue  # what waits would be taken for something that it has got
             del self._passed[subscription]
             if subscription.passed:
@@ -527,6 +607,9 @@ class Hub:
                 self._disconnect(subscription)
         elif subscription.full and subscription.queued_bytes <= self.marks.full // 2:
             self._set_full(subscription, False, self._now)
+        self._bound_held()
+
+    def _bound_held(self) -> None:
         while self.held_bytes > self.marks.held and self._give_up_longest():
             pass
 
@@ -566,13 +649,17 @@ class Hub:
 
     def _drained(self, subscription: Subscription) -> None:
         """What was queued is written: name what was missed, and go on as before."""
-        subscription.dropping = False
-        subscription.apart = subscription.filter is not None
         self.dropping.pop(subscription, None)
         if not subscription.ended:
-            self._tell_gaps(subscription)
+            self.tell_gaps(subscription)
+        if subscription.replay is not None:
+            subscription.replay.look_out()
+        else:
+            subscription.dropping = False
+            subscription.apart = subscription.filter is not None
 
-    def _tell_gaps(self, subscription: Subscription) -> None:
+    def tell_gaps(self, subscription: Subscription) -> None:
+        """Name what was missed, behind what is queued."""
         gaps = subscription.gaps
         subscription.gaps = {}
         for topic_id, gap in gaps.items():
@@ -647,7 +734,8 @@ class Hub:
 
     def _give_up_longest(self) -> bool:
         """Turn the longest queue of all into gaps; False if there is none that holds anything."""
-        longest = max(self.subscriptions(), key=lambda s: s.queued_bytes, default=None)
+        holding = [*self.subscriptions(), *(one.stand_in for one in self.replays.values())]
+        longest = max(holding, key=lambda s: s.queued_bytes, default=None)
         if longest is None or not longest.queue:
             return False
         if longest.on_slow is OnSlow.DROP_OLDEST and len(longest.queue) > 1 and not longest.dropping:
@@ -667,7 +755,7 @@ class Hub:
         longest.gaps = missed
         notices = self._discard(longest)
         if longest.ended:  # its last notice is among them, so the gaps go before it
-            self._tell_gaps(longest)
+            self.tell_gaps(longest)
         for notice in notices:
             self._count(longest, notice)
             longest.queue.append(notice)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ocfcluster.limits import RECORD_HEADER_BYTES
 from ocfcluster.wire.filter import Predicate
 from ocfcluster.wire.frames import OnSlow
+
+if TYPE_CHECKING:
+    from ocfcluster.ipc.replay import Replay
 
 
 class Held(NamedTuple):
@@ -98,7 +101,7 @@ class Subscription:
     __slots__ = (
         "line", "number", "socket", "callback", "topics", "names", "queue", "queued_bytes",
         "blocked", "out_of_line", "full", "dropping", "gaps", "dirty", "ended",
-        "on_slow", "filter", "apart", "passed", "lost", "sent_bytes", "sent", "held", "unread",
+        "on_slow", "filter", "apart", "passed", "lost", "sent_bytes", "sent", "held", "unread", "replay",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +129,7 @@ class Subscription:
         self.gaps: dict[int, tuple[int, int]] = {}  # topic_id → first and last seq missed
         self.dirty = False
         self.ended = False  # a final notice is queued or written; nothing comes after it
+        self.replay: Replay | None = None  # while it catches up with what is kept, and of its stand-in
         self.on_slow = on_slow
         self.filter = predicate
         self.apart = predicate is not None  # it does not simply get everything: it has a filter, or it drops

@@ -61,6 +61,7 @@ class TopicChange(NamedTuple):
     topic: Topic
     removed: bool
     altered: bool = False
+    before: TopicSettings | None = None  # of one that was altered
 
 
 class Outcome(NamedTuple):

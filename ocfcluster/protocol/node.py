@@ -39,6 +39,7 @@ from ocfcluster.protocol.peers import Peer, PeerTable
 from ocfcluster.protocol.primacy import Primacy
 from ocfcluster.protocol.quorum import is_primary
 from ocfcluster.protocol.recovery import Recovery
+from ocfcluster.protocol.retention import Retained
 from ocfcluster.protocol.settings import Ballot, Configuration, Settings, Timing
 from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_snapshot
 from ocfcluster.protocol.spoken import Spoken
@@ -54,6 +55,7 @@ from ocfcluster.wire.datagram import BODY, Heartbeat, MessageFlags, MessageType
 _BEHIND = control.Close | control.TopicRemove | control.GroupJoin | control.GroupLeave
 _NO_TOPICS = TopicTable()
 _NO_GROUPS = GroupTable()
+_NOTHING = Retained()
 
 
 class Node:
@@ -731,6 +733,11 @@ class Node:
     def heard(self) -> list[tuple[int, int, Address, int]]:
         """node_id, incarnation, address and time of the last datagram (ns) of every incarnation that is remembered."""
         return [(one.node_id, one.incarnation, one.address, one.last_heard) for one in self.peers.all()]
+
+    @property
+    def retained(self) -> Retained:
+        """What is kept of topics, as delivered here; to be looked at, not changed."""
+        return self.plane.state.retained if self.plane else _NOTHING
 
     @property
     def persist_failures(self) -> int:

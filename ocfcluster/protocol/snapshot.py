@@ -98,7 +98,7 @@ def take_snapshot(
 ) -> list[bytes]:
     """The snapshot at ``log.held`` as buffers that are never changed afterwards. Costs a reference per buffer kept,
     and the encoding of the state."""
-    blobs: list[bytes] = []
+    blobs = list(state.retained.blobs())
     runs = []
     for index, order_time, origin, run, _ in log.runs:
         if origin is not None:
@@ -149,6 +149,7 @@ def restore(snapshot: bytes, run_limit_bytes: int) -> Restored:
         return bytes(view[at - size : at])
 
     state = restored_state(header.state)
+    state.retained.restore(header.state.retained, take, state.last_seq)
     streams: dict[tuple[int, int], OriginStream] = {
         (image.node_id, image.incarnation): OriginStream(image.node_id, image.incarnation, run_limit_bytes)
         for image in header.streams

@@ -21,6 +21,7 @@ from ocfcluster.protocol.effects import Delivery, Directed, Item, Outcome, Topic
 from ocfcluster.protocol.group_commands import GROUP_OPERANDS, carry_out, depart
 from ocfcluster.protocol.groups import FIRST_GROUP_ID, GroupImage, GroupTable, Process
 from ocfcluster.protocol.node_table import TABLE_OPERANDS, NodeTable
+from ocfcluster.protocol.retention import Retained, RetainedImage
 from ocfcluster.protocol.settings import U32, U64, Configuration, Counted, Limits, TopicRow
 from ocfcluster.protocol.validity import configuration_fault, is_table
 from ocfcluster.wire import control
@@ -113,9 +114,10 @@ class TopicTable:
             return errno.EPERM, topic, None
         if topic.settings == settings:
             return 0, topic, None
+        before = topic.settings
         topic = topic._replace(settings=settings)
         self._put(topic)
-        return 0, topic, TopicChange(topic, removed=False, altered=True)
+        return 0, topic, TopicChange(topic, removed=False, altered=True, before=before)
 
     def _remove(self, name: str) -> tuple[int, Topic | None, TopicChange | None]:
         topic = self.by_name.get(name)
@@ -182,7 +184,7 @@ class ReplicatedState:
 
     __slots__ = (
         "_limits", "m_sequence", "topics", "last_seq", "ev_id", "position", "producers", "_per_node",
-        "configuration", "node_table", "shut_down", "chain", "groups",
+        "configuration", "node_table", "shut_down", "chain", "groups", "retained", "_kept",
     )  # fmt: skip
 
     def __init__(self, configuration: Configuration, topics: TopicTable | None = None) -> None:
@@ -200,12 +202,22 @@ class ReplicatedState:
         self.position = 0
         self.producers: dict[int, ProducerEntry] = {}
         self._per_node: dict[int, int] = {}
+        self.retained = Retained()
+        self._kept = self.retained.topics
+        for topic in self.topics.by_id.values():
+            self._retain(topic, 0)
+
+    def _retain(self, topic: Topic, order_time: int) -> None:
+        """A topic is as its settings say from here on; what is kept of local ones is their agents' business."""
+        if not topic.local:
+            self.retained.alter(topic.topic_id, topic.settings.retention, order_time)
 
     def view(self, configuration: Configuration, items: list[Item]) -> None:
         """A view takes its place in the order: an event where the members are others than before."""
         before = self.configuration.members if self.configuration is not None else []
         self.configuration = configuration
         self._limits = configuration.limits
+        self.retained.grow_old(configuration.order_time)
         self.node_table = NodeTable(configuration)
         known = {(member.node_id, member.incarnation) for member in before}
         present = {(member.node_id, member.incarnation) for member in configuration.members}
@@ -229,7 +241,7 @@ class ReplicatedState:
         )
         self.chain = xxh3_64_intdigest(link + configuration.cluster_id.encode(), self.chain)
 
-    def apply(
+    def apply(  # noqa: C901 - in one piece: what it called would be paid for each run
         self, run: bytes, node_id: int, incarnation: int, order_time: int, own: bool, items: list[Item]
     ) -> None:
         """Number and deliver one checked run; outcomes are added to ``items`` where the run is this node's own."""
@@ -288,12 +300,12 @@ class ReplicatedState:
                 producer.outcomes.append((number, fresh, 0, seq + 1, ev_id))
                 link = _LINK.pack(self.position, node_id, incarnation, skip, seq + 1, ev_id)
                 self.chain = xxh3_64_intdigest(link + run[:RUN_HEADER_BYTES], self.chain)
-                items.append(
-                    Delivery(
-                        run, topic_id, count, skip, seq + 1, ev_id,
-                        node_id, incarnation, self.m_sequence, order_time,
-                    )
+                delivery = Delivery(
+                    run, topic_id, count, skip, seq + 1, ev_id, node_id, incarnation, self.m_sequence, order_time
                 )  # fmt: skip
+                items.append(delivery)
+                if topic_id in self._kept:
+                    self.retained.add(delivery)
                 if own:
                     items.append(Outcome(kind, producer_id, number, fresh, 0, seq + 1, ev_id, 0))
                 return
@@ -336,6 +348,7 @@ class ReplicatedState:
     ) -> None:
         header = RunHeader._make(HEADER.unpack_from(run))
         value = 0
+        self.retained.clock = order_time
         try:
             operand = control.read_operand(run, header)
         except MalformedRun:
@@ -362,8 +375,10 @@ class ReplicatedState:
                 if change is not None:
                     if change.removed:
                         del self.last_seq[change.topic.topic_id]
-                    elif not change.altered:
-                        self.last_seq[change.topic.topic_id] = 0
+                        self.retained.forget(change.topic.topic_id)
+                    else:
+                        self.last_seq.setdefault(change.topic.topic_id, 0)
+                        self._retain(change.topic, order_time)
                     items.append(change)
         if own:
             items.append(Outcome(header.kind, header.producer, header.first_number, 1, error, 0, 0, value))
@@ -431,6 +446,7 @@ class StateImage(msgspec.Struct, array_like=True, frozen=True):
     producers: list[tuple[Counted, U32, U64, Counted, list[OutcomeImage]]]
     groups: list[GroupImage]
     next_group_id: Counted
+    retained: RetainedImage  # its runs follow the header
 
 
 def state_image(state: ReplicatedState) -> StateImage:
@@ -445,11 +461,13 @@ def state_image(state: ReplicatedState) -> StateImage:
             for key, one in state.producers.items()
         ],
         state.groups.images, state.groups.next_id,
+        state.retained.image(),
     )  # fmt: skip
 
 
 def restored_state(image: StateImage) -> ReplicatedState:
-    """The state that ``image`` was made of. Raises MalformedSnapshot for what cannot be one."""
+    """The state that ``image`` was made of, but for the runs that are kept. Raises MalformedSnapshot for what cannot
+    be one."""
     configuration = image.configuration
     fault = configuration_fault(configuration) or topics_fault(image.topics, image.next_topic_id)
     state = ReplicatedState(configuration, TopicTable.of(image.topics, image.next_topic_id))

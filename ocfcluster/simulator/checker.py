@@ -40,6 +40,7 @@ from ocfcluster.simulator.history import (
     what_changed,
 )
 from ocfcluster.simulator.judge import Judge, check_members
+from ocfcluster.simulator.kept import KeptChecker
 from ocfcluster.simulator.memory import Memory
 from ocfcluster.simulator.receipts import Receipts
 from ocfcluster.simulator.said import Said
@@ -62,6 +63,7 @@ class Checker:
 
     __slots__ = (
         "_agreed",
+        "_alterations_asked",
         "_alone",
         "_bursts",
         "_judges",
@@ -70,6 +72,7 @@ class Checker:
         "evictions",
         "faults",
         "histories",
+        "kept",
         "memory",
         "operators",
         "receipts",
@@ -87,6 +90,8 @@ class Checker:
         self._bursts: Counter[int] = Counter()
         self._judges: dict[str, Judge] = {}
         self._removals_asked: Counter[str] = Counter()
+        self._alterations_asked: Counter[str] = Counter()
+        self.kept = KeptChecker()
         self.votes = Votes()
         self.histories: dict[str, History] = {}  # by cluster_id, in the order in which they began
         self.memory = Memory(world)
@@ -126,6 +131,13 @@ class Checker:
     def removal_answered(self, name: str) -> None:
         """That is over: either it is gone, or it stays."""
         self._removals_asked[name] -= 1
+
+    def alteration_asked(self, name: str) -> None:
+        """From now on the topic's settings may be others at any time."""
+        self._alterations_asked[name] += 1
+
+    def alteration_answered(self, name: str) -> None:
+        self._alterations_asked[name] -= 1
 
     def complain(self, rule: str, text: str) -> None:
         """A program got an answer it must not get."""
@@ -400,7 +412,9 @@ class Checker:
                 continue
             if isinstance(item, TopicChange) and item.removed:
                 topics[item.topic.topic_id] = item.topic
-            elif isinstance(item, TopicChange) and not item.altered:
+            elif isinstance(item, TopicChange) and item.before is not None:
+                topics[item.topic.topic_id] = item.topic._replace(settings=item.before)
+            elif isinstance(item, TopicChange):
                 topics.pop(item.topic.topic_id, None)
         history.topics = dict(sorted(topics.items()))
         for cluster_id, judge in self._judges.items():
@@ -408,7 +422,8 @@ class Checker:
             follows = history.cluster_id in old.successors and cluster_id in history.supersedes
             if follows and not self._agreed and not self.wipes and not history.by_operator:
                 asked = [name for name, count in self._removals_asked.items() if count > 0]
-                self.memory.check_topics_survive(judge, history.topics, asked)
+                altering = [name for name, count in self._alterations_asked.items() if count > 0]
+                self.memory.check_topics_survive(judge, history.topics, asked, altering)
 
     def delivered(
         self, shell: Shell, item: Delivery | TopicChange | Outcome | GroupChange | Directed
@@ -478,6 +493,7 @@ class Checker:
         if not self._agreed:
             self.memory.check_held(shell)
         self.memory.check_freed(shell)
+        self.kept.look(shell)
         self._bursts[shell.node_id] += 1
         if self._bursts[shell.node_id] % STATUS_EVERY == 0:
             self.check_bounds(shell)

@@ -19,11 +19,14 @@ from ocfcluster.client.session import Resumed, Session, Stage
 from ocfcluster.errors import ClientError, OutcomeUnknown, UnknownTopic
 from ocfcluster.ipc import session as agent_side
 from ocfcluster.ipc.delivery import Hub
+from ocfcluster.ipc.replay import Cursor
 from ocfcluster.ipc.subscription import Line, Subscription
 from ocfcluster.protocol.effects import Delivery, Outcome, TopicChange
+from ocfcluster.protocol.retention import TopicSource
+from ocfcluster.simulator.kept import check_rule
 from ocfcluster.simulator.reader import Reader, ask
 from ocfcluster.wire import control, frames
-from ocfcluster.wire.frames import EVENT_HEADER, RECORD_HEADER, Answer, RecordKind, Request
+from ocfcluster.wire.frames import EVENT_HEADER, RECORD_HEADER, Answer, RecordFlags, RecordKind, Request
 from ocfcluster.wire.run import check_run
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class ClientProfile:
     subscribes: str  # a topic, or empty
     pause_ns: int
     lost: float  # probability per action that the connection breaks
+    begins: str = ""  # where its subscription starts: now, or "retained", "from_last", "from_seq"
 
 
 class SimulatedSocket:
@@ -148,14 +152,18 @@ class Door:
             self.session.answer(request_id, Answer.PRODUCER, frames.Producer(outcome.value))
             self._client.pump_from_agent(self)
 
-    def subscribe(self, topic_id: int, name: str) -> int:
-        """A pull subscription from here on; the seq of the first event that it gets."""
+    def subscribe(self, topic_id: int, name: str, start: int) -> None:
+        """A pull subscription that begins with seq ``start``, which is kept, or the next one."""
         asked = self._client.asked
-        self.reader = Reader(asked, topic_id, self._client.complain)
+        self.reader = reader = Reader(asked, topic_id, self._client.complain)
         self.subscription = self.hub.add(
             self.line, 1, self.socket, {topic_id: name}, False, asked.on_slow, asked.predicate()
         )
-        return self._line.last_seq(topic_id) + 1
+        if start <= self._line.last_seq(topic_id):
+            for one in self._line.retained.portion(topic_id, start, 1 << 30, 1 << 60):
+                reader.delivered(one.seq, one.seq + one.count - one.skip - 1, one.node_id)
+            source = TopicSource(lambda: self._line.retained, self._line.last_seq, topic_id)
+            self.hub.begin_with(self.subscription, {topic_id: Cursor(source, start, False)})
 
     def delivered(self, item: Delivery | TopicChange) -> None:
         """What the node delivered, on to the subscription."""
@@ -163,9 +171,9 @@ class Door:
         if isinstance(item, TopicChange):
             if item.removed:
                 self.hub.topic_removed(item.topic.topic_id)
-        elif item.topic_id in self.hub.by_topic:
-            if self.reader is not None:
-                self.reader.delivered(item.seq, item.seq + item.count - item.skip - 1, item.node_id)
+        elif self.reader is not None and item.topic_id == self.reader.topic_id and not self.reader.ended:
+            self.reader.delivered(item.seq, item.seq + item.count - item.skip - 1, item.node_id)
+        if isinstance(item, Delivery) and item.topic_id in self.hub.by_topic:
             header = RECORD_HEADER.pack(
                 limits.RECORD_HEADER_BYTES + len(item.run), RecordKind.RUN, 0, 0, item.skip, item.node_id,
                 item.incarnation, item.m_sequence, item.seq, item.ev_id, item.order_time,
@@ -212,6 +220,7 @@ class ClientProgram:
     """One program with the client library: publishes, reads one subscription, loses its connection and its agent."""
 
     __slots__ = (
+        "_begun_seq",
         "_connections",
         "_door",
         "_history",
@@ -244,6 +253,7 @@ class ClientProgram:
         self._history: History | None = None  # of the last connection
         self._incarnation = 0  # of its agent
         self._next_seq = 0  # of the subscription; 0: none
+        self._begun_seq = 0  # the topic's last one when it was made
         self._subscription_topic = 0
         self.gaps = 0  # events that it was told it missed
         self.unknown = 0
@@ -316,23 +326,40 @@ class ClientProgram:
         return Door(self, line, self._connections, welcome)
 
     def _subscribe(self, door: Door, line: Connection) -> None:
-        """Its subscription goes on where it ended; what came between is the gap that a resumption names."""
+        """Its subscription goes on where it ended; what came between and is not kept is the gap that a resumption
+        names."""
         topic = line.topics.get(self.profile.subscribes)
         if topic is None or topic.local:
             self._next_seq = 0
             return
-        start = door.subscribe(topic.topic_id, topic.name)
+        last_seq = line.last_seq(topic.topic_id)
+        kept_from = line.retained.first_seq(topic.topic_id) or last_seq + 1
+        self._begun_seq = last_seq
+        if self._host.profile.settings.delivery == "safe":
+            check_rule(line.history, line.place, line.retained, topic.topic_id)
         goes_on = (
             self._next_seq and topic.topic_id == self._subscription_topic and line.history is self._history
         )
         # With agreed delivery another incarnation may be behind what the one before had delivered.
         stands = line.incarnation == self._incarnation or self._host.profile.settings.delivery == "safe"
+        wanted = self._next_seq if goes_on else self._beginning(kept_from, last_seq)
+        start = max(kept_from, min(wanted, last_seq + 1))
+        door.subscribe(topic.topic_id, topic.name, start)
         if goes_on and stands and start < self._next_seq:
             self.complain(f"its subscription goes on at seq {start} after {self._next_seq - 1}")
         if goes_on:
             self.gaps += max(0, start - self._next_seq)
         self._subscription_topic = topic.topic_id
         self._next_seq = start
+
+    def _beginning(self, kept_from: int, last_seq: int) -> int:
+        """The first seq that it asks for, when it does not go on."""
+        begins = self.profile.begins
+        if begins == "retained":
+            return kept_from
+        if begins == "from_last":
+            return last_seq - 4
+        return last_seq // 2 + 1 if begins == "from_seq" else last_seq + 1
 
     def _lose(self, why: str) -> None:
         """The connection breaks; what is in the event socket can still be read."""
@@ -497,7 +524,7 @@ class ClientProgram:
             return
         door.hub.flush(self.now)
         self._take_frames(door)
-        while door.subscription.blocked:
+        while door.subscription.blocked or door.subscription.replay is not None:
             door.hub.writable(door.subscription, self.now)
             self._take_frames(door)
         if door.reader is not None:
@@ -528,4 +555,31 @@ class ClientProgram:
         else:
             header = check_run(body)
             self._next_seq = fields[8] + header.count - fields[4]
+            if bool(fields[2] & RecordFlags.RETAINED) != (fields[8] <= self._begun_seq):
+                self.complain(f"seq {fields[8]} has flags {fields[2]}, and it began behind {self._begun_seq}")
+            self._compare(fields, body)
             reader.took(header.topic_id, fields[8], self._next_seq - 1)
+
+    def _compare(self, fields: tuple[int, ...], body: bytes) -> None:
+        """An event that was kept is what it was when it was delivered."""
+        history = self._history
+        header = check_run(body)
+        skip, node_id, incarnation, m_sequence, seq, ev_id, order_time = fields[4:]
+        if history is None or self._host.profile.settings.delivery != "safe":
+            return
+        publication = history.publications.get((header.producer, header.first_number + skip))
+        if publication is None or publication.place is None:
+            return
+        epoch, offset = publication.place
+        first = history.segments[epoch].items[offset]
+        if not isinstance(first, Delivery):
+            return
+        ahead = skip - first.skip
+        was = (
+            first.run, first.node_id, first.incarnation, first.m_sequence, first.seq + ahead, first.ev_id + ahead,
+            first.order_time,
+        )  # fmt: skip
+        if was != (body, node_id, incarnation, m_sequence, seq, ev_id, order_time):
+            self.complain(
+                f"seq {seq} is not the event that was delivered: {fields}, {first._replace(run=b'')}"
+            )

@@ -189,17 +189,23 @@ class Memory:
                 f"{configuration.epoch} have lost their memory: {configuration.members}",
             )
 
-    def check_topics_survive(self, old: Judge, begun: dict[int, Topic], asked: Iterable[str]) -> None:
+    def check_topics_survive(
+        self, old: Judge, begun: dict[int, Topic], asked: Iterable[str], altering: Iterable[str] = ()
+    ) -> None:
         """What was delivered of the topic table is in the history that follows, where no disk was lost.
 
-        ``asked``: names whose removal was asked for. Such a removal may have been on its way.
+        ``asked``: names whose removal was asked for; such a removal may have been on its way. ``altering``: likewise
+        of other settings.
         """
-        going = set(asked)
+        going, changing = set(asked), set(altering)
         for topic_id, state in old.topics.items():
             topic = state.topic
             if topic.name.startswith("oc.") or topic.name in going:
                 continue
-            if begun.get(topic_id) != topic:
+            there = begun.get(topic_id)
+            if there is not None and topic.name in changing:
+                there = there._replace(settings=topic.settings)
+            if there != topic:
                 raise Violation(
                     "durable topics",
                     f"{topic} was delivered in {old.cluster_id}, and the next history begins without it: {begun}",

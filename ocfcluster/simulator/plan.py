@@ -17,9 +17,11 @@ from ocfcluster.simulator.members import MemberProfile
 from ocfcluster.simulator.network import MICROSECOND_NS, LinkProfile
 from ocfcluster.simulator.programs import PublisherProfile
 from ocfcluster.simulator.subscriber import SubscriberProfile
+from ocfcluster.wire.topics import Retention
 
 CLUSTER_SIZES: Final = (1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 7, 9)
 GROUP_NAMES: Final = ("group:workers", "group:lock")
+RETAINING: Final = 0.3  # of all seeds keep something of their topics
 TOPIC_NAMES: Final = ("orders", "alarms", "audit", "status", "local notes")
 
 
@@ -62,6 +64,8 @@ class Plan:
     topic_changes: int
     topic_pause_ns: int
     topic_removing: float
+    retention: dict[str, Retention]  # of topics that keep something when they are made
+    alterations: int  # of what topics keep
     rogue: int  # node_id, 0: none
     administrator: int  # node_id, 0: none
     votes_change: bool
@@ -77,7 +81,8 @@ class Plan:
             f"window {settings.window_bytes}, backlog {settings.backlog_bytes}, "
             f"suspicion {settings.suspicion_ns // MILLISECOND_NS} ms, loss {self.link.loss:.0%}, "
             f"reorder {self.link.reorder:.0%}, duplication {self.link.duplication:.0%}, "
-            f"{len(self.publishers)} publishers, calm at {self.calm_ns // MILLISECOND_NS} ms, "
+            f"{len(self.publishers)} publishers, {len(self.retention)} topics keep events, "
+            f"calm at {self.calm_ns // MILLISECOND_NS} ms, "
             f"a fault every {self.faults.pause_ns // MILLISECOND_NS} ms"
         )
 
@@ -95,7 +100,9 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
     faults = _faults(random, size, calm_ns, wipes=hosts[0].settings.bootstrap == "all")
     link = _link(random)
     topics = TOPIC_NAMES[: random.randint(1, len(TOPIC_NAMES))]
-    return Plan(
+    keeping = Random(f"{seed}/retention")  # its own: what other seeds mean is older than this
+    keeps = keeping.random() < RETAINING
+    plan = Plan(
         seed=seed,
         delivery=delivery,
         echo=random.random() < 0.3,
@@ -111,11 +118,31 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
         topic_changes=random.choice((0, 0, 3, 12)),
         topic_pause_ns=random.randint(50, 500) * MILLISECOND_NS,
         topic_removing=0.5,
+        retention={},
+        alterations=0,
         rogue=random.choice(node_ids) if random.random() < 0.3 else 0,
         administrator=random.choice(node_ids) if random.random() < 0.3 else 0,
         votes_change=random.random() < 0.3,
         faults=faults,
         calm_ns=calm_ns,
+    )
+    if keeps:
+        plan.retention = {name: some_retention(keeping) for name in topics if keeping.random() < 0.8}
+        plan.alterations = keeping.choice((0, 4, 10)) if plan.retention else 0
+        for client in plan.clients:
+            client.begins = keeping.choice(("", "retained", "from_last", "from_seq", "from_seq"))
+        for number in range(keeping.randint(1, 2)):
+            client = _clients(keeping, node_ids, topics, calm_ns, (1,))[0]
+            plan.clients.append(replace(client, name=f"k{number}", begins="from_seq", lost=0.1))
+    return plan
+
+
+def some_retention(random: Random) -> Retention:
+    """Bounds small enough that they are met."""
+    return Retention(
+        events=random.choice((0, 1, 20, 100, 100)),
+        bytes=random.choice((0, 0, 2000, 20_000)),
+        seconds=random.choice((0, 0, 0, 1, 3)),
     )
 
 
@@ -260,7 +287,11 @@ def _publishers(
 
 
 def _clients(
-    random: Random, node_ids: list[int], topics: tuple[str, ...], calm_ns: int
+    random: Random,
+    node_ids: list[int],
+    topics: tuple[str, ...],
+    calm_ns: int,
+    numbers: tuple[int, ...] = (0, 1, 1, 2),
 ) -> list[ClientProfile]:
     return [
         ClientProfile(
@@ -272,7 +303,7 @@ def _clients(
             pause_ns=calm_ns // random.randint(40, 120),
             lost=random.choice((0.0, 0.02, 0.1)),
         )
-        for number in range(random.choice((0, 1, 1, 2)))
+        for number in range(random.choice(numbers))
     ]
 
 

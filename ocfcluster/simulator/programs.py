@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -16,6 +17,7 @@ from ocfcluster import limits
 from ocfcluster.protocol.effects import Outcome
 from ocfcluster.wire import control
 from ocfcluster.wire.run import RunKind, build_run, read_header, void_run
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, Retention, TopicSettings
 
 if TYPE_CHECKING:
     from ocfcluster.simulator.history import History, Publication
@@ -373,15 +375,28 @@ class Rogue(Program):
 class TopicMaker(Program):
     """Creates topics, and removes and recreates some under load. Asks again where an answer was lost."""
 
-    __slots__ = ("_names", "_removing", "_waiting")
+    __slots__ = ("_names", "_removing", "_retention", "_waiting")
 
     def __init__(
-        self, world: World, node_id: int, names: tuple[str, ...], changes: int, pause_ns: int, removing: float
+        self,
+        world: World,
+        node_id: int,
+        names: tuple[str, ...],
+        changes: int,
+        pause_ns: int,
+        removing: float,
+        retention: Mapping[str, Retention] | None = None,
     ) -> None:
         super().__init__(world, node_id, changes, 0, pause_ns, "topics")
         self._names = names
         self._removing = removing
-        self._waiting: deque[control.Operand] = deque(_creation(name) for name in names)
+        self._retention = retention or {}
+        self._waiting: deque[control.Operand] = deque(self._creation(name) for name in names)
+
+    def _creation(self, name: str) -> control.TopicCreate:
+        retention = self._retention.get(name)
+        settings = DEFAULT_SETTINGS if retention is None else TopicSettings(retention)
+        return control.TopicCreate(name, name.startswith("local"), settings)
 
     @property
     def finished(self) -> bool:
@@ -401,7 +416,7 @@ class TopicMaker(Program):
             return
         name = self._random.choice(self._names)
         removes = self._random.random() < self._removing
-        operand = control.TopicRemove(name) if removes else _creation(name)
+        operand = control.TopicRemove(name) if removes else self._creation(name)
         self._waiting.append(operand)
         self._ask(line, operand)
 
@@ -415,8 +430,41 @@ class TopicMaker(Program):
             self._world.checker.removal_answered(operand.name)
         if operand in self._waiting:
             self._waiting.remove(operand)
-        if outcome.error not in (0, errno.EINVAL):  # EINVAL: another one removed it first
+        # EINVAL: another one removed it first; EEXIST: another one has altered it
+        if outcome.error not in (0, errno.EINVAL, errno.EEXIST if self._retention else 0):
             self._world.checker.complain("topics", f"an honest change of topics: {outcome}")
+
+
+class TopicAlterer(Program):
+    """Gives topics other retentions under load."""
+
+    __slots__ = ("_names", "_some")
+
+    def __init__(
+        self,
+        world: World,
+        node_id: int,
+        names: tuple[str, ...],
+        changes: int,
+        pause_ns: int,
+        some: Callable[[Random], Retention],
+    ) -> None:
+        super().__init__(world, node_id, changes, pause_ns, pause_ns, "alterations")
+        self._names = names
+        self._some = some
+
+    def _act(self, line: Connection) -> None:
+        name = self._random.choice(self._names)
+        retention = Retention() if self._random.random() < 0.1 else self._some(self._random)
+        self._world.checker.alteration_asked(name)
+        line.control(
+            control.TopicAlter(name, TopicSettings(retention)), lambda outcome: self._answered(name, outcome)
+        )
+
+    def _answered(self, name: str, outcome: Outcome) -> None:
+        self._world.checker.alteration_answered(name)
+        if outcome.error not in (0, errno.EINVAL):
+            self._world.checker.complain("topics", f"an honest alteration: {outcome}")
 
 
 class Administrator(Program):
@@ -439,7 +487,3 @@ class Administrator(Program):
     def _answered(self, outcome: Outcome) -> None:
         if outcome.error not in (0, errno.EINVAL, errno.EBUSY):
             self._world.checker.complain("commands", f"an honest command: {outcome}")
-
-
-def _creation(name: str) -> control.TopicCreate:
-    return control.TopicCreate(name, name.startswith("local"))

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from ocfcluster import limits
 from ocfcluster.ipc.delivery import Marks
+from ocfcluster.ipc.replay import RAN_OUT, REMOVED
 from ocfcluster.ipc.slow import SlowBudget
 from ocfcluster.wire.filter import Predicate, from_node
 from ocfcluster.wire.frames import Notice, NoticeCode, OnSlow
@@ -103,7 +104,29 @@ class Reader:
         else:
             self._complain(f"a notice that has no place here: {notice}")
 
+    def _ran_out(self, notice: Notice) -> None:
+        """What was to come from what is kept is not kept any more; what it was, its filter had no chance to say."""
+        expected = self._expected
+        while expected and not expected[0].wanted and expected[0].last_seq < notice.first_seq:
+            expected.popleft()
+        if not notice.last_seq:  # the topic is gone
+            self.missed += sum(one.last_seq + 1 - one.first_seq for one in expected if one.wanted)
+            expected.clear()
+            return
+        if not expected or expected[0].first_seq != notice.first_seq:
+            self._complain(f"a gap of what was not to come: {notice}; next was {list(expected)[:1]}")
+        while expected and expected[0].first_seq <= notice.last_seq:
+            one = expected.popleft()
+            last = min(one.last_seq, notice.last_seq)
+            if one.wanted:
+                self.missed += last + 1 - one.first_seq
+            if last < one.last_seq:  # the run at the edge
+                expected.appendleft(Delivered(last + 1, one.last_seq, one.wanted))
+
     def _gap(self, notice: Notice) -> None:
+        if notice.reason in (RAN_OUT, REMOVED):
+            self._ran_out(notice)
+            return
         self._pass_by()
         last: Delivered | None = None
         first = self._expected[0] if self._expected else None

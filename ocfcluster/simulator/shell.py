@@ -39,6 +39,7 @@ from ocfcluster.protocol.effects import (
 )
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.operator import OperatorCommand
+from ocfcluster.protocol.retention import Retained
 from ocfcluster.protocol.settings import Settings
 from ocfcluster.simulator.streams import Transfer
 from ocfcluster.simulator.trace import Violation
@@ -46,7 +47,7 @@ from ocfcluster.wire.control import Close, GroupJoin, GroupLeave, Operand, Topic
 from ocfcluster.wire.run import RunKind
 
 if TYPE_CHECKING:
-    from ocfcluster.simulator.history import Cursor, History
+    from ocfcluster.simulator.history import Cursor, History, Place
     from ocfcluster.simulator.host import Host
     from ocfcluster.simulator.world import World
 
@@ -93,6 +94,19 @@ class Connection:
 
     def last_seq(self, topic_id: int) -> int:
         return self._shell.node.last_seq(topic_id)
+
+    @property
+    def retained(self) -> Retained:
+        """What the agent's node keeps, as it has delivered it."""
+        return self._shell.node.retained
+
+    @property
+    def place(self) -> Place:
+        """How far the agent has delivered its history."""
+        cursor = self._shell.cursor
+        if cursor is None:
+            raise RuntimeError("a connection to an agent that serves nothing")
+        return cursor.place
 
     @property
     def history(self) -> History:

@@ -166,14 +166,26 @@ class OnSlow(IntEnum):
     DISCONNECT = 2  # it ends
 
 
+class Begin(Body, frozen=True):
+    """Where a new subscription is to begin in one topic: with the event ``seq``."""
+
+    topic: str
+    seq: U64
+    topic_id: U32 = 0  # 0: whichever topic has the name now
+    cluster_id: str = ""  # empty: the history as it is now
+
+
 class Subscribe(Body, frozen=True):
     subscription: U32  # chosen by the client, unique among its live ones
     topics: list[str]
     callback: bool  # frames carry turns
     cluster_id: str = ""  # with positions: the history they belong to
-    positions: list[Position] = []
+    positions: list[Position] = []  # of one that goes on where it was
     filter: bytes = b""  # of wire/filter.py; empty: everything
     on_slow: U32 = 0  # OnSlow
+    begins: list[Begin] = []  # of a new one: some of its topics
+    from_last: U64 = 0  # of a new one: so many of the events that are kept of each topic
+    retained: bool = False  # of a new one: all that is kept of each topic
 
 
 class Unsubscribe(Body, frozen=True):
@@ -197,6 +209,7 @@ class Start(Body, frozen=True):
     next_seq: U64
     local: bool
     gap_from: U64 = 0  # with a position: the first seq that could not be given any more, 0 if none
+    gap_reason: str = ""  # why it could not
 
 
 class Subscribed(Body, frozen=True):
@@ -257,6 +270,9 @@ class Topic(Body, frozen=True):
     subscribers: U32 = 0  # on this node
     aliases: list[str] = []
     settings: TopicSettings = DEFAULT_SETTINGS
+    kept_events: U64 = 0  # of the newest, for who begins earlier than now
+    kept_bytes: U64 = 0  # of memory
+    kept_from: U64 = 0  # seq of the first of them, 0 if there are none
 
 
 class Topics(Body, frozen=True):

@@ -37,9 +37,9 @@ def same_topic_gives_the_same_descriptor() -> None:
     """Subscribing to a topic a second time gives the descriptor of the first."""
     known: dict[str, int] = {}
 
-    def subscribe(original: Any, topic: str, fn: Any = None) -> int:
+    def subscribe(original: Any, topic: str, fn: Any = None, **earlier: Any) -> int:
         if topic not in known:
-            known[topic] = original(topic, fn)
+            known[topic] = original(topic, fn, **earlier)
         return known[topic]
 
     wrap(ocf, "oc_ev_subscribe", subscribe)

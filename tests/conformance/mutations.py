@@ -12,6 +12,7 @@ from tests.conformance import (
     group_mutations,
     membership_mutations,
     publisher_mutations,
+    retention_mutations,
 )
 from tests.conformance.mutation import Mutation, Side
 
@@ -25,6 +26,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         component_mutations,
         group_mutations,
         choosing_mutations,
+        retention_mutations,
     )
     for one in module.MUTATIONS
 }

@@ -214,8 +214,8 @@ def a_frame_comes_twice() -> None:
 def the_start_is_told_one_too_early() -> None:
     """A subscription says that it starts with the last event before its first."""
 
-    def accept(original: Any, self: SubscriptionState, answer: Any) -> None:
-        original(self, answer)
+    def accept(original: Any, self: SubscriptionState, answer: Any, *more: Any) -> None:
+        original(self, answer, *more)
         self.starts = {
             topic: type(start)(start.topic, start.topic_id, start.next_seq - 1, start.local)
             for topic, start in self.starts.items()

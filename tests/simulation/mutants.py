@@ -30,6 +30,7 @@ from ocfcluster.wire.run import RunKind, read_header
 from tests.simulation.mutants_base import ORDER, SAFETY, Mutant
 from tests.simulation.mutants_epochs import EPOCHS
 from tests.simulation.mutants_groups import GROUPS
+from tests.simulation.mutants_retention import RETENTION
 from tests.simulation.mutants_votes import VOTES
 
 
@@ -446,4 +447,4 @@ DATA_PLANE = (
     Mutant("own clock in the order", "order_time differs by node", ("agreement",), _own_clock_in_the_order),
 )
 
-MUTANTS = (*DATA_PLANE, *GROUPS, *VOTES, *EPOCHS)
+MUTANTS = (*DATA_PLANE, *GROUPS, *VOTES, *EPOCHS, *RETENTION)

@@ -473,7 +473,7 @@ EPOCHS = (
     Mutant(
         "snapshot without counters",
         "a joiner numbers from 1",
-        ("agreement", "seq", "receipts"),
+        ("agreement", "seq", "receipts", "liveness"),  # what topics keep does not fit: it is refused
         _restored(_topic_counters_forgotten),
     ),
     Mutant(

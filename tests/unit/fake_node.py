@@ -36,6 +36,7 @@ from ocfcluster.protocol.effects import (
 )
 from ocfcluster.protocol.groups import GroupTable
 from ocfcluster.protocol.operator import OperatorCommand
+from ocfcluster.protocol.retention import Retained
 from ocfcluster.protocol.settings import Configuration, Limits, Member
 from ocfcluster.protocol.state import MEMBERSHIP_TOPIC, ReplicatedState
 from ocfcluster.wire import control
@@ -166,6 +167,10 @@ class FakeNode:
     @property
     def groups(self) -> GroupTable:
         return self.replicated.groups
+
+    @property
+    def retained(self) -> Retained:
+        return self.replicated.retained
 
     def datagram(self, buffer: bytes, segment: int, source: object, now: int) -> None:
         raise AssertionError("a node that is alone gets no datagrams")

@@ -87,7 +87,8 @@ def test_settings_are_altered_in_the_order() -> None:
     kept = TopicSettings(Retention(events=5))
     topic_id = one.topic("a")
     [change, outcome] = one.run(control.control_run(control.TopicAlter("a", kept), 78))
-    assert change == TopicChange(Topic(topic_id, "a", False, kept), removed=False, altered=True)
+    altered = Topic(topic_id, "a", False, kept)
+    assert change == TopicChange(altered, removed=False, altered=True, before=TopicSettings())
     assert outcome == Outcome(RunKind.TOPIC_ALTER, 0, 78, 1, 0, 0, 0, topic_id)
     assert len(one.run(control.control_run(control.TopicAlter("a", kept), 79))) == 1  # no change
     assert one.control(control.TopicCreate("a", False)) == (0, topic_id)
