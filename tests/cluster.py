@@ -43,8 +43,9 @@ class ClusterError(Exception):
 
 
 def end_with_parent() -> None:
-    """For ``preexec_fn``: the process gets SIGTERM when the one that started it dies, whatever way."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """For ``preexec_fn``: the process is killed when the one that started it dies, whatever way; also where a test has
+    stopped it, and no other signal would reach it."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def toml(document: Mapping[str, Any]) -> str:
