@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.keyed import Keyed, KeyedCluster, new_key, rotate_under_load, until, write_keys
+from tests.keyed import Keyed, KeyedCluster, command, new_key, rotate_under_load, until, write_keys
 from tests.netns.hosts import Hosts
 from tests.netns.networks import RedundantCluster, TwoNetworks
 
@@ -130,5 +130,7 @@ def test_a_node_without_the_key_is_let_in_once_it_has_it(tmp_path: Path) -> None
         assert cluster.status(2)["state"] == "forming"
         right = write_keys(tmp_path / "right", cluster.key)
         cluster.change(2, "add", str(right))
-        cluster.change(2, "use", cluster.key.id)
+        # Refused until the others, whom it can hear now, have said which keys they have: once a second they do.
+        use = ("--socket", cluster.socket(2), "key", "use", cluster.key.id)
+        until(lambda: command(*use).returncode == 0)
         cluster.wait_active()
