@@ -102,9 +102,16 @@ class KeptTopic:
         first = self.first_seq(clock)
         if not first:
             self.drop_to(0)
-        elif first > self.runs[0].seq:
-            self.events -= first - self.runs[0].seq
-            self.runs[0] = _from(self.runs[0], first)
+            return
+        oldest = self.runs[0]
+        while oldest.seq + oldest.count - oldest.skip <= first:  # all of it is beyond them
+            self.runs.popleft()
+            self.events -= oldest.count - oldest.skip
+            self.bytes -= len(oldest.run) + RETAINED_RUN_OVERHEAD_BYTES
+            oldest = self.runs[0]
+        if first > oldest.seq:
+            self.events -= first - oldest.seq
+            self.runs[0] = _from(oldest, first)
 
     def portion(self, seq: int, clock: int, most_runs: int, most_bytes: int) -> list[Delivery]:
         """The oldest runs with events from ``seq`` on, without those before; at least one if there is any."""
