@@ -8,6 +8,7 @@ import pytest
 
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Delivery, Outcome, Topic, TopicChange
+from ocfcluster.protocol.retention import KeptTopic
 from ocfcluster.protocol.settings import Limits
 from ocfcluster.protocol.state import FIRST_TOPIC_ID, Item, ReplicatedState, restored_state, state_image
 from ocfcluster.wire import control
@@ -297,3 +298,16 @@ def test_a_producer_is_of_the_node_that_opened_it() -> None:
     assert refusal(one.run(publication(topic_id, producer, 1, [b"x"]), node_id=2)) == errno.EBADF
     assert refusal(one.run(control.control_run(control.Close(producer), 9), node_id=2)) == errno.EBADF
     assert isinstance(one.run(publication(topic_id, producer, 1, [b"x"]))[0], Delivery)
+
+
+def test_an_alteration_leaves_no_run_without_events() -> None:
+    """Who joins reads what is kept, and takes no run that has none."""
+    run = publication(16, 7, 1, [b"x" * 100])
+    size = len(run) + limits.RETAINED_RUN_OVERHEAD_BYTES
+    kept = KeptTopic(Retention(events=9))
+    for seq in (1, 2):
+        kept.add(Delivery(run, 16, 1, 0, seq, seq, 1, 101, 1, TIME))
+    kept.bound(Retention(bytes=size + 1))
+    kept.cut(TIME)
+    assert [one.seq for one in kept.runs] == [2]
+    assert (kept.events, kept.bytes) == (1, size)
