@@ -559,13 +559,7 @@ class Requests:
             self._refuse(client, request.request_id, code, fault)
             return
 
-        def then(outcome: Outcome) -> None:
-            if outcome.error:
-                self._refuse(client, request.request_id, outcome.error, _no_change(name, outcome.error))
-            else:
-                self._answer(client, request.request_id, Answer.DONE)
-
-        self._administer(client, request, control.TopicAlter(name, body.settings), then)
+        self._change(client, request, control.TopicAlter(name, body.settings), name)
 
     def on_topic_remove(self, client: Client, request: Incoming, body: Body | None) -> None:
         name = body.topic if isinstance(body, TopicRemove) else ""
@@ -574,13 +568,18 @@ class Requests:
             self._refuse(client, request.request_id, code, fault)
             return
 
+        self._change(client, request, control.TopicRemove(name), name)
+
+    def _change(self, client: Client, request: Incoming, operand: control.Operand, name: str) -> None:
+        """Alter or remove a topic, and say whether it was."""
+
         def then(outcome: Outcome) -> None:
             if outcome.error:
                 self._refuse(client, request.request_id, outcome.error, _no_change(name, outcome.error))
             else:
                 self._answer(client, request.request_id, Answer.DONE)
 
-        self._administer(client, request, control.TopicRemove(name), then)
+        self._administer(client, request, operand, then)
 
     def _administer(
         self, client: Client, request: Incoming, operand: control.Operand, then: OnOutcome
