@@ -40,9 +40,9 @@ from ocfcluster.simulator.history import (
     what_changed,
 )
 from ocfcluster.simulator.judge import Judge, check_members
-from ocfcluster.simulator.kept import KeptChecker
 from ocfcluster.simulator.memory import Memory
 from ocfcluster.simulator.receipts import Receipts
+from ocfcluster.simulator.replicated import StateChecker
 from ocfcluster.simulator.said import Said
 from ocfcluster.simulator.trace import Violation
 from ocfcluster.simulator.votes import Votes
@@ -72,7 +72,7 @@ class Checker:
         "evictions",
         "faults",
         "histories",
-        "kept",
+        "replicated",
         "memory",
         "operators",
         "receipts",
@@ -91,7 +91,7 @@ class Checker:
         self._judges: dict[str, Judge] = {}
         self._removals_asked: Counter[str] = Counter()
         self._alterations_asked: Counter[str] = Counter()
-        self.kept = KeptChecker()
+        self.replicated = StateChecker()
         self.votes = Votes()
         self.histories: dict[str, History] = {}  # by cluster_id, in the order in which they began
         self.memory = Memory(world)
@@ -493,7 +493,7 @@ class Checker:
         if not self._agreed:
             self.memory.check_held(shell)
         self.memory.check_freed(shell)
-        self.kept.look(shell)
+        self.replicated.look(shell)
         self._bursts[shell.node_id] += 1
         if self._bursts[shell.node_id] % STATUS_EVERY == 0:
             self.check_bounds(shell)

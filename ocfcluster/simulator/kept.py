@@ -1,10 +1,6 @@
-"""What nodes keep of topics: the same at the same place in the order, and what the topic's settings say."""
+"""What nodes keep of topics: what the topic's settings say."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from xxhash import xxh3_64_intdigest
 
 from ocfcluster.limits import RETAINED_RUN_OVERHEAD_BYTES
 from ocfcluster.protocol.effects import Delivery, Topic, TopicChange
@@ -13,54 +9,6 @@ from ocfcluster.simulator.history import History, Item, Place
 from ocfcluster.simulator.trace import Violation
 from ocfcluster.wire.run import read_header, run_events
 from ocfcluster.wire.topics import Retention
-
-if TYPE_CHECKING:
-    from ocfcluster.simulator.shell import Shell
-
-
-class KeptChecker:
-    """Compares what is kept whenever two nodes have delivered equally much, also after one has got a snapshot."""
-
-    __slots__ = ("_digests", "compared", "enabled")
-
-    def __init__(self) -> None:
-        self.enabled = False  # where nothing is ever kept, there is nothing to look at
-        self.compared = 0
-        # (cluster_id, epoch, index) → digest, node
-        self._digests: dict[tuple[str, int, int], tuple[int, int]] = {}
-
-    def look(self, shell: Shell) -> None:
-        """A node has finished a burst. Raises Violation."""
-        cursor, plane = shell.cursor, shell.node.plane
-        if not self.enabled or cursor is None or cursor.beyond or plane is None:
-            return
-        key = cursor.history.cluster_id, cursor.segment.epoch, plane.delivered
-        digest = digest_of(shell.node.retained)
-        known, who = self._digests.setdefault(key, (digest, shell.node_id))
-        self.compared += who != shell.node_id
-        if known != digest:
-            raise Violation(
-                "retention",
-                f"node {shell.node_id} keeps other events than node {who} did after index {key[2]} of epoch {key[1]}: "
-                f"{shown(shell.node.retained)}",
-            )
-
-
-def digest_of(retained: Retained) -> int:
-    """Equal where the same events are given to whoever asks."""
-    digest = 0
-    for topic_id in sorted(retained.topics):
-        for one in retained.portion(topic_id, 1, 1 << 30, 1 << 60):
-            fields = f"{topic_id} {one.skip} {one.seq} {one.ev_id} {one.node_id} {one.m_sequence}"
-            digest = xxh3_64_intdigest(fields.encode() + one.run[:64], digest)
-    return digest
-
-
-def shown(retained: Retained) -> str:
-    return ", ".join(
-        f"topic {topic_id} from seq {retained.first_seq(topic_id)} on, {len(topic.runs)} runs"
-        for topic_id, topic in retained.topics.items()
-    )
 
 
 def check_rule(history: History, place: Place, retained: Retained, topic_id: int) -> None:

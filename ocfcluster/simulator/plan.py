@@ -17,11 +17,13 @@ from ocfcluster.simulator.members import MemberProfile
 from ocfcluster.simulator.network import MICROSECOND_NS, LinkProfile
 from ocfcluster.simulator.programs import PublisherProfile
 from ocfcluster.simulator.subscriber import SubscriberProfile
-from ocfcluster.wire.topics import Retention
+from ocfcluster.wire.topics import Access, Retention, TopicSettings
 
 CLUSTER_SIZES: Final = (1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 7, 9)
 GROUP_NAMES: Final = ("group:workers", "group:lock")
 RETAINING: Final = 0.3  # of all seeds keep something of their topics
+GRANTING: Final = 0.3  # of all seeds have topics that not everybody may use
+PRINCIPALS: Final = ("*", "user:root", "user:somebody", "uid:1000", "group:operators", "gid:7")
 TOPIC_NAMES: Final = ("orders", "alarms", "audit", "status", "local notes")
 
 
@@ -64,8 +66,10 @@ class Plan:
     topic_changes: int
     topic_pause_ns: int
     topic_removing: float
-    retention: dict[str, Retention]  # of topics that keep something when they are made
-    alterations: int  # of what topics keep
+    settings: dict[str, TopicSettings]  # of topics that are made with others than usual
+    retains: bool  # topics keep something
+    grants: bool  # topics say who may use them
+    alterations: int  # of settings
     rogue: int  # node_id, 0: none
     administrator: int  # node_id, 0: none
     votes_change: bool
@@ -81,7 +85,7 @@ class Plan:
             f"window {settings.window_bytes}, backlog {settings.backlog_bytes}, "
             f"suspicion {settings.suspicion_ns // MILLISECOND_NS} ms, loss {self.link.loss:.0%}, "
             f"reorder {self.link.reorder:.0%}, duplication {self.link.duplication:.0%}, "
-            f"{len(self.publishers)} publishers, {len(self.retention)} topics keep events, "
+            f"{len(self.publishers)} publishers, {len(self.settings)} topics have settings of their own, "
             f"calm at {self.calm_ns // MILLISECOND_NS} ms, "
             f"a fault every {self.faults.pause_ns // MILLISECOND_NS} ms"
         )
@@ -102,6 +106,7 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
     topics = TOPIC_NAMES[: random.randint(1, len(TOPIC_NAMES))]
     keeping = Random(f"{seed}/retention")  # its own: what other seeds mean is older than this
     keeps = keeping.random() < RETAINING
+    granting = Random(f"{seed}/access")
     plan = Plan(
         seed=seed,
         delivery=delivery,
@@ -118,7 +123,9 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
         topic_changes=random.choice((0, 0, 3, 12)),
         topic_pause_ns=random.randint(50, 500) * MILLISECOND_NS,
         topic_removing=0.5,
-        retention={},
+        settings={},
+        retains=keeps,
+        grants=granting.random() < GRANTING,
         alterations=0,
         rogue=random.choice(node_ids) if random.random() < 0.3 else 0,
         administrator=random.choice(node_ids) if random.random() < 0.3 else 0,
@@ -127,13 +134,20 @@ def make_plan(seed: int, nodes: int | None = None) -> Plan:
         calm_ns=calm_ns,
     )
     if keeps:
-        plan.retention = {name: some_retention(keeping) for name in topics if keeping.random() < 0.8}
-        plan.alterations = keeping.choice((0, 4, 10)) if plan.retention else 0
+        kept = {name: some_retention(keeping) for name in topics if keeping.random() < 0.8}
+        plan.settings = {name: TopicSettings(retention) for name, retention in kept.items()}
+        plan.retains = bool(kept)
+        plan.alterations = keeping.choice((0, 4, 10)) if kept else 0
         for client in plan.clients:
             client.begins = keeping.choice(("", "retained", "from_last", "from_seq", "from_seq"))
         for number in range(keeping.randint(1, 2)):
             client = _clients(keeping, node_ids, topics, calm_ns, (1,))[0]
             plan.clients.append(replace(client, name=f"k{number}", begins="from_seq", lost=0.1))
+    if plan.grants:
+        for name in topics:
+            retention = plan.settings.get(name, TopicSettings()).retention
+            plan.settings[name] = TopicSettings(retention, some_access(granting))
+        plan.alterations = max(plan.alterations, granting.choice((4, 10, 20)))
     return plan
 
 
@@ -143,6 +157,16 @@ def some_retention(random: Random) -> Retention:
         events=random.choice((0, 1, 20, 100, 100)),
         bytes=random.choice((0, 0, 2000, 20_000)),
         seconds=random.choice((0, 0, 0, 1, 3)),
+    )
+
+
+def some_access(random: Random) -> Access:
+    """Lists of principals: any, for the programs here are the agents' own user, who may do everything."""
+    return Access(
+        *(
+            tuple(random.sample(PRINCIPALS, random.randint(0, 3)))
+            for _ in range(len(Access.__struct_fields__))
+        )
     )
 
 

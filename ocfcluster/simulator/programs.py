@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Outcome
 from ocfcluster.wire import control
 from ocfcluster.wire.run import RunKind, build_run, read_header, void_run
-from ocfcluster.wire.topics import DEFAULT_SETTINGS, Retention, TopicSettings
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, Access, Retention, TopicSettings
 
 if TYPE_CHECKING:
     from ocfcluster.simulator.history import History, Publication
@@ -375,7 +377,7 @@ class Rogue(Program):
 class TopicMaker(Program):
     """Creates topics, and removes and recreates some under load. Asks again where an answer was lost."""
 
-    __slots__ = ("_names", "_removing", "_retention", "_waiting")
+    __slots__ = ("_names", "_removing", "_settings", "_waiting")
 
     def __init__(
         self,
@@ -385,18 +387,16 @@ class TopicMaker(Program):
         changes: int,
         pause_ns: int,
         removing: float,
-        retention: Mapping[str, Retention] | None = None,
+        settings: Mapping[str, TopicSettings] | None = None,
     ) -> None:
         super().__init__(world, node_id, changes, 0, pause_ns, "topics")
         self._names = names
         self._removing = removing
-        self._retention = retention or {}
+        self._settings = settings or {}
         self._waiting: deque[control.Operand] = deque(self._creation(name) for name in names)
 
     def _creation(self, name: str) -> control.TopicCreate:
-        retention = self._retention.get(name)
-        settings = DEFAULT_SETTINGS if retention is None else TopicSettings(retention)
-        return control.TopicCreate(name, name.startswith("local"), settings)
+        return control.TopicCreate(name, name.startswith("local"), self._settings.get(name, DEFAULT_SETTINGS))
 
     @property
     def finished(self) -> bool:
@@ -431,14 +431,14 @@ class TopicMaker(Program):
         if operand in self._waiting:
             self._waiting.remove(operand)
         # EINVAL: another one removed it first; EEXIST: another one has altered it
-        if outcome.error not in (0, errno.EINVAL, errno.EEXIST if self._retention else 0):
+        if outcome.error not in (0, errno.EINVAL, errno.EEXIST if self._settings else 0):
             self._world.checker.complain("topics", f"an honest change of topics: {outcome}")
 
 
 class TopicAlterer(Program):
-    """Gives topics other retentions under load."""
+    """Gives topics other settings under load: keeps more or less of them, and lets others use them."""
 
-    __slots__ = ("_names", "_some")
+    __slots__ = ("_granting", "_names", "_other_access", "_other_retention")
 
     def __init__(
         self,
@@ -447,19 +447,27 @@ class TopicAlterer(Program):
         names: tuple[str, ...],
         changes: int,
         pause_ns: int,
-        some: Callable[[Random], Retention],
+        retention: Callable[[Random], Retention] | None,
+        access: Callable[[Random], Access] | None,
     ) -> None:
         super().__init__(world, node_id, changes, pause_ns, pause_ns, "alterations")
         self._names = names
-        self._some = some
+        self._other_retention = retention  # None: never altered
+        self._other_access = access
+        self._granting = world.random(f"access {node_id}")
 
     def _act(self, line: Connection) -> None:
         name = self._random.choice(self._names)
-        retention = Retention() if self._random.random() < 0.1 else self._some(self._random)
+        topic = line.topics.get(name)
+        settings = DEFAULT_SETTINGS if topic is None else topic.settings
+        if self._other_retention is not None:
+            keeps = self._random.random() >= 0.1
+            retention = self._other_retention(self._random) if keeps else Retention()
+            settings = replace(settings, retention=retention)
+        if self._other_access is not None:
+            settings = replace(settings, access=self._other_access(self._granting))
         self._world.checker.alteration_asked(name)
-        line.control(
-            control.TopicAlter(name, TopicSettings(retention)), lambda outcome: self._answered(name, outcome)
-        )
+        line.control(control.TopicAlter(name, settings), lambda outcome: self._answered(name, outcome))
 
     def _answered(self, name: str, outcome: Outcome) -> None:
         self._world.checker.alteration_answered(name)

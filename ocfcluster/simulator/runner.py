@@ -16,7 +16,7 @@ from ocfcluster.simulator.clients import ClientProgram
 from ocfcluster.simulator.faults import Faults
 from ocfcluster.simulator.members import MemberProgram, expected_members
 from ocfcluster.simulator.network import Link
-from ocfcluster.simulator.plan import Plan, make_plan, some_retention
+from ocfcluster.simulator.plan import Plan, make_plan, some_access, some_retention
 from ocfcluster.simulator.programs import Administrator, Publisher, Rogue, TopicAlterer, TopicMaker
 from ocfcluster.simulator.trace import Trace, Violation
 from ocfcluster.simulator.votes import is_decision
@@ -94,17 +94,22 @@ class Simulation:
                 plan.topic_changes,
                 plan.topic_pause_ns,
                 plan.topic_removing,
-                plan.retention,
+                plan.settings,
             )
         ]
-        world.checker.kept.enabled = bool(plan.retention)
         self.publishers = [Publisher(world, profile) for profile in plan.publishers]
         self.members = [MemberProgram(world, member) for member in plan.members]
         self.clients = [*(ClientProgram(world, client) for client in plan.clients), *self.members]
         if plan.alterations:
             pause_ns = plan.calm_ns // (plan.alterations + 1)
             TopicAlterer(
-                world, plan.topic_maker, tuple(plan.retention), plan.alterations, pause_ns, some_retention
+                world,
+                plan.topic_maker,
+                tuple(plan.settings),
+                plan.alterations,
+                pause_ns,
+                some_retention if plan.retains else None,
+                some_access if plan.grants else None,
             )
         if plan.rogue:
             Rogue(world, plan.rogue, actions=20, start_ns=0, pause_ns=plan.calm_ns // 20)

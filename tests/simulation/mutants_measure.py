@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,24 +68,35 @@ def write_docs(found: dict[str, Found]) -> None:
     DOCS.write_text(text[:begin] + table(found) + text[end:], encoding="utf-8")
 
 
+def _hunt(place: int, first_seed: int, seeds: int) -> tuple[int, Found | None, float]:
+    """In a process of its own: the mutant's place in MUTANTS, what was found, and the seconds that it took."""
+    began = time.monotonic()
+    return place, hunt(MUTANTS[place], first_seed, seeds), time.monotonic() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="of mutants, or parts of them (all)")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--jobs", type=int, default=2, help="mistakes hunted at a time (2)")
     parser.add_argument("--write", action="store_true", help="the table, and what test_mutants begins from")
     given = parser.parse_args()
     found = recorded() if RECORD.exists() else {}
-    for mutant in MUTANTS:
-        if given.names and not any(name in mutant.name for name in given.names):
-            continue
-        began = time.monotonic()
-        one = hunt(mutant, given.first_seed, given.seeds)
-        took = time.monotonic() - began
-        fits = "" if one is None or one.rule in mutant.rules else " (NOT a rule of it)"
-        print(f"{mutant.name}: {one or 'NOT FOUND'}{fits} in {took:.0f} s", flush=True)
-        if one is not None:
-            found[mutant.name] = one
+    chosen = [
+        place
+        for place, mutant in enumerate(MUTANTS)
+        if not given.names or any(name in mutant.name for name in given.names)
+    ]
+    with ProcessPoolExecutor(given.jobs) as pool:
+        hunts = [pool.submit(_hunt, place, given.first_seed, given.seeds) for place in chosen]
+        for done in as_completed(hunts):
+            place, one, took = done.result()
+            mutant = MUTANTS[place]
+            fits = "" if one is None or one.rule in mutant.rules else " (NOT a rule of it)"
+            print(f"{mutant.name}: {one or 'NOT FOUND'}{fits} in {took:.0f} s", flush=True)
+            if one is not None:
+                found[mutant.name] = one
     if given.write:
         record({one.name: found[one.name] for one in MUTANTS if one.name in found})
         write_docs(found)
