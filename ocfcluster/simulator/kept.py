@@ -67,13 +67,15 @@ class _Model:
         return self._first(self.retention)
 
     def _first(self, retention: Retention) -> int:
-        first = used = 0
+        first = used = repeats = 0
         last: Delivery | None = None
         for kept, (seq, size, run) in enumerate(reversed(self._events), 1):
             if run is not last:
                 last = run
-                data = sum(len(one) for one in run_events(run.run, read_header(run.run)))
-                used += RETAINED_RUN_OVERHEAD_BYTES + len(run.run) - data
+                used += repeats  # a run is in memory as a whole: what it repeats is before its events
+                sizes = [len(one) for one in run_events(run.run, read_header(run.run))]
+                used += RETAINED_RUN_OVERHEAD_BYTES + len(run.run) - sum(sizes)
+                repeats = sum(sizes[: run.skip])
             used += size
             within = kept <= (retention.events or kept) and used <= (retention.bytes or used)
             if not retention.keeps or seq < self._least_seq or not within:
