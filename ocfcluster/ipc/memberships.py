@@ -78,7 +78,10 @@ class Memberships:
         def left(error: int, value: int) -> None:
             self._leaving.discard(member)
             if error == errno.ENOMEM:  # too many commands wait: it is a member still
-                self._members[name] = member
+                if self._ended is not None or name in self._members:  # and nobody else can say that it leaves
+                    self._leave(name, member, self._ended or LeaveReason.LEFT)
+                else:
+                    self._members[name] = member
             then(error, value)
 
         self._command(control.GroupLeave(name, member, LeaveReason.LEFT), left)
@@ -97,9 +100,12 @@ class Memberships:
     def _leave(self, name: str, member: int, reason: LeaveReason) -> None:
         """What must come about, whatever the order is busy with."""
         operand = control.GroupLeave(name, member, reason)
+        self._leaving.add(member)
 
         def left(error: int, _: int) -> None:
             if error == errno.ENOMEM:  # too many commands wait
                 self._command(operand, left)
+            else:
+                self._leaving.discard(member)
 
         self._command(operand, left)

@@ -98,6 +98,29 @@ def test_a_refused_leave_leaves_a_member():
     assert order.answer() == GroupLeave("group:a", 7, DIED)
 
 
+def test_a_leave_that_is_refused_behind_the_end_is_asked_for_again():
+    order = Order()
+    order.joined("group:a", 7)
+    order.memberships.leave("group:a", order.then("leave"))
+    order.memberships.end(DIED)
+    assert order.answer(errno.ENOMEM) == GroupLeave("group:a", 7, LEFT)
+    assert order.answer() == GroupLeave("group:a", 7, DIED)
+    assert order.waiting == []
+
+
+def test_a_leave_that_is_refused_behind_another_join_is_asked_for_again():
+    order = Order()
+    order.joined("group:a", 7)
+    order.memberships.leave("group:a", order.then("leave"))
+    order.memberships.join("group:a", order.then("join"))
+    order.answer(errno.ENOMEM)
+    order.answer(0, 8)
+    assert order.memberships.member("group:a") == 8
+    assert order.memberships.owns(7)
+    assert order.answer() == GroupLeave("group:a", 7, LEFT)
+    assert not order.memberships.owns(7)
+
+
 def test_the_end_takes_all_of_them_away_once():
     order = Order()
     order.joined("group:a", 7)
