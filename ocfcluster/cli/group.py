@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, Final
 
 import typer
 
 from ocfcluster.cli import options, output
+from ocfcluster.errors import ClientError
+
+LEAVE_S: Final = 2.0  # at most, when a member is told to end
 
 app = typer.Typer(
     help="Groups of processes: who is in them, and what they say to each other. A group needs no creation."
@@ -149,10 +153,16 @@ def join(
     """
     with options.connect(context, socket, resume=True) as client:
         group = client.group(name)
-        with group.subscribe() as subscription, group:
+        with group.subscribe() as subscription:
+            group.join()
             output.tell(f"joined {output.printable(group.name)} as member {group.member}")
-            for event in subscription:
-                _show(event, json)
+            try:
+                for event in subscription:
+                    _show(event, json)
+            finally:
+                # Where nothing is ordered it would wait: the agent takes the member away when the connection ends.
+                with suppress(ClientError):
+                    group.leave(timeout=LEAVE_S)
 
 
 def _show(event: Any, json: bool) -> None:

@@ -409,6 +409,24 @@ def test_commands(cluster: LoopbackCluster, name: str):
     watch.communicate(timeout=30)
 
 
+def test_who_is_told_to_end_ends_though_nothing_is_ordered(name: str):
+    with LoopbackCluster(2) as pair:
+        joined = subprocess.Popen(
+            [sys.executable, "-m", "ocfcluster", "group", "join", name, "--socket", pair.socket(2)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert joined.stderr is not None
+        assert "as member" in joined.stderr.readline()
+        pair.agent(1).send_signal(signal.SIGSTOP)
+        try:
+            until(lambda: not pair.status(2)["primary"])
+            joined.send_signal(signal.SIGINT)
+            joined.communicate(timeout=15)
+        finally:
+            joined.kill()
+            pair.agent(1).send_signal(signal.SIGCONT)
+
+
 GUIDE = Path(__file__).parents[2] / "docs" / "api.md"
 
 
