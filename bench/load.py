@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +49,7 @@ class Latency:
     name: str
     publisher: str  # "elsewhere" or "sequencer"
     samples: int
+    embedded: bool = False  # the program has the host's agent in itself, in the place of the one beside it
 
 
 Workload = Throughput | Latency
@@ -68,6 +71,7 @@ def workloads(quick: bool) -> list[Workload]:
         Throughput("publish-64", "elsewhere", 64, 500_000 // part, publish="one"),
     ]
     found += [Latency(f"latency-{where}", where, 5000 // part) for where in ("elsewhere", "sequencer")]
+    found.append(Latency("latency-embedded", "elsewhere", 5000 // part, embedded=True))
     return found
 
 
@@ -137,7 +141,24 @@ class Load:
 
     def _latency(self, workload: Latency) -> dict[str, Any]:
         (host,) = self.hosts_of(workload.publisher)
-        program = self._start(host, "latency", TOPIC, str(workload.samples), str(LATENCY_BYTES))
+        if workload.embedded:
+            with self._without_agent(host) as configuration:
+                return self._latency_at(host, workload, configuration)
+        return self._latency_at(host, workload, self.cluster.socket(host))
+
+    @contextmanager
+    def _without_agent(self, host: int) -> Iterator[str]:
+        """The agent of a host ends, and begins again behind this: the file that it was configured by."""
+        self.cluster.stop_agent(host)
+        try:
+            yield str(self.cluster.configuration_file(host))
+        finally:
+            self.cluster.start_agent(host)
+            self.cluster.wait_active()
+
+    def _latency_at(self, host: int, workload: Latency, place: str) -> dict[str, Any]:
+        """``place``: the socket of an agent, or a configuration for one in the program."""
+        program = self._start_at(host, place, "latency", TOPIC, str(workload.samples), str(LATENCY_BYTES))
         try:
             _wait_ready(program)
             self.all_ready([program])
@@ -151,10 +172,13 @@ class Load:
         return report
 
     def _start(self, i: int, role: str, *arguments: str) -> subprocess.Popen[str]:
+        return self._start_at(i, self.cluster.socket(i), role, *arguments)
+
+    def _start_at(self, i: int, place: str, role: str, *arguments: str) -> subprocess.Popen[str]:
         command = self._worker.get(role, [sys.executable, "-m", "bench.worker"])
         return self.cluster.popen(
             i,
-            [*command, role, self.cluster.socket(i), *arguments],
+            [*command, role, place, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -164,6 +188,8 @@ class Load:
         """CPU seconds of each agent so far, user and system."""
         used = {}
         for i in self.cluster.nodes:
+            if self.cluster.agent(i).poll() is not None:  # its work is done in a program
+                continue
             fields = (
                 Path(f"/proc/{self.cluster.agent(i).pid}/stat").read_text("ascii").rpartition(")")[2].split()
             )

@@ -5,7 +5,7 @@ at the end it prints one JSON object. CPU seconds are its own (user and system, 
 
     python -m bench.worker subscribe SOCKET TOPIC WAY EVENTS
     python -m bench.worker publish SOCKET TOPIC WAY EVENTS EVENT_BYTES
-    python -m bench.worker latency SOCKET TOPIC SAMPLES EVENT_BYTES
+    python -m bench.worker latency SOCKET|FILE.toml TOPIC SAMPLES EVENT_BYTES
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
 import ocfcluster
+from ocfcluster.embedded import EmbeddedAgent
 
 PUBLISH_MANY_BYTES: Final = 512 * 1024  # of events in one publish_many
 PUBLISH_MANY_EVENTS: Final = 8192
@@ -157,12 +159,25 @@ def publish(socket: str, topic: str, way: str, events: str, event_bytes: str) ->
         say(events=count, first=first, last=time.monotonic(), cpu_s=cpu_seconds() - begun)
 
 
-def latency(socket: str, topic: str, samples: str, event_bytes: str) -> None:
+@contextmanager
+def client_of(place: str) -> Iterator[ocfcluster.Client]:
+    """Of the agent at a socket, or, for a configuration file, of an agent in this process."""
+    if not place.endswith(".toml"):
+        with ocfcluster.connect(place) as client:
+            yield client
+        return
+    with EmbeddedAgent(place) as agent, agent.connect() as client:
+        while client.status()["state"] != "active":
+            time.sleep(0.05)
+        yield client
+
+
+def latency(place: str, topic: str, samples: str, event_bytes: str) -> None:
     """``publish`` to ``get`` in one thread, one event at a time; µs."""
     data = b"x" * int(event_bytes)
     taken: list[float] = []
     clock = time.perf_counter
-    with ocfcluster.connect(socket) as client, client.subscribe(topic) as subscription:
+    with client_of(place) as client, client.subscribe(topic) as subscription:
         print("ready", flush=True)
         sys.stdin.readline()
         begun = 0.0

@@ -160,11 +160,15 @@ class BaseCluster:
             document["topics"] = self._topics
         return document
 
+    def configuration_file(self, i: int) -> Path:
+        """Where the configuration of node ``i`` is, once its agent was started."""
+        return self.directory / f"{i}.toml"
+
     def start_agent(self, i: int) -> None:
         """Start node ``i``'s agent (again); it keeps its state directory."""
         if i in self._agents and self._agents[i].poll() is None:
             raise ClusterError(f"the agent of node {i} runs already")
-        file = self.directory / f"{i}.toml"
+        file = self.configuration_file(i)
         file.write_text(toml(self.configuration(i)), "utf-8")
         argv = [sys.executable, "-m", "ocfcluster", "agent", "--config", str(file)]
         with self.log(i).open("ab") as log:
