@@ -54,23 +54,16 @@ from typing import Any, Final
 
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
 from ocfcluster.protocol.effects import (
-    Delivery,
-    Directed,
     Effect,
-    GroupChange,
     Outcome,
     State,
-    TopicChange,
-    View,
 )
-from ocfcluster.protocol.groups import FIRST_GROUP_ID
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.protocol.settings import Settings
 from ocfcluster.simulator import observe
 from ocfcluster.simulator.disk import DiskProfile
 from ocfcluster.simulator.faults import Trap
-from ocfcluster.simulator.history import what_changed
-from ocfcluster.simulator.host import NEVER_NS, Host, HostProfile
+from ocfcluster.simulator.host import NEVER_NS, HostProfile
 from ocfcluster.simulator.network import LinkProfile
 from ocfcluster.simulator.script import (
     LateRule,
@@ -79,39 +72,24 @@ from ocfcluster.simulator.script import (
     Rule,
     ScriptMember,
     ScriptPublisher,
-    change_words,
     listed,
-    message_words,
     nodes_of,
-    notice_text,
-    numbers_text,
-    short,
     wish,
 )
+from ocfcluster.simulator.transcript import Transcript
 from ocfcluster.simulator.world import World
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
-from ocfcluster.wire.run import read_header, run_events
 
 PATIENCE_NS: Final = 60 * SECOND_NS
 LOOK_NS: Final = MILLISECOND_NS
 
 
-class Scenario:
+class Scenario(Transcript):
     """A small world, told what to do step by step. ``settings`` are fields of Settings for all nodes; ``votes`` of
     single nodes; ``late`` nodes are switched off until ``start``."""
 
-    __slots__ = (
-        "_late",
-        "_lines",
-        "_publishers",
-        "_random",
-        "_shown",
-        "_shown_notices",
-        "_shown_receipts",
-        "receipts",
-        "world",
-    )
+    __slots__ = ("_late", "_publishers", "_random")
 
     def __init__(
         self,
@@ -123,12 +101,7 @@ class Scenario:
         late: Sequence[int] = (),
         **settings: Any,
     ) -> None:
-        self.world = World(seed, delivery)
-        self.receipts: dict[int, list[Outcome]] = {}
-        self._lines: list[str] = []
-        self._shown: dict[int, int] = {}
-        self._shown_receipts: dict[int, int] = {}
-        self._shown_notices: dict[int, int] = {}
+        super().__init__(World(seed, delivery))
         self._publishers: list[ScriptPublisher] = []
         self._late = list(late)
         self._random = self.world.random("scenario")
@@ -148,18 +121,9 @@ class Scenario:
             disk = DiskProfile(fastest_ns=MILLISECOND_NS, slowest_ns=MILLISECOND_NS)
             start = NEVER_NS if node_id in self._late else 0
             self.world.add_host(HostProfile(own, start_ns=start, wake_ns=1, late_timer_ns=1, disk=disk), link)
-            self.receipts[node_id] = []
-            self._shown[node_id] = self._shown_receipts[node_id] = self._shown_notices[node_id] = 0
+            self.begin(node_id)
 
     # --- time ---------------------------------------------------------------------------------------------------
-
-    def say(self, text: str) -> None:
-        """A line of the transcript."""
-        self._lines.append(f"> {text}")
-
-    @property
-    def transcript(self) -> str:
-        return "\n".join(self._lines) + "\n"
 
     def run(self, ms: float) -> None:
         """Lets time pass."""
@@ -242,9 +206,6 @@ class Scenario:
 
     # --- life ---------------------------------------------------------------------------------------------------
 
-    def host(self, node_id: int) -> Host:
-        return self.world.hosts[node_id]
-
     @property
     def sequencer(self) -> int:
         """Of the newest configuration that a node which is up is in."""
@@ -255,10 +216,6 @@ class Scenario:
         if not known:
             raise LookupError("the cluster is not formed")
         return max(known, key=lambda one: (one.cluster_id, one.epoch)).sequencer
-
-    @property
-    def histories(self) -> list[str]:
-        return list(self.world.checker.histories)
 
     def form(self) -> None:
         """All nodes that are switched on become active."""
@@ -497,122 +454,3 @@ class Scenario:
         for link in self.world.network.links.values():
             link.profile = replace(link.profile, loss=loss)
         self.say(f"every link loses {loss:.0%}")
-
-    # --- what is seen -------------------------------------------------------------------------------------------
-
-    def delivered(self, node_id: int) -> list[str]:
-        """What the node delivered since the last ``show``: events as ``topic:seq=data``, topic changes and views in
-        words."""
-        host = self.host(node_id)
-        return [text for item in host.delivered[self._shown[node_id] :] for text in self._texts(item)]
-
-    def show(self, *nodes: int) -> None:
-        """For each node: what it delivered, what it told its programs of itself, and the receipts it gave, since this
-        was asked last."""
-        for node_id in nodes or tuple(self.world.hosts):
-            host = self.host(node_id)
-            delivered = self.delivered(node_id)
-            self._shown[node_id] = len(host.delivered)
-            receipts = self.receipts[node_id][self._shown_receipts[node_id] :]
-            self._shown_receipts[node_id] = len(self.receipts[node_id])
-            state = "" if host.alive else " (dead)" if host.boots else " (off)"
-            text = ", ".join(delivered) or "nothing"
-            self._lines.append(f"  node {node_id}{state} delivered {text}")
-            notices = host.notices[self._shown_notices[node_id] :]
-            self._shown_notices[node_id] = len(host.notices)
-            self._lines += [f"  node {node_id} {notice_text(notice)}" for notice in notices]
-            for outcome in receipts:
-                numbers = numbers_text(outcome.first_number, outcome.count)
-                what = (
-                    f"errno {outcome.error}"
-                    if outcome.error
-                    else f"seq {numbers_text(outcome.seq, outcome.count)}"
-                )
-                self._lines.append(f"  node {node_id}{state} answered number {numbers}: {what}")
-
-    def forget(self, *nodes: int) -> None:
-        """What these nodes (none named: all) delivered, told and answered so far is not shown."""
-        for node_id in nodes or tuple(self.world.hosts):
-            host = self.host(node_id)
-            self._shown[node_id] = len(host.delivered)
-            self._shown_notices[node_id] = len(host.notices)
-            self._shown_receipts[node_id] = len(self.receipts[node_id])
-
-    def show_states(self, *nodes: int) -> None:
-        """For each node: its state, epoch, members and sequencer, and what it waits for."""
-        for node_id in nodes or tuple(self.world.hosts):
-            self._lines.append(f"  node {node_id}: {self.state_text(node_id)}")
-
-    def state_text(self, node_id: int) -> str:
-        shell = self.host(node_id).shell
-        if shell is None:
-            return "down"
-        text = shell.state.value
-        configuration = shell.node.configuration
-        if configuration is not None:
-            known = self.histories
-            members = " ".join(str(member.node_id) for member in configuration.members)
-            number = known.index(configuration.cluster_id) + 1 if configuration.cluster_id in known else 0
-            text += (
-                f", history {number} epoch {configuration.epoch}, members {members}, "
-                f"sequencer {configuration.sequencer}"
-            )
-            if not observe.is_primary(shell.node):
-                text += ", not primary"
-        waits = shell.node.waiting_for
-        return text + (f", waits for {waits}" if waits else "")
-
-    def show_held(self, since: int) -> None:
-        """How far each node holds the order, counted from index ``since``."""
-        held = [
-            f"node {node_id}: {observe.held_index(host.shell.node) - since}"
-            for node_id, host in self.world.hosts.items()
-            if host.shell is not None
-        ]
-        self._lines.append(f"  held more than before: {', '.join(held)}")
-
-    @property
-    def held(self) -> int:
-        """The lowest index that all nodes that are up hold."""
-        return min(
-            observe.held_index(host.shell.node)
-            for host in self.world.hosts.values()
-            if host.shell is not None
-        )
-
-    def _texts(self, item: Delivery | TopicChange | View | GroupChange | Directed) -> list[str]:
-        if isinstance(item, View):
-            return [self._view_text(item)]
-        if isinstance(item, GroupChange):
-            return [f"{item.topic.name}:{item.seq}={change_words(item)}"]
-        if isinstance(item, Directed):
-            return [f"{text} for {item.to}" for text in self._texts(item.delivery)]
-        if isinstance(item, TopicChange):
-            return [f"topic {item.topic.name} {what_changed(item)}"]
-        name = f"topic {item.topic_id}"
-        for host in self.world.hosts.values():
-            if host.shell is None:
-                continue
-            node = host.shell.node
-            group = node.groups.by_id.get(item.topic_id)
-            topic = node.topic_by_id(item.topic_id) if group is None else group.topic
-            if topic is not None:
-                name = topic.name
-                break
-        datas = list(run_events(item.run, read_header(item.run)))[item.skip :]
-        if item.topic_id >= FIRST_GROUP_ID:
-            return [f"{name}:{item.seq + place}={message_words(data)}" for place, data in enumerate(datas)]
-        return [f"{name}:{item.seq + place}={short(data)}" for place, data in enumerate(datas)]
-
-    def _view_text(self, view: View) -> str:
-        configuration = view.configuration
-        members = " ".join(str(member.node_id) for member in configuration.members)
-        joined = "".join(f" +{member.node_id}" for member in view.joined)
-        left = "".join(f" -{member.node_id}" for member in view.left)
-        event = f"{view.seq}=" if view.seq else ""
-        number = self.histories.index(configuration.cluster_id) + 1
-        history = f"history {number} " if number > 1 else ""
-        return (
-            f"view {event}[{history}epoch {configuration.epoch}: {members};{joined}{left}"
-            f" sequencer {configuration.sequencer}, m_sequence {configuration.m_sequence}]"
-        )
