@@ -189,7 +189,7 @@ def everybody_hears_everybody(context: Context) -> None:
 @obligation("C1")
 def connectivity_is_declared_with_construct(context: Context) -> None:
     """The declarations in construct read the data of each kind of event, and build the same bytes."""
-    from ocfcluster.wire import schema
+    from ocfcluster.wire.schema import components as schema
 
     declared = {INTERFACES: schema.INTERFACES, ELIGIBLE: schema.ELIGIBLE, CONNECT: schema.CONNECT}
     client = context.client()

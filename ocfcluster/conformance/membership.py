@@ -107,7 +107,7 @@ def fields_of_the_drafts_struct(context: Context) -> None:
 @obligation("M1")
 def membership_is_declared_with_construct(context: Context) -> None:
     """The declaration in construct reads the data of an event, and builds the same bytes."""
-    from ocfcluster.wire import schema
+    from ocfcluster.wire.schema import components as schema
 
     data = _current(context.client()).data
     expect_equal(

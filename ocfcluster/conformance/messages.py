@@ -60,7 +60,7 @@ def header_then_topic_properties_data(context: Context) -> None:
 @obligation("E1")
 def declared_with_construct(context: Context) -> None:
     """The declaration in construct reads an event of the agent, and builds the same bytes."""
-    from ocfcluster.wire import schema
+    from ocfcluster.wire.schema import events as schema
 
     event = _one(context.client(), context.topic(), b"\0data", re_id=3, properties={"k": "v"})
     message = event.to_bytes()

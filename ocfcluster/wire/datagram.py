@@ -1,7 +1,7 @@
 """Datagrams between agents: clear header, body, and the fast codecs of both.
 
 Every datagram is a clear header of 32 bytes and a body; SEAL_BYTES at its end are left free for an AEAD tag, so that
-sealing changes no size that anything else depends on. Little-endian; the normative declaration is in ``schema.py``.
+sealing changes no size that anything else depends on. Little-endian; the normative declaration is in ``schema/``.
 
 Clear header::
 

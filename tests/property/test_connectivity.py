@@ -24,7 +24,8 @@ from ocfcluster.components.connectivity import (
     compare_links,
 )
 from ocfcluster.errors import Malformed
-from ocfcluster.wire import schema
+from ocfcluster.wire.schema import components as schema
+from ocfcluster.wire.schema.format import Format
 from tests.property.wire_helpers import damages
 
 U32 = st.integers(0, 2**32 - 1)
@@ -57,7 +58,7 @@ FORMATS = {
 }
 
 
-def format_of(data: bytes) -> schema.Format:
+def format_of(data: bytes) -> Format:
     """The declaration that an event's code names; any of them refuses other codes."""
     code = int.from_bytes(data[:4], "little") if len(data) >= 4 else 0
     return FORMATS.get(code, schema.CONNECT)

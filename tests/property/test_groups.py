@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ocfcluster.errors import Malformed
 from ocfcluster.wire import group
 from ocfcluster.wire.group import GroupCode, GroupEvent, GroupMember
-from ocfcluster.wire.schema import GROUP_CHANGE, GROUP_MESSAGE
+from ocfcluster.wire.schema.components import GROUP_CHANGE, GROUP_MESSAGE
 from tests.property.wire_helpers import damages
 
 U32 = st.integers(0, 2**32 - 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ocfcluster.components.membership import MembershipCode, MembershipEvent, Node
 from ocfcluster.errors import Malformed
 from ocfcluster.wire.event import fold32
-from ocfcluster.wire.schema import MEMBERSHIP
+from ocfcluster.wire.schema.components import MEMBERSHIP
 from tests.property.wire_helpers import damages
 
 IDS = st.integers(1, 2**32 - 1)

@@ -42,7 +42,7 @@ from ocfcluster.wire.datagram import (
     encode_structure,
     retransmit_head,
 )
-from ocfcluster.wire.schema import DATAGRAMS, STRUCTURES
+from ocfcluster.wire.schema.datagrams import DATAGRAMS, STRUCTURES
 from tests.property.wire_helpers import U32, U64, damaged, damages, taken
 
 FLAGS = st.integers(0, 255)

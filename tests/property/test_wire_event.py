@@ -14,7 +14,7 @@ from ocfcluster.limits import EVENT_BYTES_CEILING
 from ocfcluster.wire.event import FIXED, EventMessage, decode_event, encode_event, fold32
 from ocfcluster.wire.frames import RecordFlags
 from ocfcluster.wire.properties import encode_properties
-from ocfcluster.wire.schema import EVENT, PROPERTIES
+from ocfcluster.wire.schema.events import EVENT, PROPERTIES
 from tests.property.wire_helpers import PROPERTY_TABLES, TOPIC_NAMES, U32, U64, damaged, damages, taken
 
 MESSAGES = st.builds(

@@ -29,7 +29,7 @@ from ocfcluster.wire.frames import (
     read_body,
     read_notice,
 )
-from ocfcluster.wire.schema import CONTROL_FRAME, EVENT_FRAME, RECEIPTS
+from ocfcluster.wire.schema.frames import CONTROL_FRAME, EVENT_FRAME, RECEIPTS
 from tests.property.wire_helpers import U16, U32, U64, damaged, damages, taken, text
 
 PLAIN = st.recursive(

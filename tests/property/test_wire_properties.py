@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ocfcluster.errors import InvalidArgument, Malformed
 from ocfcluster.limits import PROPERTIES_BYTES, PROPERTY_COUNT, PROPERTY_KEY_BYTES, PROPERTY_VALUE_BYTES
 from ocfcluster.wire.properties import decode_properties, encode_properties
-from ocfcluster.wire.schema import PROPERTIES
+from ocfcluster.wire.schema.events import PROPERTIES
 from tests.property.wire_helpers import PROPERTY_TABLES, damaged, damages, taken
 
 ENCODED = PROPERTY_TABLES.map(encode_properties)

@@ -35,7 +35,7 @@ from ocfcluster.wire.run import (
     verify_checksum,
     void_run,
 )
-from ocfcluster.wire.schema import RUN
+from ocfcluster.wire.schema.events import RUN
 from tests.property.wire_helpers import (
     PROPERTY_TABLES,
     TOPIC_NAMES,

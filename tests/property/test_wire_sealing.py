@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ocfcluster.errors import MalformedDatagram
 from ocfcluster.limits import CLEAR_HEADER_BYTES, KEYS, OPENERS, SEAL_BYTES, SEGMENT_COUNT
-from ocfcluster.wire import schema, sealing
+from ocfcluster.wire import sealing
 from ocfcluster.wire.datagram import (
     CLEAR,
     DATA_HEAD,
@@ -24,6 +24,7 @@ from ocfcluster.wire.datagram import (
 )
 from ocfcluster.wire.keys import ClusterKey, purpose
 from ocfcluster.wire.replay import ReplayWindow
+from ocfcluster.wire.schema import datagrams as schema
 from ocfcluster.wire.sealed_stream import greeting
 from ocfcluster.wire.sealing import OUTCOMES, Opener, Sealer
 from tests.keyed import new_key
