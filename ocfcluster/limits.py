@@ -121,6 +121,7 @@ GROUP_MEMBERS: Final = 1024  # of one group: each JOIN and LEAVE carries them al
 MEMBERSHIPS_PER_NODE: Final = 1024  # in all groups; bounds the LEAVEs that the loss of a node brings
 HISTORIES_REMEMBERED: Final = 8  # cluster_ids that a configuration says it supersedes
 EPOCHS_REMEMBERED: Final = 4  # (epoch, base) in a configuration: who is further behind begins anew
+VIEWS_UNHELD: Final = 16  # whose base this node does not hold: what is so far behind begins anew
 EARLY_ORDERS: Final = (
     64  # ORDERs of the next epoch kept while its configuration goes to disk; more are asked for
 )
@@ -140,6 +141,7 @@ MTU_MINIMUM: Final = (
     1280  # interface MTU (with IP and UDP headers): a configuration of 14 nodes fits a datagram
 )
 MTU_MAXIMUM: Final = 9000  # jumbo frames; loopback's 65 536 is cut to this
+MALFORMED_TOLD_NS: Final = 10 * SECOND_NS  # a sender of what cannot be is named in the log no more often
 DATAGRAM_BYTES: Final = 65_507  # the largest UDP payload over IPv4
 SEGMENT_COUNT: Final = 64  # datagrams of one UDP_SEGMENT send (the kernel's UDP_MAX_SEGMENTS of old)
 SEGMENT_BUFFER_BYTES: Final = 65_000  # bytes of one UDP_SEGMENT send; the kernel's end is 65 507

@@ -31,6 +31,7 @@ from ocfcluster.protocol.state import ReplicatedState
 from ocfcluster.protocol.store import NO_LIMIT, Store
 from ocfcluster.protocol.streams import OriginStream, OutgoingStream
 from ocfcluster.protocol.topic_disk import TopicDisk
+from ocfcluster.protocol.validity import COUNTED
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.datagram import Extent, Heartbeat, MessageFlags, Order
@@ -276,6 +277,8 @@ class DataPlane:
             self._take_entries(order, origins, end)
 
     def _take_entries(self, order: Order, origins: dict[int, OriginStream], limit: int) -> None:
+        if order.order_time >= COUNTED:
+            raise MalformedDatagram("ORDER of a time that nothing can follow")
         entries: list[Entry] = []
         index = order.first_index
         for node_id, count, first_packet in order.entries:
@@ -346,6 +349,8 @@ class DataPlane:
         self._sequencer.learner_gone(node_id, incarnation)
 
     def _learn(self, counter: int, commit: int, stable: int, window: int) -> None:
+        if commit >= COUNTED:
+            raise MalformedDatagram("commit of an index that nothing can follow")
         self.commit = max(self.commit, commit)
         if not self.frozen:  # what it has promised to serve it keeps
             self.stable = max(self.stable, min(stable, self.commit))

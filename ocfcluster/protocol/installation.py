@@ -72,7 +72,11 @@ class Installation:
             node.evict(f"epoch {configuration.epoch} is without this node")
             return
         if plane is not None and mine is not None and configuration.cluster_id == mine.cluster_id:
-            follows = configuration.epoch == mine.epoch + 1 and plane.log.held <= configuration.base
+            follows = (
+                configuration.epoch == mine.epoch + 1
+                and plane.log.held <= configuration.base
+                and plane.log.views_unheld < limits.VIEWS_UNHELD
+            )
             if not follows and member:
                 node.evict(f"epoch {configuration.epoch} cannot follow what this node holds")
                 return
@@ -175,8 +179,8 @@ class Installation:
             if plane is not None and peer.origin is not None:
                 try:
                     plane.on_order(peer, datagram, counter)
-                except MalformedDatagram:
-                    self._node.counters["malformed"] += 1
+                except MalformedDatagram as error:
+                    self._node.count_malformed(peer, error, self._node.now)
 
     def hear_departed(self, peer: Peer, beat: Heartbeat, now: int) -> None:
         """A member that was left out speaks as if it were one: it was not dead, its link was bad."""

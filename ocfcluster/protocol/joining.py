@@ -27,8 +27,8 @@ class Joiner:
     """Fetches snapshots, one at a time."""
 
     __slots__ = (
-        "counters", "_node", "_settings", "_store", "_detector", "_token", "_fetching", "_not_before", "_held",
-        "_held_at", "_digest", "_cluster",
+        "counters", "_node", "_settings", "_store", "_detector", "_token", "_fetching", "_giver", "_not_before",
+        "_held", "_held_at", "_digest", "_cluster",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +41,7 @@ class Joiner:
         self._cluster = cluster
         self._token = 0
         self._fetching: Request | None = None
+        self._giver = 0  # whom it is fetched from (a node_id)
         self._not_before = 0
         self._held = 0
         self._held_at = 0
@@ -100,6 +101,7 @@ class Joiner:
             return
         self._token += 1
         self._fetching = request
+        self._giver = giver
         self._node.outbox.effects.append(FetchSnapshot(self._token, peer.address, encode_request(request)))
 
     def fetched(self, token: int, snapshot: bytes | None, now: int) -> None:
@@ -119,7 +121,8 @@ class Joiner:
                 self._take_state(request, snapshot, now)
         except Malformed as error:
             self.counters["snapshots_failed"] += 1
-            self._node.say_fault("snapshot", f"a snapshot of the cluster's state cannot be read: {error}")
+            text = f"the snapshot of the cluster's state that node {self._giver} gave cannot be read: {error}"
+            self._node.say_fault("snapshot", text)
 
     def _take_topics(self, snapshot: bytes) -> None:
         topics = decode_topics(snapshot)

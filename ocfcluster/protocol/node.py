@@ -93,6 +93,7 @@ class Node:
         self._asked_configuration_at = now - limits.SECOND_NS
         self._namesake = Namesake(settings.suspicion_ns, now)
         self._stranger_told_at = now - limits.SECOND_NS
+        self._malformed_told_at = now - limits.MALFORMED_TOLD_NS
         self._shut_down_index = 0
         self._shut_down_at = 0  # when the order to stop all was delivered
         self._persist_failing = False
@@ -168,8 +169,16 @@ class Node:
             self.counters["datagrams"] += 1
             try:
                 self._take(peer, one, counter, source, now)
-            except MalformedDatagram:
-                self.counters["malformed"] += 1
+            except MalformedDatagram as error:
+                self.count_malformed(peer, error, now)
+
+    def count_malformed(self, peer: Peer, error: MalformedDatagram, now: int) -> None:
+        """It is broken, or lies: whoever looks into it has to know which node it is."""
+        self.counters["malformed"] += 1
+        peer.malformed += 1
+        if now - self._malformed_told_at >= limits.MALFORMED_TOLD_NS:
+            self._malformed_told_at = now
+            self.say_news("malformed", f"node {peer.node_id} sends what cannot be: {error}")
 
     def _sender(self, datagram: bytes, source: Address, now: int) -> Peer | None:
         """Who sent it; None (and counted) where it is nobody of this cluster."""
@@ -477,12 +486,9 @@ class Node:
         """When to call ``timer`` next, on the clock of ``now``."""
         if self.state in (State.STOPPED, State.EVICTED):
             return 2**63
-        due = min(
-            self._heartbeats.due,
-            self._detector.next_suspicion,
-            self.recovery.initiative.next_timer(),
-            self._store.next_timer(),
-        )
+        due = min(self._heartbeats.due, self._store.next_timer())
+        if not self._shut_down_at:  # then nothing is considered any more: what it would be for stays due
+            due = min(due, self._detector.next_suspicion, self.recovery.initiative.next_timer())
         if self.plane is not None:
             due = min(due, self.plane.next_timer())
         return due

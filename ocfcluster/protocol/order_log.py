@@ -102,6 +102,10 @@ class OrderLog:
         self.urgent = min(self.urgent, base)
         self._pass_view()
 
+    @property
+    def views_unheld(self) -> int:
+        return len(self._views)
+
     def _cut_off(self, base: int) -> None:
         self.next_index = min(self.next_index, base + 1)
         while self.own and self.own[-1][0] > base:

@@ -17,6 +17,7 @@ class Peer:
     __slots__ = (
         "node_id",
         "incarnation",
+        "malformed",
         "address",
         "first_heard",
         "last_heard",
@@ -31,6 +32,7 @@ class Peer:
     def __init__(self, node_id: int, incarnation: int, address: Address, now: int) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
+        self.malformed = 0  # datagrams of it that cannot be
         self.address = address
         self.first_heard = now
         self.last_heard = now

@@ -89,12 +89,15 @@ def status(node: Node, detector: Detector, now: int) -> dict[str, Any]:
         hears = own or detector.hears(member.node_id, member.incarnation)
         peer = node.peers.get(member.node_id, member.incarnation)
         age_ms = 0 if own else (now - peer.last_heard) // limits.MILLISECOND_NS if peer and hears else None
+        origin = plane.origins.present.get(member.node_id) if plane is not None else None
         leaving = peer is not None and peer.beat is not None and bool(peer.beat.flags & MessageFlags.LEAVING)
         members.append(
             {
                 "node_id": member.node_id, "incarnation": member.incarnation, "born_on": member.born_on,
                 "votes": member.votes, "heard_ms_ago": age_ms, "leaving": leaving or (own and node.leaving),
                 "sequencer": member.node_id == configuration.sequencer if configuration else False,
+                "malformed": peer.malformed if peer is not None else 0,
+                "broken": origin.assembler.broken if origin is not None else "",
             }
         )  # fmt: skip
     return {

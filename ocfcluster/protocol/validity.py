@@ -10,7 +10,7 @@ from ocfcluster.protocol.settings import Ballot, Configuration
 from ocfcluster.wire import datagram as wire
 
 _U64: Final = 2**64
-_COUNTED: Final = 2**62  # counted on from there, and still within the 64 bits that messages have
+COUNTED: Final = 2**62  # counted on from there, and still within the 64 bits that messages have
 _EPOCHS: Final = 2**32
 
 
@@ -24,7 +24,7 @@ def configuration_fault(configuration: Configuration) -> str:
         (all(_is_history(one) for one in configuration.supersedes), "supersedes"),
         (len(configuration.supersedes) <= limits.HISTORIES_REMEMBERED, "supersedes"),
         (1 <= configuration.epoch < _EPOCHS, "epoch"),
-        (0 <= configuration.base < _COUNTED and 0 <= configuration.order_time < _COUNTED, "base, order_time"),
+        (0 <= configuration.base < COUNTED and 0 <= configuration.order_time < COUNTED, "base, order_time"),
         (1 <= configuration.m_sequence < _EPOCHS, "m_sequence"),
         (0 <= configuration.topics_digest < _U64, "topics_digest"),
         (limits.MTU_MINIMUM <= configuration.mtu <= limits.MTU_MAXIMUM, "mtu"),
@@ -49,7 +49,7 @@ def configuration_fault(configuration: Configuration) -> str:
             len(configuration.epochs) <= limits.EPOCHS_REMEMBERED
             and bool(configuration.epochs)
             and configuration.epochs[-1] == (configuration.epoch, configuration.base)
-            and all(0 <= epoch < _EPOCHS and 0 <= base < _COUNTED for epoch, base in configuration.epochs),
+            and all(0 <= epoch < _EPOCHS and 0 <= base < COUNTED for epoch, base in configuration.epochs),
             "epochs",
         ),
         (
@@ -78,9 +78,9 @@ def promise_fault(promise: Promise) -> str:
     accepted, ballot = promise.accepted, promise.accepted_ballot
     checks = (
         (promise.standing in (HELD, UNSYNCED, LOST), "standing"),
-        (0 <= promise.held < _COUNTED and 0 <= promise.order_time < _COUNTED, "held, order_time"),
-        (0 <= promise.freed < _COUNTED, "freed"),
-        (0 <= promise.topics_index < _COUNTED and 0 <= promise.topics_digest < _U64, "topics"),
+        (0 <= promise.held < COUNTED and 0 <= promise.order_time < COUNTED, "held, order_time"),
+        (0 <= promise.freed < COUNTED, "freed"),
+        (0 <= promise.topics_index < COUNTED and 0 <= promise.topics_digest < _U64, "topics"),
         (is_table(table), "table"),
         ((accepted is None) == (ballot is None), "accepted"),
         (ballot is None or not ballot_fault(ballot), "accepted_ballot"),

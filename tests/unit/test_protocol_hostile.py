@@ -75,7 +75,7 @@ def bounded(world: World) -> None:
         if plane is None:
             continue
         assert len(plane.log._ahead) <= limits.OUT_OF_ORDER_ORDERS
-        assert len(plane.log._views) <= limits.EPOCHS_REMEMBERED
+        assert plane.log.views_unheld <= limits.VIEWS_UNHELD
         assert len(plane.origins._by_epoch) <= limits.EPOCHS_REMEMBERED
         assert len(plane.origins.streams) <= limits.NODES * (limits.EPOCHS_REMEMBERED + 1)
         assert len(plane._asker._gaps._gaps) <= len(plane.origins.streams) + 1
