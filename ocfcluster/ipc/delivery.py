@@ -1,4 +1,4 @@
-"""From the node's order to the event sockets: who gets what, in which frames, and what happens to the slow.
+"""From the node's order to the event sockets: who gets what, and in which frames.
 
 The hub gets each delivered run once, with its record header, and gives every subscriber references to it. After a
 burst ``flush`` writes one message per subscriber where the sockets have room (the idle path: one ``sendmsg``).
@@ -6,28 +6,22 @@ burst ``flush`` writes one message per subscriber where the sockets have room (t
 - **Turns.** The callback subscriptions of one connection are one *line*: their frames are written in the order of
   the log and numbered, so that the library can run callbacks in that order. A blocked one holds the line up,
   unless it is out of line.
-- **Full.** Beyond a mark of queued bytes a subscription is full; the caller then closes the cluster's window. When
-  the budget for that (``slow.SlowBudget``) is used up, or beyond the hard mark, it *drops*: it is given what is
-  queued, then a GAP notice per topic with the first and last seq it missed, then it goes on. One that asked for it
-  is never full: at the mark it loses its oldest events (DROP_OLDEST; the gap comes before what is left), or ends
-  (DISCONNECT).
+- **Slow subscribers** and the memory that all hold together: ``queues``.
 - **Filters.** What a subscription's filter leaves out is not queued and not missed. Where it has got to meanwhile is
   told to the library once a second, beside the event socket, so that a later resumption begins behind it.
 - **Catching up.** A subscription that begins with kept events is fed from them as its socket drains (``replay``).
-- **Memory.** Items are shared; what all queues hold together is bounded, and beyond that the longest queue of all
-  is given up for a gap.
 """
 
 from __future__ import annotations
 
 import errno
 import heapq
-import os
 import socket
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from ocfcluster.ipc import replay
+from ocfcluster.ipc.queues import Marks, Queues
 from ocfcluster.ipc.shared import sealed_copy
 from ocfcluster.ipc.slow import SlowBudget
 from ocfcluster.ipc.subscription import EventSocket, Held, Item, Line, Subscription, Watcher
@@ -39,9 +33,6 @@ from ocfcluster.limits import (
     RECORDS_PER_FRAME,
     RUN_BYTES,
     SHARED_BALLAST_BYTES,
-    SUBSCRIPTION_QUEUE_BYTES,
-    SUBSCRIPTION_QUEUE_HARD_BYTES,
-    SUBSCRIPTION_QUEUES_BYTES,
     SUBSCRIPTION_TICK_NS,
 )
 from ocfcluster.wire.filter import Predicate
@@ -51,9 +42,7 @@ from ocfcluster.wire.frames import (
     Notice,
     NoticeCode,
     OnSlow,
-    RecordFlags,
     RecordKind,
-    encode_notice,
 )
 from ocfcluster.wire.run import properties_of
 
@@ -67,43 +56,22 @@ _FLUSH_EVERY_BYTES: Final = 1 << 20  # a burst that delivers more is written in 
 _NO_LIMIT: Final = 1 << 63
 
 
-class Marks(NamedTuple):
-    """Bytes queued at which a subscription is full, that it may never have, and that all together may hold."""
-
-    full: int = SUBSCRIPTION_QUEUE_BYTES
-    hard: int = SUBSCRIPTION_QUEUE_HARD_BYTES
-    held: int = SUBSCRIPTION_QUEUES_BYTES
-
-
-class Hub:
+class Hub(Queues):
     """All subscriptions of an agent."""
 
     def __init__(
         self, watcher: Watcher, budget: SlowBudget | None = None, marks: Marks | None = None
     ) -> None:
-        self.watcher = watcher
-        self.budget = SlowBudget() if budget is None else budget
-        self.marks = Marks() if marks is None else marks
-        self.by_topic: dict[int, list[Subscription]] = {}
-        self.lines: dict[int, Line] = {}
-        self.full: dict[Subscription, None] = {}
-        self.dropping: dict[Subscription, None] = {}
-        self.replays: dict[Subscription, replay.Replay] = {}
-        self.held_bytes = 0  # of distinct items in any queue
+        super().__init__(
+            watcher, SlowBudget() if budget is None else budget, Marks() if marks is None else marks
+        )
         self.frames = 0  # counters, for status
-        self.gaps = 0
-        self.fallbacks = 0
-        self.dropped = 0  # runs that subscriptions with DROP_OLDEST lost
-        self.disconnected = 0  # subscriptions that ended at the mark
         self.left_out = 0  # runs that filters kept from subscriptions
         self._passed: dict[Subscription, None] = {}  # whose position is to be told
         self._tick_at = 0
         self._judged: Item | None = None  # whose properties are known
         self._properties = b""
-        self._position = 0
         self._unflushed_bytes = 0
-        self._dirty: list[Subscription] = []
-        self._now = 0
 
     # --- who is there -----------------------------------------------------------------------------------------
 
@@ -169,21 +137,11 @@ class Hub:
         if by is not None:
             self.by_topic.setdefault(topic_id, []).append(by)
 
-    def _leave_topic(self, subscription: Subscription, topic_id: int) -> None:
-        subscribers = self.by_topic.get(topic_id)
-        if subscribers is not None and subscription in subscribers:
-            subscribers.remove(subscription)
-            if not subscribers:
-                del self.by_topic[topic_id]
-
     def subscribers(self, topic_id: int) -> list[Subscription]:
         """Those to this topic, whether they get its events or are still catching up."""
         stand_ins = [one.stand_in for one in self.replays.values()]
         live = [one for one in self.by_topic.get(topic_id, ()) if one not in stand_ins]
         return live + [one for one in self.replays if topic_id in one.topics]
-
-    def subscriptions(self) -> list[Subscription]:
-        return [s for line in self.lines.values() for s in line.subscriptions.values()]
 
     def set_out_of_line(self, subscription: Subscription, out: bool, held: Held | None = None) -> None:
         """Whether a callback subscription holds up the others of its line while its socket is full.
@@ -348,45 +306,6 @@ class Hub:
             self.notify(subscription, Notice(code, reason=reason, final=True))
         self.flush(now)
 
-    def notify(self, subscription: Subscription, notice: Notice) -> None:
-        """Queue a notice behind what the subscription was given so far, with what it missed named before it."""
-        if notice.final and subscription.replay is not None:
-            subscription = subscription.replay.abandon()
-        if subscription.ended:
-            return
-        if subscription.gaps:
-            self.tell_gaps(subscription)
-        self._queue_notice(subscription, notice)
-        if notice.final:
-            self._end(subscription)
-
-    def _end(self, subscription: Subscription) -> None:
-        """What is queued now is the last of it."""
-        subscription.ended = True
-        for topic_id in subscription.topics:
-            self._leave_topic(subscription, topic_id)
-
-    def _queue_notice(self, subscription: Subscription, notice: Notice) -> None:
-        self._position += 1
-        subscription.queue.append(self._notice_item(subscription, notice, self._position))
-        self._touch(subscription)
-
-    def _notice_item(self, subscription: Subscription, notice: Notice, position: int) -> Item:
-        """A notice for one subscription, counted; the caller puts it into the queue."""
-        body = encode_notice(notice)
-        header = RECORD_HEADER.pack(
-            RECORD_HEADER_BYTES + len(body), RecordKind.NOTICE, RecordFlags.NOTICE | RecordFlags.LOCAL,
-            0, 0, 0, 0, 0, notice.last_seq, 0, 0,
-        )  # fmt: skip
-        item = Item(header, body, 0, 0, 0, position)
-        self._count(subscription, item)
-        return item
-
-    def _count(self, subscription: Subscription, item: Item) -> None:
-        item.holders = 1
-        self.held_bytes += item.size + QUEUED_ITEM_OVERHEAD_BYTES
-        subscription.queued_bytes += item.size + QUEUED_ITEM_OVERHEAD_BYTES
-
     def _share(self, item: Item) -> None:
         """Put a large run into a memfd; where there is none to be had, its subscribers miss it."""
         fields = RECORD_HEADER.unpack(item.header)
@@ -448,11 +367,6 @@ class Hub:
     def deadline(self) -> int | None:
         """When ``flush`` is to be called though nothing happens."""
         return self.budget.deadline()
-
-    def _touch(self, subscription: Subscription) -> None:
-        if not subscription.dirty:
-            subscription.dirty = True
-            self._dirty.append(subscription)
 
     def _touch_line(self, line: Line) -> None:
         for subscription in line.subscriptions.values():
@@ -564,24 +478,6 @@ class Hub:
             self._drained(subscription)
         return True
 
-    def _written(self, subscription: Subscription, records: int) -> None:
-        queue = subscription.queue
-        freed = 0
-        for _ in range(records):
-            item = queue.popleft()
-            freed += item.size
-            item.holders -= 1
-            if not item.holders:
-                self.held_bytes -= item.size + QUEUED_ITEM_OVERHEAD_BYTES
-                if item.shared >= 0:
-                    self._close_shared(item)
-        subscription.queued_bytes -= freed + records * QUEUED_ITEM_OVERHEAD_BYTES
-
-    @staticmethod
-    def _close_shared(item: Item) -> None:
-        os.close(item.shared)
-        item.shared = -1
-
     def _lose_head(self, subscription: Subscription) -> None:
         """The first item cannot be given (no memory, no descriptors): a gap in its place."""
         item = subscription.queue[0]
@@ -589,182 +485,3 @@ class Hub:
         gap = (item.first_seq, item.last_seq)
         reason = "the agent had no memory or descriptor for it"
         subscription.queue.appendleft(self._gap_item(subscription, item.topic_id, gap, reason, item.position))
-
-    # --- the slow ---------------------------------------------------------------------------------------------
-
-    def _look(self, subscription: Subscription) -> None:
-        """Set or clear the full mark after writing."""
-        if subscription.dropping:
-            if not subscription.queue and not subscription.blocked:
-                self._drained(subscription)
-            return
-        if subscription.queued_bytes > self.marks.full:
-            if subscription.on_slow is OnSlow.BLOCK:
-                self._set_full(subscription, True, self._now)
-            elif subscription.on_slow is OnSlow.DROP_OLDEST:
-                self._drop_oldest(subscription, self.marks.full)
-            elif not subscription.ended:
-                self._disconnect(subscription)
-        elif subscription.full and subscription.queued_bytes <= self.marks.full // 2:
-            self._set_full(subscription, False, self._now)
-        self._bound_held()
-
-    def _bound_held(self) -> None:
-        while self.held_bytes > self.marks.held and self._give_up_longest():
-            pass
-
-    def _set_full(self, subscription: Subscription, full: bool, now: int) -> None:
-        if subscription.full == full:
-            return
-        subscription.full = full
-        if full:
-            if not self.full:
-                self.budget.begin(now)
-                self.watcher.full_changed(True)
-            self.full[subscription] = None
-        else:
-            del self.full[subscription]
-            if not self.full:
-                self.budget.end(now)
-                self.watcher.full_changed(False)
-        line = subscription.line
-        self.watcher.own_full_changed(
-            line.connection, [s.number for s in line.subscriptions.values() if s.full]
-        )
-
-    def _fall_back_all(self) -> None:
-        for subscription in list(self.full):
-            self._fall_back(subscription)
-
-    def _fall_back(self, subscription: Subscription) -> None:
-        subscription.dropping = subscription.apart = True
-        self.dropping[subscription] = None
-        self.fallbacks += 1
-        self._set_full(subscription, False, self._now)
-        self._touch(subscription)  # one with an empty queue, or held up by its line alone, goes on at once
-
-    def _miss(self, subscription: Subscription, topic_id: int, first_seq: int, last_seq: int) -> None:
-        known = subscription.gaps.get(topic_id)
-        subscription.gaps[topic_id] = (first_seq if known is None else known[0], last_seq)
-
-    def _drained(self, subscription: Subscription) -> None:
-        """What was queued is written: name what was missed, and go on as before."""
-        self.dropping.pop(subscription, None)
-        if not subscription.ended:
-            self.tell_gaps(subscription)
-        if subscription.replay is not None:
-            subscription.replay.look_out()
-        else:
-            subscription.dropping = False
-            subscription.apart = subscription.filter is not None
-
-    def tell_gaps(self, subscription: Subscription) -> None:
-        """Name what was missed, behind what is queued."""
-        gaps = subscription.gaps
-        subscription.gaps = {}
-        for topic_id, gap in gaps.items():
-            self._position += 1
-            subscription.queue.append(
-                self._gap_item(subscription, topic_id, gap, _too_slow(subscription), self._position)
-            )
-            self._touch(subscription)
-
-    def _gap_item(
-        self, subscription: Subscription, topic_id: int, gap: tuple[int, int], reason: str, position: int
-    ) -> Item:
-        """The notice of a gap, counted; the caller puts it into the queue."""
-        self.gaps += 1
-        name = subscription.names.get(topic_id, "")
-        item = self._notice_item(subscription, Notice(NoticeCode.GAP, name, *gap, reason), position)
-        item.topic_id = -topic_id
-        item.first_seq, item.last_seq = gap
-        return item
-
-    # --- those that asked for another policy ------------------------------------------------------------------
-
-    def _drop_oldest(self, subscription: Subscription, most: int) -> None:
-        """Lose runs from the head of the queue until ``most`` bytes are left; the newest item stays in any case.
-
-        Notices stay. Gaps that were to be told and are not written yet are taken back, to be told as one.
-        """
-        queue = subscription.queue
-        notices: list[Item] = []
-        while len(queue) > 1 and subscription.queued_bytes > most:
-            item = queue[0]
-            if item.topic_id:
-                self._lose(subscription, item)
-                self._written(subscription, 1)
-            else:
-                notices.append(queue.popleft())
-        queue.extendleft(reversed(notices))
-
-    def _lose(self, subscription: Subscription, item: Item) -> None:
-        """A run at the head of the queue is not given, or a gap there is not told yet."""
-        topic_id = abs(item.topic_id)
-        first_seq, last_seq = subscription.lost.get(topic_id, (item.first_seq, item.last_seq))
-        subscription.lost[topic_id] = (min(first_seq, item.first_seq), max(last_seq, item.last_seq))
-        self.dropped += item.topic_id > 0
-
-    def _put_gaps_first(self, subscription: Subscription) -> None:
-        """What was lost before the queue is told before it."""
-        queue = subscription.queue
-        position = queue[0].position
-        lost, subscription.lost = subscription.lost, {}
-        for topic_id, gap in reversed(lost.items()):
-            queue.appendleft(self._gap_item(subscription, topic_id, gap, _too_slow(subscription), position))
-
-    def _disconnect(self, subscription: Subscription) -> None:
-        """The subscription asked to end rather than to hold anybody up: its queue is lost, told, and the last."""
-        for item in subscription.queue:
-            if item.topic_id:
-                self._lose(subscription, item)
-        notices = self._discard(subscription)
-        for item in notices:
-            self._count(subscription, item)
-            subscription.queue.append(item)
-        self.disconnected += 1
-        reason = f"the subscriber was too slow: more than {self.marks.full} bytes waited for it"
-        self.notify(subscription, Notice(NoticeCode.SLOW, reason=reason, final=True))
-
-    def _discard(self, subscription: Subscription) -> list[Item]:
-        """Empty the queue; the notices that were in it are given back."""
-        items = list(subscription.queue)
-        self._written(subscription, len(items))
-        return [item for item in items if not item.topic_id]
-
-    def _give_up_longest(self) -> bool:
-        """Turn the longest queue of all into gaps; False if there is none that holds anything."""
-        holding = [*self.subscriptions(), *(one.stand_in for one in self.replays.values())]
-        longest = max(holding, key=lambda s: s.queued_bytes, default=None)
-        if longest is None or not longest.queue:
-            return False
-        if longest.on_slow is OnSlow.DROP_OLDEST and len(longest.queue) > 1 and not longest.dropping:
-            before = longest.queued_bytes
-            self._drop_oldest(longest, before // 2)
-            if longest.queued_bytes < before:
-                return True
-        if not longest.dropping:
-            self._fall_back(longest)
-        missed: dict[int, tuple[int, int]] = {}
-        for item in longest.queue:
-            if item.topic_id:
-                first_seq = missed.get(abs(item.topic_id), (item.first_seq, 0))[0]
-                missed[abs(item.topic_id)] = (first_seq, item.last_seq)
-        for topic_id, (first_seq, last_seq) in longest.gaps.items():
-            missed[topic_id] = (missed.get(topic_id, (first_seq, 0))[0], last_seq)
-        longest.gaps = missed
-        notices = self._discard(longest)
-        if longest.ended:  # its last notice is among them, so the gaps go before it
-            self.tell_gaps(longest)
-        for notice in notices:
-            self._count(longest, notice)
-            longest.queue.append(notice)
-        self._touch(longest)
-        return True
-
-
-def _too_slow(subscription: Subscription) -> str:
-    """Why there is a gap. Its ends were missed; with a filter there may be others between them."""
-    if subscription.filter is None:
-        return "the subscriber was too slow"
-    return "the subscriber was too slow; between these two the filter may have left out others"
