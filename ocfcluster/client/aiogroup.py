@@ -21,7 +21,8 @@ from ocfcluster.wire.group import GroupCode, GroupMember, message
 if TYPE_CHECKING:
     from typing import Self
 
-    from ocfcluster.client.aio import AsyncClient, AsyncReceipt, AsyncSubscription
+    from ocfcluster.client.aio import AsyncClient, AsyncSubscription
+    from ocfcluster.client.aiopublisher import AsyncReceipt
 
 
 class AsyncGroup:

@@ -24,7 +24,8 @@ import logging
 import os
 from typing import ClassVar, Final
 
-from ocfcluster.client.aio import AsyncClient, AsyncReceipt, AsyncSubscription
+from ocfcluster.client.aio import AsyncClient, AsyncSubscription
+from ocfcluster.client.aiopublisher import AsyncReceipt
 from ocfcluster.client.arguments import Data, as_bytes
 from ocfcluster.client.controlsocket import Dial
 from ocfcluster.client.events import Event, Notice
