@@ -235,6 +235,10 @@ def load(path: str | os.PathLike[str], *, insecure: bool = False) -> AgentConfig
         raise ConfigurationError(f"{file}: is not UTF-8 (byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{file}: is not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{file}: is nested too deeply") from None
+    except ValueError:  # what Python does not convert, of more than 4300 digits
+        raise ConfigurationError(f"{file}: has a number with too many digits") from None
     try:
         config = msgspec.convert(document, AgentConfig, str_keys=True)
     except msgspec.ValidationError as error:

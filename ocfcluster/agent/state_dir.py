@@ -98,6 +98,8 @@ class StateDirectory:
         try:
             identity = msgspec.json.decode(raw, type=Identity)
             store_id = int(identity.store_id, 16)
+            if not 0 <= store_id < 1 << 64:
+                raise ValueError("its store_id has other than 16 digits")
         except (msgspec.DecodeError, ValueError) as error:
             raise StateDirectoryError(
                 f"{file} is corrupt ({error}): restore it from a copy, or empty the directory, "

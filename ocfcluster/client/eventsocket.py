@@ -32,6 +32,7 @@ from ocfcluster.limits import (
     FRAME_BYTES,
     FRAME_HEADER_BYTES,
     RECORD_HEADER_BYTES,
+    RUN_COUNT,
     RUN_HEADER_BYTES,
 )
 from ocfcluster.wire.frames import EVENT_HEADER, LOCAL_ID, RECORD_HEADER, RecordKind
@@ -39,6 +40,7 @@ from ocfcluster.wire.run import CHECKED_FROM, HEADER, LENGTHS_TABLE
 
 HIGH_DESCRIPTOR: Final = 1024  # from here on select() cannot go, so the lent end takes no room from programs
 LAST_TURN: Final = 1 << 64  # behind all turns of a connection
+_SEQ_MOST: Final = (1 << 64) - 1
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _CMSG_BYTES: Final = socket.CMSG_SPACE(struct.calcsize("i"))
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
@@ -274,12 +276,16 @@ class EventSocket:
         length, _, heads, _, checksum, topic_id, count, *_, event_length, properties_length = header
         state = self.state
         topic = state.names.get(topic_id, "")
-        last = meta.seq + count - meta.skip - 1
+        counts = meta.skip < count <= RUN_COUNT
+        last = meta.seq + count - meta.skip - 1 if counts else meta.seq
+        if last > _SEQ_MOST:
+            raise MalformedFrame("a run with numbers beyond 64 bits")
         if topic_id in state.positions:
             state.positions[topic_id] = last
-        whole = length == size and heads == 1 and meta.skip < count
-        if whole and event_length != LENGTHS_TABLE:
-            whole = RUN_HEADER_BYTES + properties_length + event_length * count == size
+        whole = length == size and heads == 1 and counts
+        if whole:
+            rest = size - RUN_HEADER_BYTES - properties_length
+            whole = rest >= 4 * count if event_length == LENGTHS_TABLE else rest == event_length * count
         if whole:
             with memoryview(buffer) as view, view[base + CHECKED_FROM : base + size] as checked:
                 whole = xxh3_64_intdigest(checked) == checksum

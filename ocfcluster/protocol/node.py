@@ -43,7 +43,7 @@ from ocfcluster.protocol.retention import Retained
 from ocfcluster.protocol.settings import Ballot, Configuration, Settings, Timing
 from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_snapshot
 from ocfcluster.protocol.spoken import Spoken
-from ocfcluster.protocol.state import TopicTable
+from ocfcluster.protocol.state import TopicTable, record_fault
 from ocfcluster.protocol.store import Store
 from ocfcluster.protocol.validity import ballot_fault, configuration_fault
 from ocfcluster.wire import control
@@ -75,6 +75,11 @@ class Node:
         self.spoken = Spoken(settings)
         if self.configuration is not None and (fault := self.spoken.fault(self.configuration)):
             raise StateDirectoryError(f"the record of node {settings.node_id}: {fault}")
+        if fault := record_fault(self._store.record):
+            raise StateDirectoryError(
+                f"the record of node {settings.node_id} cannot be ({fault}): empty the state directory, with which the "
+                "node begins as a stranger and is brought up to date by the others"
+            )
         self._history = b""  # as the clear header has it
         self.enter_history()
         self.peers = PeerTable(settings.suspicion_ns, settings.heartbeat_ns)

@@ -101,8 +101,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
 
     configuration: Configuration | None
     topics: list[TopicRow]
-    next_topic_id: int
-    topics_index: int  # the log index that the topic table reflects
+    next_topic_id: U32
+    topics_index: Counted  # the log index that the topic table reflects
     paxos: PaxosRecord | None = None
 
 

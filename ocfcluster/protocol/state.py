@@ -22,8 +22,8 @@ from ocfcluster.protocol.group_commands import GROUP_OPERANDS, carry_out, depart
 from ocfcluster.protocol.groups import FIRST_GROUP_ID, GroupImage, GroupTable, Process
 from ocfcluster.protocol.node_table import TABLE_OPERANDS, NodeTable
 from ocfcluster.protocol.retention import Retained, RetainedImage
-from ocfcluster.protocol.settings import U32, U64, Configuration, Counted, Limits, TopicRow
-from ocfcluster.protocol.validity import configuration_fault, is_table
+from ocfcluster.protocol.settings import U32, U64, Configuration, Counted, Limits, Record, TopicRow
+from ocfcluster.protocol.validity import configuration_fault, is_table, vote_fault
 from ocfcluster.wire import control
 from ocfcluster.wire.run import HEADER, RunHeader, RunKind, largest_event
 from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings, settings_fault
@@ -147,6 +147,16 @@ def topics_fault(rows: list[TopicRow], next_id: int) -> str:
         and next_id < FIRST_GROUP_ID
     )
     return "" if good else "topics"
+
+
+def record_fault(record: Record) -> str:
+    """What is wrong with what a node finds on its disk; empty: nothing."""
+    about, vote = record.configuration, record.paxos
+    return (
+        (configuration_fault(about) if about is not None else "")
+        or topics_fault(record.topics, record.next_topic_id)
+        or (vote_fault(vote) if vote is not None else "")
+    )
 
 
 def valid_name(name: str) -> bool:

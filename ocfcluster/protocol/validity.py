@@ -6,7 +6,7 @@ from typing import Final
 
 from ocfcluster import limits
 from ocfcluster.protocol.messages import HELD, LOST, UNSYNCED, Promise
-from ocfcluster.protocol.settings import Ballot, Configuration
+from ocfcluster.protocol.settings import Ballot, Configuration, PaxosRecord
 from ocfcluster.wire import datagram as wire
 
 _U64: Final = 2**64
@@ -87,6 +87,20 @@ def promise_fault(promise: Promise) -> str:
         (accepted is None or not configuration_fault(accepted), "accepted"),
     )
     return next((what for holds, what in checks if not holds), "")
+
+
+def vote_fault(vote: PaxosRecord) -> str:
+    """What is wrong with a vote that was read from a disk; empty: nothing."""
+    accepted, ballot = vote.accepted, vote.accepted_ballot
+    good = (
+        0 <= vote.epoch < _EPOCHS
+        and (_is_history(vote.cluster_id) or (vote.cluster_id, vote.epoch) == ("", 0))
+        and not ballot_fault(vote.promised)
+        and (accepted is None) == (ballot is None)
+        and (ballot is None or not ballot_fault(ballot))
+        and (accepted is None or not configuration_fault(accepted))
+    )
+    return "" if good else "vote"
 
 
 def is_table(table: dict[int, int]) -> bool:
