@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+RELEASE := build/release-venv
 LOG := $(VENV)/setup.log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format bench bench-quick bench-compare bench-growth pins clean
+.PHONY: help setup demo test test-long lint format bench bench-quick bench-compare bench-growth release audit pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,12 @@ bench-compare: $(STAMP) ## the same work on ocfcluster and on other systems (nee
 bench-growth: $(STAMP) ## how cost grows with nodes, subscribers, publishers, topics, sizes and loss (needs root)
 	@$(BIN)/python -m bench.growth $(ARGS)
 
+release: $(RELEASE)/.ready ## wheel, source distribution, bill of materials and checksums of HEAD in dist/, built twice and tested
+	@$(RELEASE)/bin/python -m release.make $(ARGS)
+
+audit: $(RELEASE)/.ready ## is all pinned, as installed, under known licences, and without known vulnerabilities?
+	@$(RELEASE)/bin/python -m release.audit $(ARGS)
+
 pins: ## pin the requirements anew (needs uv; ARGS=--upgrade for the newest versions)
 	@command -v uv >/dev/null || { echo "make pins needs uv on the PATH" >&2; exit 1; }
 	@requirements/compile.sh $(ARGS)
@@ -66,3 +73,11 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	    >$(LOG) 2>&1 || { cat $(LOG) >&2; echo "setup: failed, see above" >&2; exit 1; }
 	@touch $@
 	@echo "setup: ready"
+
+# The tools of a release have an environment of their own: nothing of theirs gets into what is tested or given away.
+$(RELEASE)/.ready: requirements/release.txt
+	@echo "setup: making $(RELEASE)"
+	@mkdir -p build
+	@$(PYTHON) -m venv --clear $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install -q --no-input --disable-pip-version-check --require-hashes -r requirements/release.txt
+	@touch $@

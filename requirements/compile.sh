@@ -15,4 +15,5 @@ pin() {
 pin requirements/runtime.txt pyproject.toml pyproject.toml "$@"
 pin requirements/build.txt pyproject.toml --group pyproject.toml:build --constraint requirements/dev.txt "$@"
 pin requirements/dev.txt pyproject.toml --group dev --constraint requirements/runtime.txt pyproject.toml "$@"
+pin requirements/release.txt pyproject.toml --group pyproject.toml:release --constraint requirements/dev.txt "$@"
 pin requirements/peers.txt requirements/peers.in requirements/peers.in "$@" # of what bench.compare measures beside us
