@@ -49,7 +49,8 @@ def connect_docker() -> docker.DockerClient:
 
 def remove_leftovers(client: docker.DockerClient) -> None:
     """Remove containers and networks of owners that are dead."""
-    for container in client.containers.list(all=True, filters={"label": LABEL}):
+    # Others remove theirs meanwhile: what goes between being listed and being looked at is no leftover.
+    for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
         if not _lives(container.labels[LABEL]):
             with contextlib.suppress(APIError):
                 container.remove(force=True, v=True)

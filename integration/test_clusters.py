@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from integration.cluster import ContainerCluster
+from integration.cluster import ContainerCluster, connect_docker, remove_leftovers
 from integration.faults import ContainerDrill
 from integration.work import TOPICS, Work
 from ocfcluster.client.events import NoticeCode
@@ -69,6 +70,15 @@ def test_a_network_that_delays_reorders_and_repeats_changes_nothing(cluster: Mak
         assert row["reordered"] > 0
         assert row["duplicated"] > 0
         assert row["lost"] > 0
+
+
+def test_a_container_that_another_run_removes_meanwhile_is_no_leftover(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with contextlib.closing(connect_docker()) as client:
+        listed = client.api.containers
+        monkeypatch.setattr(client.api, "containers", lambda **asked: [*listed(**asked), {"Id": "0" * 64}])
+        remove_leftovers(client)
 
 
 # --- one after the other ----------------------------------------------------------------------------------------------

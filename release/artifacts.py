@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGE: Final = "ocfcluster"
@@ -39,7 +39,9 @@ class Surroundings:
     environment: Mapping[str, str]
 
 
-PLAIN: Final = Surroundings("a", 0o022, False, 1_000_000_000, {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"})
+PLAIN: Final = Surroundings(
+    "a", 0o022, False, 1_000_000_000, {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"}
+)
 ODD: Final = Surroundings(
     "another/and longer", 0o077, True, 1_500_000_001,
     {"TZ": "Pacific/Apia", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"},
@@ -66,15 +68,19 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def run(argv: Sequence[str | Path], timeout_s: float, **options: object) -> str:
+def run(argv: Sequence[str | Path], timeout_s: float, **options: Any) -> str:
     """Run a program and return what it prints; ReleaseError with its last words where it fails."""
     words = [str(word) for word in argv]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, **options)  # type: ignore[call-overload]
+        done = subprocess.run(
+            words, check=False, capture_output=True, text=True, timeout=timeout_s, **options
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ReleaseError(f"{' '.join(words)}: {error}") from error
     if done.returncode != 0:
-        raise ReleaseError(f"{' '.join(words)}: exit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        raise ReleaseError(
+            f"{' '.join(words)}: exit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
     return str(done.stdout)
 
 
@@ -112,17 +118,17 @@ def copy(files: Iterable[str], to: Path, around: Surroundings, tree: Path = ROOT
 
 def build(source: Path, into: Path, epoch: int, around: Surroundings, *targets: str) -> None:
     """Let the build backend make ``targets`` ("wheel", "sdist") of the files in ``source``."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("HATCH", "PYTHON"))
-    }
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HATCH", "PYTHON"))}
     environment |= {"SOURCE_DATE_EPOCH": str(epoch), **around.environment}
     into = into.resolve()
     wanted = [word for target in targets for word in ("--target", target)]
-    command = [sys.executable, "-m", "hatchling", "build", "--directory", into, *wanted]
+    command: list[str | Path] = [sys.executable, "-m", "hatchling", "build", "--directory", into, *wanted]
     run(command, BUILD_S, cwd=source, env=environment, umask=around.umask)
 
 
-def build_both(files: Sequence[str], scratch: Path, epoch: int, around: Surroundings, tree: Path = ROOT) -> Artifacts:
+def build_both(
+    files: Sequence[str], scratch: Path, epoch: int, around: Surroundings, tree: Path = ROOT
+) -> Artifacts:
     """The wheel and the source distribution of ``files``, made in ``scratch``."""
     source, made = scratch / around.directory / "source", scratch / around.directory / "made"
     copy(files, source, around, tree)

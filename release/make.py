@@ -54,11 +54,13 @@ def step(text: str) -> Iterator[None]:
     print(f"{time.monotonic() - began:6.1f} s", flush=True)
 
 
-def check_tree(version: str = "") -> None:
+def check_tree(version: str = "", tree: Path = ROOT) -> None:
     """What is released is a commit: nothing may differ from it. A tag on it names this version."""
-    if changed := artifacts.git("status", "--porcelain"):
+    if changed := artifacts.git("status", "--porcelain", tree=tree):
         raise ReleaseError(f"what is released is a commit, and the tree differs from HEAD:\n{changed}")
-    tags = [tag for tag in artifacts.git("tag", "--points-at", "HEAD").split() if tag.startswith("v")]
+    tags = [
+        tag for tag in artifacts.git("tag", "--points-at", "HEAD", tree=tree).split() if tag.startswith("v")
+    ]
     if version and tags and f"v{version}" not in tags:
         raise ReleaseError(f"HEAD has the tag {', '.join(tags)}, and this is version {version}")
 
@@ -97,10 +99,10 @@ def write(made: Artifacts, bom: str, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     for old in [*directory.glob(f"{PACKAGE}-*"), directory / "SHA256SUMS"]:
         old.unlink(missing_ok=True)
-    files = [shutil.copy(one, directory) for one in (made.wheel, made.sdist)]
+    files = [Path(shutil.copy(one, directory)) for one in (made.wheel, made.sdist)]
     bill = directory / f"{PACKAGE}-{made.version}.cdx.json"
     bill.write_text(bom, "utf-8")
-    files = [*map(Path, files), bill]
+    files.append(bill)
     sums = directory / "SHA256SUMS"
     sums.write_text("".join(f"{artifacts.digest(one)}  {one.name}\n" for one in sorted(files)), "utf-8")
     for one in (*files, sums):
@@ -116,7 +118,9 @@ def make(directory: Path, scratch: Path) -> list[Path]:
         made = artifacts.build_twice(files, scratch, epoch)
         check_tree(made.version)
     with step("the source distribution makes the same wheel; both hold what they should"):
-        if artifacts.digest(artifacts.wheel_again(made.sdist, scratch, epoch)) != artifacts.digest(made.wheel):
+        if artifacts.digest(artifacts.wheel_again(made.sdist, scratch, epoch)) != artifacts.digest(
+            made.wheel
+        ):
             raise ReleaseError("the source distribution makes another wheel than the tree")
         artifacts.check_wheel(made.wheel, files)
         artifacts.check_sdist(made.sdist, files)

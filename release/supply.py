@@ -93,7 +93,16 @@ def make_environment(directory: Path, pins: Path, wheel: Path | None = None) -> 
 
 def install(python: Path, *what: str | Path) -> None:
     """Install into the environment of ``python``, which has no pip of its own."""
-    command: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-input"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-input",
+    ]
     run([*command, "--disable-pip-version-check", "--only-binary", ":all:", *what], INSTALL_S)
 
 
@@ -128,7 +137,7 @@ def bill_of_materials(python: Path, pins: Path, version: str, epoch: int) -> dic
     tool = Path(sys.executable).parent / "cyclonedx-py"
     environment = {"PATH": "/usr/bin:/bin", "SOURCE_DATE_EPOCH": str(epoch)}
     words: list[str | Path] = ["--output-reproducible", "--spec-version", "1.6"]
-    project = ["--pyproject", ROOT / "pyproject.toml"]
+    project: list[str | Path] = ["--pyproject", ROOT / "pyproject.toml"]
     bom: dict[str, Any] = json.loads(
         run([tool, "environment", *words, *project, python], TOOL_S, env=environment)
     )
@@ -193,11 +202,19 @@ def look_up(pins: Sequence[Path], service_url: str | None = None) -> list[str]:
     tool = Path(sys.executable).parent / "pip-audit"
     if not tool.exists() and (tool := Path(shutil.which("pip-audit") or "")) == Path():
         raise ReleaseError("pip-audit is not installed")
-    command = [str(tool), "--disable-pip", "--require-hashes", "--progress-spinner", "off", "--format", "json"]
+    command = [
+        str(tool),
+        "--disable-pip",
+        "--require-hashes",
+        "--progress-spinner",
+        "off",
+        "--format",
+        "json",
+    ]
     command += ["--vulnerability-service", "osv", *(["--osv-url", service_url] if service_url else [])]
     command += [word for path in pins for word in ("--requirement", str(path))]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_S)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TOOL_S)
     except subprocess.TimeoutExpired as error:
         raise Unreachable(f"no answer within {TOOL_S:.0f} s") from error
     return judge(done.returncode, done.stdout, done.stderr)
@@ -217,5 +234,7 @@ def judge(code: int, output: str, errors: str) -> list[str]:
         for one in packages
         for known in one.get("vulns", [])
     ]
-    skipped = [f"{one['name']}: not looked up, {one['skip_reason']}" for one in packages if "skip_reason" in one]
+    skipped = [
+        f"{one['name']}: not looked up, {one['skip_reason']}" for one in packages if "skip_reason" in one
+    ]
     return lines + skipped
