@@ -28,7 +28,7 @@ from typing import Any, Final
 from integration import faults, image
 from integration.cluster import ContainerCluster
 from integration.collect import collect
-from integration.faults import FAULTS, ContainerDrill
+from integration.faults import CLOCK_JUMPS, FAULTS, ContainerDrill
 from integration.timeline import Timeline, draw, longest_pause
 from integration.work import TOPICS, Work
 from ocfcluster.simulator.trace import Violation
@@ -132,6 +132,7 @@ def sleepy_subscriber(drill: ContainerDrill, victim: int) -> None:
 PLAIN: Final = [
     *FAULTS,
     Fault("full_disk", full_disk),  # type: ignore[arg-type]
+    CLOCK_JUMPS,
     Fault("sleepy_subscriber", sleepy_subscriber, changes=False),  # type: ignore[arg-type]
 ]
 WITH_LOSS: Final = [
@@ -206,9 +207,10 @@ def chaos(
     directory.mkdir(parents=True, exist_ok=True)
     report = Report(seed, nodes, minutes)
     timeline = Timeline()
+    clocks = {i: faults.WRONG_CLOCKS[i] for i in range(1, nodes + 1)}
     with (
         tempfile.TemporaryDirectory(prefix="ocf-chaos-") as kept,
-        closing(ContainerCluster(nodes, image_name, topics=TOPICS)) as cluster,
+        closing(ContainerCluster(nodes, image_name, topics=TOPICS, clocks=clocks)) as cluster,
     ):
         traces = Path(kept)
         for i in cluster.nodes:

@@ -40,6 +40,7 @@ CONFIGURATION: Final = "/etc/ocfcluster/agent.toml"
 STATE: Final = "/var/lib/ocfcluster"
 PYTHON: Final = "/opt/ocfcluster/bin/python"  # in the image
 PROJECT: Final = "/project"  # where the image's programs find the tests' code
+WALL_CLOCK: Final = f"{PROJECT}/wall_clock.py"
 _serial: Final = itertools.count()
 
 
@@ -67,6 +68,9 @@ def _lives(owner: str) -> bool:
 class ContainerCluster(BaseCluster):
     """Nodes 1 to ``n``. ``link`` "switch" puts them behind the switch in user space (``network.switch``).
 
+    With ``clocks``, a number of seconds for each node, the agents' wall clocks are so far ahead, and ``set_clock``
+    makes one jump.
+
     Keyword arguments are sections of the configuration, as for the other clusters of the tests.
     """
 
@@ -79,6 +83,7 @@ class ContainerCluster(BaseCluster):
         transport: Literal["multicast", "unicast"] = "multicast",
         delivery: str = "safe",
         topics: Topics = (),
+        clocks: Mapping[int, float] | None = None,
         **config: Mapping[str, Any],
     ) -> None:
         super().__init__(
@@ -100,6 +105,9 @@ class ContainerCluster(BaseCluster):
         self.shared: Final = self.directory / "shared"  # seen in all containers under this path
         self.shared.mkdir()
         self.shared.chmod(0o777)
+        self.clocks: Final = dict(clocks or {})  # seconds ahead, as they are now
+        for i, seconds in self.clocks.items():
+            self.set_clock(i, seconds)
         remove_leftovers(self._client)
         try:
             self.network: Bridge | Taps = (
@@ -149,6 +157,16 @@ class ContainerCluster(BaseCluster):
         """Before its start: node ``i``, which may be one beyond ``nodes``, has these settings instead."""
         self._differs[i] = sections
 
+    def set_clock(self, i: int, seconds: float) -> None:
+        """Node ``i``'s wall clock jumps: it is so far ahead of this machine's from now on."""
+        self.clocks[i] = seconds
+        # In one write over all of what was there, for it may be read meanwhile.
+        with self._clock(i).open("r+" if self._clock(i).exists() else "w") as file:
+            file.write(f"{seconds:<31}\n")
+
+    def _clock(self, i: int) -> Path:
+        return self.directory / f"clock-{i}"
+
     # --- the agents' lives ------------------------------------------------------------------------------------------
 
     def create(self, i: int) -> Container:
@@ -161,6 +179,15 @@ class ContainerCluster(BaseCluster):
         file.write_text(toml(self.configuration(i)), "utf-8")
         file.chmod(0o644)
         run = str(Path(self.socket(i)).parent)
+        volumes, environment, command = {}, {}, {}
+        if i in self.clocks:
+            clock = str(self._clock(i))
+            volumes = {
+                str(ROOT / "integration" / "wall_clock.py"): {"bind": WALL_CLOCK, "mode": "ro"},
+                clock: {"bind": clock, "mode": "ro"},
+            }
+            environment = {"OCFCLUSTER_WALL_CLOCK": clock}
+            command = {"entrypoint": [PYTHON, WALL_CLOCK], "command": ["agent", "--config", CONFIGURATION]}
         self._containers[i] = self._client.containers.create(
             self.images.get(i, self._image),
             name=f"{self.name}-node-{i}",
@@ -173,8 +200,10 @@ class ContainerCluster(BaseCluster):
                 run: {"bind": run},
                 str(self.shared): {"bind": str(self.shared)},
                 str(ROOT / "tests"): {"bind": f"{PROJECT}/tests", "mode": "ro"},
+                **volumes,
             },
-            environment={"OCFCLUSTER_SOCKET": self.socket(i)},
+            environment={"OCFCLUSTER_SOCKET": self.socket(i), **environment},
+            **command,
             **self.network.create_options(i),
         )
         return self._containers[i]

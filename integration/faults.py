@@ -14,6 +14,9 @@ from integration.cluster import USER, ContainerCluster
 from integration.network import Bridge
 from tests.netns.faults import LOOK_S, ON_S, SHORT_S, SUSPICION_S, Drill, Fault, Stuck
 
+HOUR_S: Final = 3600.0
+# By node: a minute ahead, ten years ahead, three hours behind, and so on.
+WRONG_CLOCKS: Final = {i: (60.0, 3652.0 * 24 * HOUR_S, -3 * HOUR_S)[(i - 1) % 3] for i in range(1, 10)}
 DISK_BYTES: Final = 65_536  # of a state directory that is to be filled
 
 
@@ -180,6 +183,18 @@ def lossy(percent: float) -> Fault:
     return Fault(f"loss_{percent:g}", act, changes=False)
 
 
+# --- clocks: of nodes that have one of their own (ContainerCluster.clocks) --------------------------------------------
+
+
+def clock_jumps(drill: ContainerDrill, victim: int) -> None:
+    """The wall clock goes hours forth, further back, and to where it was: nothing changes."""
+    began, was = time.monotonic(), drill.containers.clocks[victim]
+    for hours in (5, -7, 0):
+        drill.containers.set_clock(victim, was + hours * HOUR_S)
+        time.sleep(SHORT_S)
+    drill.no_view_changes(began)
+
+
 # --- disks: of nodes whose state directory is a ``small_disk`` --------------------------------------------------------
 
 
@@ -229,6 +244,7 @@ def bad_disk(drill: ContainerDrill, victim: int, wrong: contextlib.AbstractConte
 
 
 KILL = Fault("kill", kill)
+CLOCK_JUMPS = Fault("clock_jumps", clock_jumps, changes=False)
 FAULTS: Final = [
     KILL,
     Fault("kill_and_start_at_once", kill_and_start_at_once),
