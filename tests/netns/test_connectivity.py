@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -19,6 +23,7 @@ from ocfcluster.components.connectivity import (
 from ocfcluster.wire.frames import RecordFlags
 from tests.netns.cluster import Cluster
 from tests.netns.hosts import DEVICE, Hosts, command
+from tests.netns.networks import NETWORKS, Name, RedundantCluster, TwoNetworks
 
 pytestmark = pytest.mark.netns
 
@@ -89,9 +94,9 @@ class Watch:
 
         return self.until(wanted, local=local)
 
-    def all_is_told(self, nodes: range) -> None:
+    def all_is_told(self, nodes: range, networks: int = 1) -> None:
         """Wait until all nodes have reported, and all hear each other."""
-        pairs = {(i, j, 0) for i in nodes for j in nodes if i != j}
+        pairs = {(i, j, network) for i in nodes for j in nodes if i != j for network in range(networks)}
         while not (
             set(self.state.interfaces) == set(nodes)
             and {key for key, link in self.state.links.items() if link.established} == pairs
@@ -275,3 +280,103 @@ def test_a_paused_node_reports_nothing_false_about_others(cluster: Cluster) -> N
         while (event := watch.subscription.get(timeout=0)) is not None:
             told = ConnectivityEvent.decode(event.data)
             assert all(one.established for one in told.links), told
+
+
+# --- two networks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")  # each test leaves it as it was
+def two() -> Iterator[tuple[TwoNetworks, RedundantCluster]]:
+    with TwoNetworks(3) as hosts, RedundantCluster(hosts, timing=TIMING, topics=["news"]) as cluster:
+        yield hosts, cluster
+
+
+def lost(state: Connectivity) -> set[tuple[int, int, int]]:
+    """(hearer, heard, network) of all that is not established."""
+    return {key for key, link in state.links.items() if not link.established}
+
+
+def goes_on(cluster: RedundantCluster, epoch: int) -> None:
+    """What is published on any node comes on every other one, in the epoch of before."""
+    for i in cluster.nodes:
+        others = [j for j in cluster.nodes if j != i]
+        with (
+            cluster.connect(i) as client,
+            cluster.connect(others[0]) as one,
+            cluster.connect(others[1]) as other,
+        ):
+            subscriptions = [one.subscribe("news"), other.subscribe("news")]
+            client.publish("news", b"still here").wait(QUICK_S)
+            for subscription in subscriptions:
+                event = subscription.get(timeout=QUICK_S)
+                assert event is not None
+                assert event.data == b"still here"
+    assert {cluster.status(i)["epoch"] for i in cluster.nodes} == {epoch}
+
+
+def shown(cluster: RedundantCluster) -> list[dict[str, Any]]:
+    """The connections as the command line has them on node 2."""
+    command = [sys.executable, "-m", "ocfcluster", "connectivity", "--json", "--socket", cluster.socket(2)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout)["links"])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_which_of_two_networks_is_cut(network: Name, two: tuple[TwoNetworks, RedundantCluster]) -> None:
+    """Node 3 loses one cable: its interface, and each connection over it, by network; and nothing else."""
+    hosts, cluster = two
+    number = list(NETWORKS).index(network)
+    gone = {(3, 1, number), (3, 2, number), (1, 3, number), (2, 3, number)}
+    with cluster.connect(1) as client:
+        watch = Watch(client)
+        watch.all_is_told(cluster.nodes, networks=2)
+        epoch = cluster.status(1)["epoch"]
+        hosts.pull(network, 3)
+        watch.interface(3, NETWORKS[network], Change.FAILED, QUICK_S)
+        watch.known(lambda state: lost(state) == gone)
+        unhealthy = {
+            (i, one.name)
+            for i, interfaces in watch.state.interfaces.items()
+            for one in interfaces
+            if one.state & one.state.CLUSTER and not one.healthy
+        }
+        assert unhealthy == {(3, NETWORKS[network])}
+        assert set(watch.state.eligible) == set(cluster.nodes)
+        found = {
+            (one["hearer"], one["heard"], one["network"]) for one in shown(cluster) if not one["established"]
+        }
+        assert found == gone
+        goes_on(cluster, epoch)
+        hosts.put_back(network, 3)
+        watch.interface(3, NETWORKS[network], Change.UP)
+        watch.all_is_told(cluster.nodes, networks=2)
+
+
+def test_a_whole_network_is_cut(two: tuple[TwoNetworks, RedundantCluster]) -> None:
+    hosts, cluster = two
+    with cluster.connect(1) as client:
+        watch = Watch(client)
+        watch.all_is_told(cluster.nodes, networks=2)
+        epoch = cluster.status(1)["epoch"]
+        hosts.pull("second")
+        every = {(i, j, 1) for i in cluster.nodes for j in cluster.nodes if i != j}
+        watch.known(lambda state: lost(state) == every)
+        goes_on(cluster, epoch)
+        hosts.put_back("second")
+        watch.all_is_told(cluster.nodes, networks=2)
+
+
+def test_half_a_connection_of_one_network(two: tuple[TwoNetworks, RedundantCluster]) -> None:
+    """Node 2 hears nothing on one network: it says so, by network. That the others are not heard there is in its row,
+    not in theirs: what they know of who hears them is known of the node."""
+    hosts, cluster = two
+    with cluster.connect(1) as client:
+        watch = Watch(client)
+        watch.all_is_told(cluster.nodes, networks=2)
+        epoch = cluster.status(1)["epoch"]
+        hosts.lose("second", 100.0, 2)
+        watch.known(lambda state: lost(state) == {(2, 1, 1), (2, 3, 1)})
+        goes_on(cluster, epoch)
+        hosts.lose("second", 0.0, 2)
+        watch.all_is_told(cluster.nodes, networks=2)
