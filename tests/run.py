@@ -178,7 +178,7 @@ class Runner:
             command = [str(BIN / "pytest")]
         command += ["-q", "-ra", f"--junitxml={report}", stage.directory]
         if stage.workers:
-            # Who is done takes from the other: three minutes of chaos hold up nothing that is queued behind them.
+            # Who is done takes from the other: minutes of chaos hold up nothing that is queued behind them.
             command += ["-n", str(stage.workers), "--dist=worksteal"]
         if self.long:
             command += ["-m", "long", f"--timeout={LONG_TEST_TIMEOUT_S}"]
