@@ -98,7 +98,7 @@ class Node:
         self._asked_configuration_at = now - limits.SECOND_NS
         self._namesake = Namesake(settings.suspicion_ns, now)
         self._stranger_told_at = now - limits.SECOND_NS
-        self._malformed_told_at = now - limits.MALFORMED_TOLD_NS
+        self._malformed_told_at = now - limits.TOLD_AGAIN_NS
         self._shut_down_index = 0
         self._shut_down_at = 0  # when the order to stop all was delivered
         self._persist_failing = False
@@ -181,7 +181,7 @@ class Node:
         """It is broken, or lies: whoever looks into it has to know which node it is."""
         self.counters["malformed"] += 1
         peer.malformed += 1
-        if now - self._malformed_told_at >= limits.MALFORMED_TOLD_NS:
+        if now - self._malformed_told_at >= limits.TOLD_AGAIN_NS:
             self._malformed_told_at = now
             self.say_news("malformed", f"node {peer.node_id} sends what cannot be: {error}")
 

@@ -66,6 +66,23 @@ def test_an_order_of_a_time_that_nothing_can_follow_is_not_taken(flags: int) -> 
     traffic(world, [2, 3], 3)
 
 
+def test_who_counts_on_from_the_end_of_what_is_allowed_finds_no_fault_with_itself() -> None:
+    world = four()
+    base = world.plane(1).log.held
+    fields = {"epoch": 2, "base": base, "epochs": [(1, 0), (2, base)], "order_time": 2**62 - 1}
+    value = msgspec.structs.replace(honest(), **fields)
+    world.inject([1, 2, 3], world.forge(EVIL, messages.encode_install(value)))
+    world.run(20_000_000)
+    assert world.nodes[1].configuration == value
+    world.nodes[1].control(control.Barrier())
+    world.settle(1)
+    world.run(20_000_000)
+    assert world.plane(1).log.last_order_time >= 2**62
+    world.kill(EVIL)
+    world.run(3 * SECOND_NS)  # the others cannot go on from there; none of them fails
+    assert world.nodes[1].recovery.counters["attempts"]
+
+
 def test_views_without_what_is_before_them_do_not_pile_up() -> None:
     """Invented ones, each a good successor of the one before, with a base that never comes."""
     world = World(4, suspicion_ns=60 * SECOND_NS).form()
@@ -107,7 +124,7 @@ def test_who_sends_what_cannot_be_is_named() -> None:
     assert told == [f"node {EVIL} sends what cannot be: message of unknown type 99"]
     members = {one["node_id"]: one for one in world.nodes[2].status(world.now)["members"]}
     assert [members[node_id]["malformed"] for node_id in (1, 2, 3, EVIL)] == [0, 0, 0, 50]
-    world.run(limits.MALFORMED_TOLD_NS)
+    world.run(limits.TOLD_AGAIN_NS)
     world.inject([2], world.forge(EVIL, b"\x63"))
     assert len([text for text in world.news[2] if "cannot be" in text]) == 2
 
