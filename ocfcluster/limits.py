@@ -68,10 +68,16 @@ EVENT_SOCKET_SEND_BYTES: Final = 212_992  # Linux' default wmem_max: more is not
 CLIENTS: Final = (
     1024  # each has two descriptors and some memory before it has said anything: stops a connection flood
 )
+GREETING_NS: Final = 5 * SECOND_NS  # for a connection to say HELLO: one that never does frees its place
+DESCRIPTORS_PER_CLIENT: Final = 3  # its connection, its process, and a subscription
+DESCRIPTORS_OF_AGENT: Final = 64  # networks, state directory, loop, snapshots: few of them at a time
 SUBSCRIPTIONS_PER_CLIENT: Final = 256  # each is a descriptor of the agent
 TOPICS_PER_SUBSCRIPTION: Final = 1024  # each is looked at when the subscription is made and ended
 LENT_SOCKETS_UNANSWERED: Final = 64  # descriptors in flight over SCM_RIGHTS: stops a descriptor flood
 REQUESTS_UNANSWERED: Final = 256  # pipelined requests of one client
+REQUESTS_AT_ONCE: Final = (
+    16  # of one client, before others have their turn: a flood of them does not hold up the order
+)
 SUBSCRIPTION_QUEUE_BYTES: Final = 16 * MIB  # mark at which a subscription is "full"
 SUBSCRIPTION_QUEUE_HARD_BYTES: Final = 96 * MIB  # never more: a backlog and a largest event above the mark
 SUBSCRIPTION_QUEUES_BYTES: Final = 256 * MIB  # held for all subscriptions together, each run counted once
@@ -141,7 +147,7 @@ MTU_MINIMUM: Final = (
     1280  # interface MTU (with IP and UDP headers): a configuration of 14 nodes fits a datagram
 )
 MTU_MAXIMUM: Final = 9000  # jumbo frames; loopback's 65 536 is cut to this
-MALFORMED_TOLD_NS: Final = 10 * SECOND_NS  # a sender of what cannot be is named in the log no more often
+TOLD_AGAIN_NS: Final = 10 * SECOND_NS  # trouble that others can make without end is in the log no more often
 DATAGRAM_BYTES: Final = 65_507  # the largest UDP payload over IPv4
 SEGMENT_COUNT: Final = 64  # datagrams of one UDP_SEGMENT send (the kernel's UDP_MAX_SEGMENTS of old)
 SEGMENT_BUFFER_BYTES: Final = 65_000  # bytes of one UDP_SEGMENT send; the kernel's end is 65 507
@@ -202,6 +208,7 @@ HANDLE_EVENT_NS: Final = 100 * MILLISECOND_NS  # oc_ev_handle_event returns afte
 LONGEST_TIMEOUT_S: Final = 2_000_000  # 23 days: poll() counts milliseconds in 31 bits
 CLOSE_FLUSH_NS: Final = 5 * SECOND_NS  # what a client gives its unanswered publications when it closes
 NETWORK_RETRY_NS: Final = 5 * SECOND_NS  # between two tries to open a network that is not there
+SHORTAGE_RETRY_NS: Final = SECOND_NS  # after what failed for want of descriptors
 HOOK_NS: Final = 10 * SECOND_NS  # a hook's command that hangs would hold up what it is told next
 
 # --- snapshots --------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from ocfcluster.limits import (
     REPORT_INTERVAL_NS,
     RUN_BYTES,
     SECOND_NS,
+    SHORTAGE_RETRY_NS,
 )
 from ocfcluster.net.changes import InterfaceChanges
 from ocfcluster.net.interfaces import list_devices
@@ -63,6 +64,8 @@ class Components:
         "_task",
         "_changes",
         "_look_again",
+        "_look_later",
+        "_known",
         "_missing",
     )
 
@@ -75,6 +78,8 @@ class Components:
         self._task: asyncio.Task[None] | None = None
         self._changes: InterfaceChanges | None = None
         self._look_again: asyncio.TimerHandle | None = None
+        self._look_later: asyncio.TimerHandle | None = None  # they could not be looked at
+        self._known: tuple[Interface, ...] = ()  # interfaces, as they were when they could be looked at last
         self._missing = False  # an external component of views was there, and is not
 
     # --- who may ------------------------------------------------------------------------------------------------
@@ -226,7 +231,12 @@ class Components:
 
     def _dial(self) -> socket.socket:
         """The reporter's end of a new connection; the agent has the other."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:  # no descriptors: it tries again
+            raise AgentUnreachable(
+                f"the agent has no connection for its own component: {error.strerror}"
+            ) from None
         client = self._agent.admit(theirs, own=True)
         if client is None:
             ours.close()
@@ -266,6 +276,8 @@ class Components:
         """The agent ends: nothing of the components may be left."""
         if self._look_again is not None:
             self._look_again.cancel()
+        if self._look_later is not None:
+            self._look_later.cancel()
         if self._changes is not None:
             if self._look_again is None:
                 loop.remove_reader(self._changes.fileno())
@@ -284,10 +296,16 @@ class Components:
     # --- what the reporter knows --------------------------------------------------------------------------------
 
     def interfaces(self) -> tuple[Interface, ...]:
+        try:
+            devices = list_devices()
+        except OSError:  # no descriptor is left to ask with: nobody knows better for now
+            if self._look_later is None:
+                loop = asyncio.get_running_loop()
+                self._look_later = loop.call_later(SHORTAGE_RETRY_NS / SECOND_NS, self._looks_later)
+            return self._known
         cluster = set(self._agent.cluster_addresses())
         found: list[Interface] = []
         addresses = 0
-        devices = list_devices()
         for device in devices[:INTERFACES_REPORTED]:
             state = InterfaceState.NONE
             for holds, flag in (
@@ -306,7 +324,13 @@ class Components:
                 )
             )
         self.left_out = max(0, len(devices) - INTERFACES_REPORTED)
-        return tuple(found)
+        self._known = tuple(found)
+        return self._known
+
+    def _looks_later(self) -> None:
+        self._look_later = None
+        if self._reporter is not None:
+            self._reporter.look_at_interfaces()
 
     def links(self, all_pairs: bool) -> tuple[Link, ...]:
         return self._agent.who_hears(all_pairs)

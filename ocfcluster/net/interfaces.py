@@ -6,6 +6,7 @@ The only module that imports ``netifaces`` (the distribution ``netifaces-plus``)
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import ipaddress
 import socket
@@ -69,15 +70,28 @@ class Device:
 
 
 def list_devices() -> list[Device]:
-    """Every interface by index, fresh at each call; one that goes away meanwhile is left out."""
+    """Every interface by index, fresh at each call; one that goes away meanwhile is left out. Raises OSError where
+    there is no descriptor to ask with."""
     found: list[Device] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         for name in netifaces.interfaces():
             try:
                 found.append(_device(name, query))
-            except (OSError, ValueError):
-                continue  # it went away since it was listed, or is an alias label without an index
+            except (OSError, ValueError) as error:
+                _went_away(error)
     return sorted(found, key=lambda device: (device.index, device.name))
+
+
+def _went_away(error: OSError | ValueError) -> None:
+    """An interface that was listed is not there any more, or is an alias label without an index: that is no fault. What
+    could not be asked is, and says nothing about what is there."""
+    if isinstance(error, OSError) and error.errno in (
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+    ):
+        raise error
 
 
 def _device(name: str, query: socket.socket) -> Device:
@@ -100,14 +114,15 @@ def _device(name: str, query: socket.socket) -> Device:
 
 
 def list_interfaces() -> list[Interface]:
-    """Every IPv4 and IPv6 address of every interface, in the kernel's order; fresh at each call."""
+    """Every IPv4 and IPv6 address of every interface, in the kernel's order; fresh at each call. Raises OSError where
+    there is no descriptor to ask with."""
     found: list[Interface] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         for name in netifaces.interfaces():
             try:
                 found += _addresses_of(name, query)
-            except (OSError, ValueError):
-                continue  # it went away since it was listed, or is an alias label without an index
+            except (OSError, ValueError) as error:
+                _went_away(error)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Iterator
 from pathlib import Path
@@ -382,3 +383,22 @@ def test_another_history_begins_anew(views: Bench) -> None:
     views.agent.settle(0)
     assert not views.agent.router.views.begun
     assert views.agent.router.views.m_sequence == 0
+
+
+def test_interfaces_that_cannot_be_looked_at_are_as_they_were(
+    connectivity: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> list[object]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> None:
+        components = connectivity.agent.components
+        known = components.interfaces()
+        assert known
+        monkeypatch.setattr("ocfcluster.agent.components.list_devices", none_left)
+        assert components.interfaces() == components.interfaces() == known
+        later = components._look_later
+        assert later is not None
+        later.cancel()
+
+    asyncio.run(main())

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 
 from ocfcluster.errors import SetupError
 from ocfcluster.net import interfaces
-from ocfcluster.net.interfaces import Interface, choose_interface, find_interface, list_interfaces
+from ocfcluster.net.interfaces import (
+    Interface,
+    choose_interface,
+    find_interface,
+    list_devices,
+    list_interfaces,
+)
 from ocfcluster.net.transport import usable_mtu
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -131,3 +138,13 @@ def test_the_mtu_fits_the_interface_and_the_limits() -> None:
         usable_mtu("eth0", 1500, 100)
     with pytest.raises(SetupError, match=r"slip0 has an mtu of 296; at least 1280"):
         usable_mtu("slip0", 296, None)
+
+
+def test_what_cannot_be_asked_is_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: str) -> dict[int, list[dict[str, str]]]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(interfaces.netifaces, "ifaddresses", none_left)
+    for look in (list_interfaces, list_devices):
+        with pytest.raises(OSError, match="Too many"):
+            look()

@@ -475,3 +475,20 @@ def test_ipv6_and_a_second_interface_in_a_network_namespace_of_its_own() -> None
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
+
+
+def test_a_change_that_cannot_be_looked_at_is_looked_at_later(
+    network: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> list[object]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    transport = network().transport()
+    with monkeypatch.context() as patched:
+        patched.setattr(multicast, "list_interfaces", none_left)
+        transport._interfaces_changed()
+        assert transport._look_again
+        transport.receive(1)
+        assert transport._look_again
+    transport.receive(1)
+    assert not transport._look_again
