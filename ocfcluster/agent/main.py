@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
+from ocfcluster import limits
 from ocfcluster.agent.config import AgentConfig, load
 from ocfcluster.agent.incarnations import Incarnations
+from ocfcluster.agent.logfile import standard_error
 from ocfcluster.agent.reload import Reloader
 from ocfcluster.agent.supervisor import keep_watchdog, notify_supervisor
 from ocfcluster.errors import ConfigurationError, SetupError, StateDirectoryError
@@ -37,8 +39,8 @@ def run_agent(config: AgentConfig | Path | None = None, *, insecure: bool = Fals
     ``config``: a configuration, the file of one, or None for a single development node; ``insecure`` goes over what the
     file says. 0: stopped in order;
     2: the configuration is wrong; 3: the machine is not ready (both say why in one line on standard error);
-    1: a mistake in the agent itself, with its traceback in the log; 6: the cluster goes on without this node, and
-    ``cluster.rejoin`` is off.
+    1: a mistake in the agent itself, with its traceback in the log, or no memory left; 6: the cluster goes on without
+    this node, and ``cluster.rejoin`` is off.
     """
     try:
         file = config if isinstance(config, Path) else None
@@ -52,10 +54,10 @@ def run_agent(config: AgentConfig | Path | None = None, *, insecure: bool = Fals
         raise_descriptor_limit()
         return _run(settings, temporary=temporary, file=file, read=partial(load, insecure=insecure))
     except ConfigurationError as error:
-        print(f"ocfcluster agent: {error}", file=sys.stderr)  # noqa: T201 - a command's last word
+        standard_error.write(f"ocfcluster agent: {error}\n")
         return EXIT_CONFIGURATION
     except (SetupError, StateDirectoryError) as error:
-        print(f"ocfcluster agent: {error}", file=sys.stderr)  # noqa: T201
+        standard_error.write(f"ocfcluster agent: {error}\n")
         return EXIT_SETUP
 
 
@@ -75,6 +77,7 @@ def _run(
         made_directory = tempfile.mkdtemp(prefix="ocfcluster-")
         warnings.append("the state directory is temporary: this node forgets its topics when it stops")
     state_path = Path(made_directory or config.node.state_dir or f"{socket_path}.state")
+    warnings += descriptor_warnings(config)
     if not config.cluster.table():
         warnings.append("no cluster.nodes are configured: this node runs alone, for development")
     try:
@@ -161,6 +164,20 @@ def raise_descriptor_limit() -> None:
             pass  # the soft limit stays; accepting clients says so when it is reached
 
 
+def descriptor_warnings(config: AgentConfig) -> list[str]:
+    """Whether ``limits.clients`` programs with one subscription each find descriptors here; else what to do."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = limits.DESCRIPTORS_PER_CLIENT * config.limits.clients + limits.DESCRIPTORS_OF_AGENT
+    if most == resource.RLIM_INFINITY or most >= wanted:
+        return []
+    text = (
+        f"limits.clients is {config.limits.clients}, for which {wanted} descriptors are needed (socket, process and a "
+        f"subscription of each), and this process may have {most}: beyond that programs are refused; raise "
+        "LimitNOFILE (ulimit -n) or lower limits.clients"
+    )
+    return [text]
+
+
 def _configure_log(config: AgentConfig) -> None:
     """Structured lines on standard error: readable on a terminal, JSON elsewhere, unless told."""
     console = config.log.format == "console" or (config.log.format == "auto" and sys.stderr.isatty())
@@ -173,6 +190,6 @@ def _configure_log(config: AgentConfig) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.log.level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", standard_error)),  # it has what is used
         cache_logger_on_first_use=False,
     )

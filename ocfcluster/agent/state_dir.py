@@ -66,6 +66,12 @@ class StateDirectory:
             self._take_lock()
             self.store_id = self._identity(cluster, node_id)
             self.record = self._read_record()
+        except OSError as error:
+            self.close()
+            raise StateDirectoryError(
+                f"state directory {path}: {error.strerror}; make room on its disk, look whether that is well, or name "
+                "another directory as node.state_dir"
+            ) from None
         except BaseException:
             self.close()
             raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ocfcluster import __version__
 from ocfcluster.agent.keys import other_members
 from ocfcluster.agent.links import links_document, networks_document
+from ocfcluster.agent.logfile import standard_error
 from ocfcluster.agent.stuck import oldest
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS, STATUS_ENTRIES
 
@@ -27,6 +28,8 @@ def status_document(agent: Agent) -> dict[str, Any]:
     document["socket"] = agent.socket_path
     document["state_dir"] = str(agent.state_dir.path)
     document["disk_error"] = agent.disk_error
+    document["log_error"] = standard_error.error
+    document["log_lost"] = standard_error.lost
     document["evictions"] = agent.evictions
     document["evicted_because"] = agent.evicted_because
     document["transport"] = agent.config.transport()

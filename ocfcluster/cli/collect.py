@@ -78,12 +78,25 @@ def run(
         sys.stdout.buffer.write(content.getvalue())
     else:
         path = file or Path(f"{name}.tar.gz")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as opened:
-            opened.write(content.getvalue())
+        _write(path, content.getvalue())
         output.print_line(str(path))
     for line in missing:
         output.tell(line)
+
+
+def _write(path: Path, archive: bytes) -> None:
+    """All of it, or nothing stays. Raises OSError, which names the file."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with open(descriptor, "wb") as opened:
+                opened.write(archive)
+        except OSError:
+            if path.is_file():
+                path.unlink(missing_ok=True)  # half an archive, which takes the room that is needed
+            raise
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}; name a FILE where it can be written") from None
 
 
 def _parts(

@@ -13,6 +13,7 @@ import pytest
 from ocfcluster.agent import state_dir
 from ocfcluster.agent.state_dir import RecordWriter, StateDirectory, is_volatile
 from ocfcluster.errors import StateDirectoryError
+from tests.shortage import no_room
 
 
 def test_identity_and_record_survive(tmp_path: Path) -> None:
@@ -113,6 +114,13 @@ def test_what_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StateDirectoryError, match=r"node\.state_dir"):
         StateDirectory(tmp_path / "file" / "state", "blue", 3)
+
+
+def test_a_full_disk_says_so_at_the_start_and_leaves_nothing_half_made(tmp_path: Path) -> None:
+    with no_room(), pytest.raises(StateDirectoryError, match=r"File too large; make room on its disk"):
+        StateDirectory(tmp_path, "blue", 3)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["lock"]
+    StateDirectory(tmp_path, "blue", 3).close()
 
 
 def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

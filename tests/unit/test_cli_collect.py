@@ -12,6 +12,7 @@ import pytest
 
 from ocfcluster.cli import main
 from ocfcluster.errors import AgentUnreachable
+from tests.shortage import no_room
 
 
 class Agent:
@@ -88,3 +89,26 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_there(
     for line in missing:
         assert line.encode() in written.err
     assert "versions.json" in inside
+
+
+def test_an_archive_that_does_not_fit_leaves_nothing_and_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "node.tar.gz"
+    with no_room(), pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "collect",
+                str(file),
+                "--config",
+                str(tmp_path / "none"),
+                "--socket",
+                str(tmp_path / "none.sock"),
+            ]
+        )
+    assert ended.value.code == 2
+    assert (
+        capsys.readouterr().err
+        == f"ocfcluster: {file}: File too large; name a FILE where it can be written\n"
+    )
+    assert not file.exists()
