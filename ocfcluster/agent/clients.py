@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from asyncio import TimerHandle
 from collections import deque
 from typing import Final, Protocol
 
 from ocfcluster.errors import MalformedFrame
 from ocfcluster.ipc.memberships import Memberships
 from ocfcluster.ipc.peer import Peer
-from ocfcluster.ipc.session import Incoming, Session, Stage
+from ocfcluster.ipc.session import NO_DESCRIPTOR, Incoming, Session, Stage
 from ocfcluster.ipc.subscription import Line
 from ocfcluster.protocol.effects import Topic
 
@@ -35,7 +36,7 @@ class Client:
     __slots__ = (
         "poller", "socket", "session", "connection", "peer", "pidfd", "name", "library", "line", "producers",
         "inbox", "inbox_bytes", "waiting", "reading", "writing", "dirty", "gone", "closing", "publishes",
-        "memberships",
+        "memberships", "greeting",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class Client:
         self.gone = False  # its socket is closed; what it published before may still wait
         self.closing = False  # to be closed once its output is written
         self.publishes: dict[int, Topic] = {}  # topics, as they stand, that it may publish to
+        self.greeting: TimerHandle | None = None  # rings when HELLO has not come in time
         self.memberships: Memberships | None = None  # in groups, once it has asked for one
 
     def read(self, buffer: memoryview) -> int:
@@ -85,9 +87,11 @@ class Client:
             descriptors = _descriptors(ancillary)
             self.session.receive(buffer[:size], descriptors)
             if flags & socket.MSG_CTRUNC:
-                text = "descriptors were lost on the way: too many in one message, or the agent has none left"
+                text = "descriptors were lost on the way: too many in one message"
                 self.session.fail(errno.EMFILE, text)
                 raise MalformedFrame(text)
+        elif flags & socket.MSG_CTRUNC:  # one was lent, and the agent has no number left for it
+            self.session.receive(buffer[:size], [NO_DESCRIPTOR])
         else:
             self.session.receive(buffer[:size])
         return size
@@ -122,9 +126,16 @@ class Client:
         if self.closing or session.stage is Stage.FAILED:
             self.poller.client_lost(self, "it was told why" if session.stage is Stage.FAILED else "")
 
+    def greeted(self) -> None:
+        """It has said HELLO, or is gone."""
+        if self.greeting is not None:
+            self.greeting.cancel()
+            self.greeting = None
+
     def release(self) -> None:
         """Close all descriptors; the loop watches none of them any more."""
         self.gone = True
+        self.greeted()
         self.socket.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)

@@ -49,7 +49,15 @@ from ocfcluster.ipc.delivery import Hub
 from ocfcluster.ipc.peer import open_pidfd, peer_credentials
 from ocfcluster.ipc.session import Incoming
 from ocfcluster.ipc.subscription import Subscription
-from ocfcluster.limits import CLIENTS, MILLISECOND_NS, RECEIVE_BURST
+from ocfcluster.limits import (
+    CLIENTS,
+    GREETING_NS,
+    MILLISECOND_NS,
+    RECEIVE_BURST,
+    REQUESTS_AT_ONCE,
+    SECOND_NS,
+    TOLD_AGAIN_NS,
+)
 from ocfcluster.net.redundant import Link
 from ocfcluster.net.transport import Transport
 from ocfcluster.protocol.effects import (
@@ -137,6 +145,7 @@ class Agent:
         self.clients: dict[int, Client] = {}
         self.stuck = StuckWatch(self.hub, self.clients, self._tell_local)
         self._last_connection = 0
+        self._shortage_told_at = self.started_at - TOLD_AGAIN_NS
         self._read_buffer = memoryview(bytearray(READ_BYTES))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -190,6 +199,11 @@ class Agent:
             self._running_loop().add_reader(descriptor, self.on_network)
             self._watched.append(descriptor)
 
+    def _unwatch_network(self) -> None:
+        for descriptor in self._watched:
+            self._running_loop().remove_reader(descriptor)
+        self._watched.clear()
+
     def leave(self, reason: str) -> None:
         """Ask the others to go on without this node, and serve until they do (the node bounds that); then end in
         order. Asked again: end at once."""
@@ -212,10 +226,20 @@ class Agent:
     def _on_mistake(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback raised: what it had begun is half done, so the agent must not go on as a member of the order."""
         error = context.get("exception")
-        log.critical("internal error", error=context.get("message", ""), exc_info=error)
-        if self.failure is None:
-            self.failure = error or RuntimeError(context.get("message", ""))
+        if self.failure is not None:
+            log.debug(
+                "internal error", error=context.get("message", ""), exc_info=error
+            )  # it follows from the first
+            return
+        # Before it is logged, which may fail as well where memory has run out.
+        self.failure = error or RuntimeError(context.get("message", ""))
+        self._unwatch_network()
+        if isinstance(error, MemoryError):
+            self.stop("the agent failed: out of memory")
+            log.critical("out of memory", text="this node ends: what it had begun is half done")
+        else:
             self.stop("the agent failed: internal error")
+            log.critical("internal error", error=context.get("message", ""), exc_info=error)
 
     async def _end(self) -> None:
         log.info("stopping", reason=self._stop_reason)
@@ -245,11 +269,9 @@ class Agent:
         self.closed = True
         self.reloading.close()
         self.absent.close()
-        loop = self._running_loop()
         if self._timer is not None:
             self._timer.cancel()
-        for descriptor in self._watched:
-            loop.remove_reader(descriptor)
+        self._unwatch_network()
         self._stop_listening()
         for client in list(self.clients.values()):
             self.client_lost(client, "")
@@ -296,6 +318,8 @@ class Agent:
 
         Publications go in before ``end_burst``, so that what came together leaves together.
         """
+        if self.failure is not None:
+            return  # what its parts hold does not fit together any more: nothing follows from it
         node = self.node
         intake = self.intake
         while True:
@@ -527,11 +551,25 @@ class Agent:
             except OSError as error:
                 if error.errno in (errno.ECONNABORTED, errno.EINTR):
                     continue
-                log.warning("no more clients can be taken for now", error=error.strerror)
+                if self._refuse_without_descriptor(listener, error):
+                    continue
                 self._running_loop().remove_reader(listener.socket.fileno())
                 self._running_loop().call_later(_ACCEPT_PAUSE_S, self._accept_again)
                 return
             self.admit(connected)
+
+    def _refuse_without_descriptor(self, listener: Listener, error: OSError) -> bool:
+        """There is none left for a program that connects: it is told so by the one that is kept for that."""
+        now = time.monotonic_ns()
+        if now - self._shortage_told_at >= TOLD_AGAIN_NS:
+            self._shortage_told_at = now
+            log.warning("no more clients can be taken for now", error=error.strerror)
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            return False
+        why = Error(errno.EMFILE, "this agent has no descriptors left (LimitNOFILE, ulimit -n)")
+        refused = listener.refuse(control_frame(Answer.ERROR, 0, why))
+        self.counters.clients_refused += refused
+        return refused
 
     def _accept_again(self) -> None:
         if self.listener is not None:
@@ -566,11 +604,17 @@ class Agent:
         if client.pidfd >= 0:
             self._running_loop().add_reader(client.pidfd, self._on_process_end, client)
         self.watch_client_readable(client, True)
+        client.greeting = self._running_loop().call_later(GREETING_NS / SECOND_NS, self._ungreeted, client)
         return client
+
+    def _ungreeted(self, client: Client) -> None:
+        """Whoever connects and says nothing keeps nobody else's place."""
+        self.fail(client, f"no HELLO came within {GREETING_NS // SECOND_NS} s")
+        self.settle(time.monotonic_ns())
 
     def _on_process_end(self, client: Client) -> None:
         """The process has ended; what it wrote before that still counts."""
-        while self._read(client) > 0:
+        while self._read(client, READ_BYTES) > 0:
             pass
         self.client_lost(client, "its process has ended")
         self.settle(time.monotonic_ns())
@@ -581,8 +625,19 @@ class Agent:
             self.client_lost(client, "")
         self.settle(time.monotonic_ns())
 
-    def _read(self, client: Client) -> int:
-        """One read, taken in: bytes, 0 if there are none now, -1 at the end of the connection."""
+    def go_on_later(self, client: Client) -> None:
+        self._running_loop().call_soon(self._go_on, client)
+
+    def _go_on(self, client: Client) -> None:
+        """With what a client has asked in one go, and others were before."""
+        if not client.gone:
+            self.intake.arrived(client)
+            self.intake.read_on(client)
+            self.settle(time.monotonic_ns())
+
+    def _read(self, client: Client, most: int = REQUESTS_AT_ONCE) -> int:
+        """One read, of which ``most`` requests are taken in at once: bytes, 0 if there are none now, -1 at the end of
+        the connection."""
         if client.gone:
             return -1
         try:
@@ -592,7 +647,7 @@ class Agent:
             log.warning("client failed", **self._who(client), error=str(error))
             client.write()
             return -1
-        self.intake.arrived(client)
+        self.intake.arrived(client, most)
         return size
 
     def fail(self, client: Client, reason: str) -> None:

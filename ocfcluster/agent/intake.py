@@ -19,7 +19,7 @@ from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.errors import Malformed
 from ocfcluster.ipc.peer import is_closed
 from ocfcluster.ipc.session import Incoming, Stage
-from ocfcluster.limits import INTAKE_BYTES, PRODUCERS_PER_NODE, RUN_BYTES, WINDOW_BYTES
+from ocfcluster.limits import INTAKE_BYTES, PRODUCERS_PER_NODE, REQUESTS_AT_ONCE, RUN_BYTES, WINDOW_BYTES
 from ocfcluster.protocol.effects import Topic
 from ocfcluster.protocol.state import FIRST_TOPIC_ID
 from ocfcluster.wire.frames import LOCAL_ID, Request
@@ -66,6 +66,9 @@ class Shell(Protocol):
         """The connection is gone, and all that came on it has gone on."""
 
     def watch_client_readable(self, client: Client, watch: bool) -> None: ...
+    def go_on_later(self, client: Client) -> None:
+        """Call ``arrived`` for it once the loop has turned."""
+
     def touch(self, client: Client) -> None:
         """The client's session has output."""
 
@@ -95,8 +98,9 @@ class Intake:
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    def arrived(self, client: Client) -> None:
-        """Take what one read of ``client`` brought."""
+    def arrived(self, client: Client, most: int = REQUESTS_AT_ONCE) -> None:
+        """Take what one read of ``client`` brought. Behind ``most`` requests the others have their turn first: the rest
+        waits, and nothing more is read, until ``arrived`` is called again."""
         requests = client.session.requests
         inbox = client.inbox
         while requests:
@@ -108,8 +112,14 @@ class Intake:
                 inbox.append(request)
             elif request.kind in ORDERED and inbox:
                 inbox.append(request)
-            else:
+            elif most:
+                most -= 1
                 self._shell.handle(client, request)
+            else:
+                requests.appendleft(request)
+                self._shell.watch_client_readable(client, False)
+                self._shell.go_on_later(client)
+                break
         if inbox and not client.waiting:
             client.waiting = True
             self.waiting.append(client)
@@ -160,7 +170,12 @@ class Intake:
         client.waiting = False
         if client.gone:
             self.forget_client(client)
-        elif not client.reading:
+        else:
+            self.read_on(client)
+
+    def read_on(self, client: Client) -> None:
+        """Read a client again of which nothing waits any more."""
+        if not (client.reading or client.waiting or client.session.requests):
             self._shell.watch_client_readable(client, True)
 
     def _hold_back(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -37,6 +38,7 @@ class Listener:
             Path(path).chmod(mode)
             self.socket.listen(_BACKLOG)
             found = Path(path).stat()
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # see refuse
         except OSError as error:
             self.socket.close()
             raise SetupError(
@@ -83,9 +85,34 @@ class Listener:
                 f"socket {path} of an agent that is gone cannot be removed: {error.strerror}"
             ) from None
 
+    def refuse(self, frame: bytes) -> bool:
+        """Where no descriptor is left: take one connection with the one that is kept for that, say ``frame`` and end
+        it, so that its program need not wait. False where none has come."""
+        self._give_spare()
+        try:
+            connected, _ = self.socket.accept()
+        except OSError:
+            return False
+        else:
+            with connected, contextlib.suppress(OSError):
+                connected.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return True
+        finally:
+            self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        with contextlib.suppress(OSError):  # others were quicker: the next time, then
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_spare(self) -> None:
+        spare, self._spare = self._spare, -1
+        if spare >= 0:
+            os.close(spare)
+
     def close(self) -> None:
         """Stop listening, and remove the path if it is still this socket's."""
         self.socket.close()
+        self._give_spare()
         try:
             found = Path(self.path).lstat()
             if (found.st_dev, found.st_ino) == self._inode:

@@ -26,7 +26,7 @@ from ocfcluster.agent.starts import Starts, kept_now, needs_order
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
 from ocfcluster.errors import InvalidArgument, Malformed, MalformedFrame
 from ocfcluster.ipc.peer import accept_lent
-from ocfcluster.ipc.session import Incoming, Stage
+from ocfcluster.ipc.session import NO_DESCRIPTOR, Incoming, Stage
 from ocfcluster.ipc.subscription import Held, Subscription
 from ocfcluster.limits import CLIENT_NAME_BYTES, GROUPS, TOPICS_PER_SUBSCRIPTION
 from ocfcluster.protocol.effects import Outcome
@@ -211,6 +211,7 @@ class Requests:
                 f"client's library ({hello.library[:CLIENT_NAME_BYTES]}) version {hello.version}",
             )
             return
+        client.greeted()
         client.name = hello.name[:CLIENT_NAME_BYTES]
         client.library = hello.library[:CLIENT_NAME_BYTES]
         self._welcome(client, request.request_id)
@@ -308,7 +309,8 @@ class Requests:
         try:
             event_socket = accept_lent(request.descriptor)
         except ValueError as error:
-            self._refuse(client, request.request_id, errno.EINVAL, str(error))
+            code = errno.EMFILE if request.descriptor == NO_DESCRIPTOR else errno.EINVAL
+            self._refuse(client, request.request_id, code, str(error))
             return
         if not isinstance(body, Subscribe):
             event_socket.close()

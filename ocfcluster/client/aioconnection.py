@@ -71,7 +71,7 @@ class AsyncConnection:
         self._connect()
         try:
             await self.until(lambda: self.session.stage is not Stage.GREETING, timeout)
-            reason = "it closed the connection"
+            reason = self.session.refusal or "it closed the connection"
         except WouldBlock:
             reason = "it did not answer in time"
         if self.session.stage is not Stage.READY:
@@ -120,7 +120,10 @@ class AsyncConnection:
             self.session.end(reason)
         self._after_input()
         if self.resume and self.session.stage is Stage.OFFLINE and not self.closed:
-            self._back_off_ns = RECONNECT_FIRST_NS
+            # As in Connection: who is refused keeps its back-off.
+            self._back_off_ns = (
+                min(2 * self._back_off_ns, RECONNECT_MAX_NS) if greeting else RECONNECT_FIRST_NS
+            )
             self._retry = self.loop.call_later(self._back_off_ns / SECOND_NS, self._reconnect)
 
     def _close_control(self) -> None:

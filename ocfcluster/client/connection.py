@@ -102,7 +102,9 @@ class Connection:
             ready = self.wait_until(lambda: self.session.stage is not Stage.GREETING, deadline_of(timeout))
             if ready and self.session.stage is Stage.READY:
                 return
-            reason = "it did not answer in time" if not ready else "it closed the connection"
+            reason = (
+                self.session.refusal or "it closed the connection" if ready else "it did not answer in time"
+            )
         self.close(flush_timeout=0)
         raise AgentUnreachable(f"the agent at {self.path} does not serve: {reason}")
 
@@ -134,7 +136,9 @@ class Connection:
             return
         self.control = None
         self._retire(control)
-        self._back_off_ns = RECONNECT_FIRST_NS
+        # Who is refused keeps the back-off of who finds nobody: a full agent is not to be stormed.
+        refused = self.session.stage is Stage.GREETING
+        self._back_off_ns = min(2 * self._back_off_ns, RECONNECT_MAX_NS) if refused else RECONNECT_FIRST_NS
         self._retry_at = time.monotonic() + self._back_off_ns / SECOND_NS
         self.session.lost(reason)
         if self.session.stage is Stage.GREETING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import select
 import socket
@@ -32,6 +33,9 @@ def dial_path(path: str) -> socket.socket:
         connecting.connect(path)
     except OSError as error:
         connecting.close()
+        if error.errno == errno.EAGAIN:
+            text = f"the agent at {path} has more connections waiting than it can take at once: try again"
+            raise AgentUnreachable(text) from None
         # Without an errno the path is none that a socket can have (too long), and no agent will ever be there.
         hint = "; start one with `ocfcluster agent`" if error.errno else ""
         raise AgentUnreachable(f"no agent at {path}: {error.strerror or error}{hint}") from None

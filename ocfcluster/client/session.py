@@ -153,7 +153,7 @@ class Session:
 
     __slots__ = (
         "stage", "welcome", "cluster_id", "full", "outgoing", "resume", "producers", "subscriptions", "topics",
-        "memberships", "shutdown_reason", "_library", "_name", "_buffer", "_effects", "_queue", "_in_flight",
+        "memberships", "refusal", "shutdown_reason", "_library", "_name", "_buffer", "_effects", "_queue", "_in_flight",
         "_lent", "_next_request", "_next_subscription", "_clock_ns", "_said", "_resumes_first", "_history_unknown",
     )  # fmt: skip
 
@@ -169,6 +169,7 @@ class Session:
         self.subscriptions: dict[int, SubscriptionState] = {}
         self.topics: dict[str, frames.Topic] = {}  # resolved names
         self.memberships = Memberships()
+        self.refusal = ""  # why the agent did not welcome this client, by its own word
         self.shutdown_reason = ""
         self._library = library
         self._name = check_name(name)
@@ -506,6 +507,7 @@ class Session:
             if isinstance(body, frames.Error):
                 self._said = body.message  # about the connection itself; the agent hangs up next
                 if self.stage is Stage.GREETING:
+                    self.refusal = body.message
                     raise MalformedFrame(f"the agent refused the connection: {body.message}")
                 return
             raise MalformedFrame(f"the agent answered request {request_id}, which is not under way")

@@ -72,10 +72,13 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def accept_lent(descriptor: int) -> socket.socket:
-    """The event socket that a client lends. Raises ValueError for anything but an AF_UNIX SOCK_SEQPACKET socket.
+    """The event socket that a client lends. Raises ValueError for anything but an AF_UNIX SOCK_SEQPACKET socket,
+    and for one that did not arrive.
 
     ``descriptor`` is the caller's no more: it is in the socket, or closed.
     """
+    if descriptor < 0:
+        raise ValueError("this agent has no descriptors left (LimitNOFILE, ulimit -n)")
     try:
         lent = socket.socket(fileno=descriptor)
     except OSError as error:

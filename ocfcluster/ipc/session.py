@@ -40,6 +40,7 @@ from ocfcluster.wire.frames import (
 
 Buffer = bytes | bytearray | memoryview
 
+NO_DESCRIPTOR: Final = -1  # in the place of one that was lent, and did not arrive
 HEADER_BYTES: Final = CONTROL_HEADER.size
 RECEIPTS_PER_FRAME: Final = 4096
 _LENGTH_ENTRY_BYTES: Final = 4  # a run of one event may come with a table of one length
@@ -57,7 +58,7 @@ class Incoming(NamedTuple):
     kind: int
     request_id: int
     body: bytes
-    descriptor: int  # lent with SUBSCRIBE, else -1; who takes the request off the queue owns it
+    descriptor: int  # lent with SUBSCRIBE, else NO_DESCRIPTOR; who takes the request off the queue owns it
 
 
 class Stage(Enum):
@@ -177,7 +178,7 @@ class Session:
         if kind == _PUBLISH:
             self.requests.append(body)
             return
-        descriptor = -1
+        descriptor = NO_DESCRIPTOR
         if kind == _HELLO:
             if self.stage is not Stage.GREETING:
                 raise MalformedFrame("HELLO comes once on a connection")
@@ -208,7 +209,7 @@ class Session:
 
     def abandoned_descriptors(self) -> list[int]:
         """Descriptors received and not handed out, for the caller to close when the connection ends."""
-        abandoned = list(self._descriptors)
+        abandoned = [descriptor for descriptor in self._descriptors if descriptor != NO_DESCRIPTOR]
         abandoned += [r.descriptor for r in self.requests if isinstance(r, Incoming) and r.descriptor >= 0]
         self._descriptors.clear()
         self.requests.clear()

@@ -263,6 +263,7 @@ class HandLoop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._readers: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
         self._writers: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
 
@@ -304,14 +305,20 @@ class HandLoop:
 
         return Handle()
 
+    def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
+        self._soon.append((callback, arguments))
+
     def call_soon_threadsafe(self, callback: Callable[..., None], *arguments: Any) -> None: ...
 
     def step(self, rounds: int = 100) -> None:
         """Until nothing is ready any more."""
         for _ in range(rounds):
             ready = self._epoll.poll(0)
-            if not ready:
+            soon, self._soon = self._soon, []
+            if not ready and not soon:
                 return
+            for callback, arguments in soon:
+                callback(*arguments)
             for descriptor, events in ready:
                 for table, mask in ((self._readers, ~select.EPOLLOUT), (self._writers, ~select.EPOLLIN)):
                     entry = table.get(descriptor)

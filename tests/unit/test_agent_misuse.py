@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ocfcluster.agent.config import AgentConfig, Limits
-from ocfcluster.limits import REQUESTS_UNANSWERED
+from ocfcluster.limits import REQUESTS_AT_ONCE, REQUESTS_UNANSWERED
 from ocfcluster.wire.frames import (
     CONTROL_HEADER,
     Answer,
@@ -152,3 +152,34 @@ def test_properties_that_nobody_could_read_end_the_connection_at_the_door(agent:
         client.send(CONTROL_HEADER.pack(len(run), Request.PUBLISH, 0, 0, 0) + run)
         client.answers()
         assert client.eof is ends
+
+
+def test_a_flood_of_requests_gives_others_their_turn_and_none_is_lost(agent: Bench) -> None:
+    flooder, other = agent.client(), agent.client()
+    topic_id = other.create_topic("t")
+    producer = flooder.open_producer()
+    before = agent.agent.counters.requests
+    run = build_run(RunKind.PUBLICATION, topic_id, producer, 1, [EVENT])
+    flood = b"".join(CONTROL_HEADER.pack(0, Request.STATUS, 0, 0, 100 + number) for number in range(200))
+    flooder.socket.send(flood + publish_frame(run))
+    other.socket.send(CONTROL_HEADER.pack(0, Request.STATUS, 0, 0, 99))
+    agent.loop.step(1)
+    assert 0 < agent.agent.counters.requests - before <= 2 * REQUESTS_AT_ONCE < 200
+    other.step = lambda: None
+    assert [request_id for _, request_id, _ in other.answers()] == [99]
+    answered = [request_id for _, request_id, _ in flooder.answers()]
+    assert answered == list(range(100, 300))
+    assert flooder.receipts == [(producer, 1, 1, 0, 1, 2)]  # behind all of them
+
+
+def test_what_a_flooder_published_before_it_ended_still_counts(agent: Bench) -> None:
+    flooder, other = agent.client(), agent.client()
+    topic_id = other.create_topic("t")
+    producer = flooder.open_producer()
+    run = build_run(RunKind.PUBLICATION, topic_id, producer, 1, [EVENT])
+    flood = b"".join(CONTROL_HEADER.pack(0, Request.STATUS, 0, 0, 100 + number) for number in range(200))
+    flooder.socket.send(flood + publish_frame(run))
+    agent.loop.step(1)
+    agent.agent._on_process_end(agent.agent.clients[1])
+    agent.step()
+    assert agent.node.published == 1
