@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+FUZZ := $(VENV)/.fuzz
 RELEASE := build/release-venv
 LOG := $(VENV)/setup.log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format bench bench-quick bench-compare bench-growth release audit pins clean
+.PHONY: help setup demo test test-long lint format bench bench-quick bench-compare bench-growth fuzz release audit pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +50,9 @@ release: $(RELEASE)/.ready ## wheel, source distribution, bill of materials and 
 audit: $(RELEASE)/.ready ## is all pinned, as installed, under known licences, and without known vulnerabilities?
 	@$(RELEASE)/bin/python -m release.audit $(ARGS)
 
+fuzz: $(FUZZ) ## feed every parser with inputs that coverage guides (ARGS=--help); 50 000 of each take some minutes
+	@$(BIN)/python -m fuzz $(ARGS)
+
 pins: ## pin the requirements anew (needs uv; ARGS=--upgrade for the newest versions)
 	@command -v uv >/dev/null || { echo "make pins needs uv on the PATH" >&2; exit 1; }
 	@requirements/compile.sh $(ARGS)
@@ -80,4 +84,11 @@ $(RELEASE)/.ready: requirements/release.txt
 	@mkdir -p build
 	@$(PYTHON) -m venv --clear $(RELEASE)
 	@$(RELEASE)/bin/python -m pip install -q --no-input --disable-pip-version-check --require-hashes -r requirements/release.txt
+	@touch $@
+
+# What only `make fuzz` needs; CI runs the same targets without it.
+$(FUZZ): $(STAMP) requirements/fuzz.txt
+	@echo "fuzz: installing $$(grep == requirements/fuzz.txt | cut -d' ' -f1)"
+	@$(BIN)/python -m pip install -q --no-input --disable-pip-version-check --require-hashes -r requirements/fuzz.txt >$(LOG) 2>&1 \
+	    || { cat $(LOG) >&2; echo "fuzz: failed, see above" >&2; exit 1; }
 	@touch $@

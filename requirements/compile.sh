@@ -17,3 +17,4 @@ pin requirements/build.txt pyproject.toml --group pyproject.toml:build --constra
 pin requirements/dev.txt pyproject.toml --group dev --constraint requirements/runtime.txt pyproject.toml "$@"
 pin requirements/release.txt pyproject.toml --group pyproject.toml:release --constraint requirements/dev.txt "$@"
 pin requirements/peers.txt requirements/peers.in requirements/peers.in "$@" # of what bench.compare measures beside us
+pin requirements/fuzz.txt requirements/fuzz.in requirements/fuzz.in "$@" # of `make fuzz`
