@@ -36,6 +36,9 @@ def main() -> int:
         "--json", type=Path, metavar="FILE", help="keep figures there, and go on from what it has"
     )
     parser.add_argument(
+        "--table", action="store_true", help="print the figures of --json FILE for docs; run nothing"
+    )
+    parser.add_argument(
         "--input", type=Path, metavar="FILE", help="run one input on the only TARGET, without atheris"
     )
     parser.add_argument(
@@ -53,6 +56,9 @@ def main() -> int:
         parser.error("--runs and --jobs are 1 or more")
     if asked.make_corpus:
         runner.make_corpus(chosen)
+        return 0
+    if asked.table:
+        print(runner.table(runner.Figures(asked.json)))
         return 0
     if asked.input is not None:
         if len(chosen) != 1:

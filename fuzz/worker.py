@@ -32,9 +32,8 @@ def main() -> None:
             return changed
         return target.mutate(data, random)[:most_bytes]
 
-    atheris.Setup(
-        [sys.argv[0], f"-max_len={target.most_bytes}", *flags], target.check, custom_mutator=mutator
-    )
+    again = f"{sys.executable} -m fuzz.worker {name}"  # as libFuzzer starts this program where it merges
+    atheris.Setup([again, f"-max_len={target.most_bytes}", *flags], target.check, custom_mutator=mutator)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115 - once
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
     atheris.Fuzz()

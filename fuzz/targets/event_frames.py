@@ -54,7 +54,7 @@ def check(data: bytes) -> None:
     frame = events._open(data, _NO_DESCRIPTOR)
     assert isinstance(frame, Frame)
     assert len(frame.runs) <= len(data) // RECORD_HEADER.size + 1
-    for run in frame.runs:
+    for run in frame.runs[:4]:
         read(run)
     control_frame(Request.SUBSCRIBE, 1, state.request())  # of the next agent, behind what came
 
@@ -67,7 +67,7 @@ def read(run: Run) -> None:
         assert Notice.decode(run.notice.encode()) == run.notice
     count = 0
     try:
-        for event in islice(run.events(), 5):
+        for event in islice(run.events(), 3):
             look_at(event)
             count += 1
         run.rest(count // 2)

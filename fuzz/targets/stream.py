@@ -74,7 +74,7 @@ def check(data: bytes) -> None:
         asked = well_formed(decode_request, request)
         assert asked is None or decode_request(encode_request(asked)) == asked
         while True:
-            received += await channel.receive(1)
+            received += await channel.receive(8)
 
     try:
         run(serve())

@@ -61,6 +61,12 @@ def test_inputs_made_of_these(name: str) -> None:
     holds()
 
 
+def test_the_document_names_every_target() -> None:
+    """``python -m fuzz --json FILE --table`` prints its table."""
+    text = (ROOT.parent / "docs" / "security.md").read_text()
+    assert [name for name in NAMES if f"| {name} |" not in text] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seeds_are_those_that_the_code_makes(name: str) -> None:
     """After a change of a format: ``python -m fuzz --make-corpus``."""
