@@ -30,7 +30,7 @@ TEXTS: Final = (
     "é\u2028",
 )
 STRANGE: Final[tuple[Any, ...]] = (None, True, False, 1.5, b"", b"\0" * 16, [], {}, [[]], {1: 1}, {"": None})
-DEEP: Final = 2000  # more than Python's recursion takes
+DEEP: Final = 1500  # more than Python's recursion takes
 
 Mutate = Callable[[bytes, Random], bytes]
 

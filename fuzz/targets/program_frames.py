@@ -9,7 +9,7 @@ import errno
 from collections.abc import Iterator
 from typing import Any, Final
 
-from fuzz.mutation import framed
+from fuzz.mutation import DEEP, framed
 from fuzz.target import Target, taken
 from ocfcluster.client.producer import Batch
 from ocfcluster.client.session import Session, Stage
@@ -125,6 +125,8 @@ def seeds() -> Iterator[bytes]:
     yield b"\0\0" + welcome + control_frame(Answer.SHUTDOWN, 0, frames.Shutdown("bye"))
     yield b"\0\0" + control_frame(Answer.ERROR, 0, frames.Error(errno.EPROTO, "no"))
     yield b"\0\0" + welcome + control_frame(Answer.ERROR, 2, frames.Error(errno.EINVAL, "no topic"))
+    deep = b"\x91\x81\xa1a" + b"\x91" * DEEP + b"\xc0"
+    yield b"\0\0" + welcome + CONTROL_HEADER.pack(len(deep), Answer.STATUS, 0, 0, 6) + deep
     other = frames.Welcome(1, "0.1", "fuzz", "f" * 32, 1, 0x1002, 6, 65_536, "safe")
     yield b"\0\0" + welcome + b"".join(answered) + control_frame(Answer.WELCOME, 0, other)
 

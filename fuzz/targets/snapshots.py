@@ -34,7 +34,7 @@ from ocfcluster.protocol.state import FIRST_TOPIC_ID, ReplicatedState
 from ocfcluster.protocol.streams import OriginStream
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import Extent
-from ocfcluster.wire.run import RunKind, build_run
+from ocfcluster.wire.run import RunKind, build_run, check_run
 from ocfcluster.wire.topics import DEFAULT_SETTINGS, Retention, TopicSettings
 
 _HEAD: Final = struct.Struct("<IQ")
@@ -75,6 +75,7 @@ def restored(snapshot: bytes) -> None:
     while log.runs:
         held = log.runs.popleft()
         if held.origin is not None:
+            check_run(held.run)
             state.apply(held.run, held.origin.node_id, held.origin.incarnation, held.order_time, True, items)
     for stream in found.streams:
         stream.add(Extent(stream.contiguous + 1, 1, 4, b"abcd"))
@@ -168,6 +169,9 @@ def seeds() -> Iterator[bytes]:
     giver.publish(2, build_run(RunKind.PUBLICATION, FIRST_TOPIC_ID, producer, 3, [b"c"] * 4), 50)
     giver.publish(2, build_run(RunKind.PUBLICATION, FIRST_TOPIC_ID, producer, 7, [b"d" * 90])[:-50], 51)
     yield bytes([_MENDED_SNAPSHOT]) + giver.snapshot(giver.delivered - 1)
+    damaged = bytearray(giver.snapshot(giver.delivered - 1))
+    damaged[damaged.index(b"cccc") - 4] ^= 1  # the bytes of properties in the header of a run that waits
+    yield bytes([_MENDED_SNAPSHOT]) + bytes(damaged)
     giver.publish(1, b"\xff" * 30, 52)
     yield bytes([_MENDED_SNAPSHOT]) + giver.snapshot(giver.delivered)
     topics = encode_topics([(16, "t", False, DEFAULT_SETTINGS), (18, "u", True, keeping)], 19, 30)
