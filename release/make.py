@@ -44,7 +44,7 @@ WHERE: Final = f"import {PACKAGE}, sys; print({PACKAGE}.__file__); print({PACKAG
 @contextmanager
 def step(text: str) -> Iterator[None]:
     """A line that says what is done, and then how long it took."""
-    print(f"release: {text:68}", end="", flush=True)
+    print(f"release: {text:74}", end="", flush=True)
     began = time.monotonic()
     try:
         yield
