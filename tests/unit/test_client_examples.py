@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 
 import ocfcluster
 from ocfcluster import errors, ocf
@@ -37,6 +38,7 @@ def test_the_guides_examples(
 
 
 def test_the_guides_embedded_example(capsys: pytest.CaptureFixture[str]) -> None:
+    structlog.reset_defaults()  # another test of this process may have set it up, and then its log is printed
     [example] = [one for one in EXAMPLES if "EmbeddedAgent" in one]
     exec(compile(example, str(GUIDE), "exec"), {"__name__": "example"})
     assert capsys.readouterr().out.splitlines()[1] == "1 b'4711'"
