@@ -151,12 +151,14 @@ def table(figures: Figures) -> str:
     for name, found in sorted(figures.document["targets"].items()):
         reached = ", ".join(f"{file} {percent} %" for file, percent in found.get("reached", {}).items())
         speed = found["executions"] / found["seconds"] if found["seconds"] else 0
-        rows.append(
-            f"| {name} | {found['executions']:,} | {speed:,.0f} | {found['edges']} | {reached} | "
-            f"{found.get('memory_bytes', 0) // 1024} |"
-        )
+        counts = " | ".join(map(grouped, (found["executions"], round(speed), found["edges"])))
+        rows.append(f"| {name} | {counts} | {reached} | {found.get('memory_bytes', 0) // 1024} |")
     total = sum(found["executions"] for found in figures.document["targets"].values())
-    return "\n".join([*rows, f"| all | {total:,} | | | | |"])
+    return "\n".join([*rows, f"| all | {grouped(total)} | | | | |"])
+
+
+def grouped(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
 
 
 def make_corpus(names: list[str]) -> None:
