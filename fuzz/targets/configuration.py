@@ -30,6 +30,7 @@ def check(data: bytes) -> None:
     assert isinstance(config, AgentConfig)
     assert len(config.cluster.table()) <= NODES
     assert config.transport() in ("multicast", "unicast", "memory")
+    assert "\0" not in config.node.state_dir + config.node.socket + config.security.key_file
     config.times()
     config.replicated_limits()
     config.network.all()

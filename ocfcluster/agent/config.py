@@ -422,6 +422,13 @@ def _impossible_path(network: RedundantNetwork, transport: str) -> str:
 
 
 def _impossible_values(config: AgentConfig) -> str:
+    paths = {
+        "node.state_dir": config.node.state_dir, "node.socket": config.node.socket,
+        "security.key_file": config.security.key_file,
+    }  # fmt: skip
+    for key, path in paths.items():
+        if "\0" in path:
+            return f"{key}: {path!r:.80} holds a NUL"
     if config.timing.suspicion_ms < 4 * config.timing.heartbeat_ms:
         return (
             f"timing.suspicion_ms: {config.timing.suspicion_ms} is less than four heartbeats of "

@@ -149,6 +149,7 @@ def test_networks_take_from_the_section_what_they_do_not_say(tmp_path: Path) -> 
         ("[node]\nsocket = 7", ["node.socket", "text in quotes", "a whole number"]),
         ("[node]\nsocket_mode = '660'", ["node.socket_mode", "0660"]),
         ("node = 3", ["node", "a table"]),
+        ('[security]\nkey_file = "/k\\u0000"', ["security.key_file", "NUL"]),
         ("x = " + "[" * 3000, ["nested too deeply"]),
         ("x = " + "9" * 5000, ["too many digits"]),
         ("[cluster]\ndelivery = 'fast'", ["cluster.delivery", '"safe" or "agreed"']),
