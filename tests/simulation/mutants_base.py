@@ -9,16 +9,21 @@ from typing import Any
 from unittest.mock import patch
 
 Patches = list[Any]
+ANYWHERE = "replicated state"  # where nodes differ at all, it shows here, sometimes before anything else
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """``rules``: what the checker may call it."""
+    """``rules``: what the checker may call it, beside ANYWHERE."""
 
     name: str
     mistake: str
     rules: tuple[str, ...]
     patches: Callable[[], Patches]
+
+    def explains(self, rule: str) -> bool:
+        """Whether a violation of ``rule`` comes of this mistake."""
+        return rule == ANYWHERE or rule in self.rules
 
     @contextmanager
     def applied(self) -> Iterator[None]:

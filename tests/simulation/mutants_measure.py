@@ -93,8 +93,9 @@ def main() -> None:
         for done in as_completed(hunts):
             place, one, took = done.result()
             mutant = MUTANTS[place]
-            fits = "" if one is None or one.rule in mutant.rules else " (NOT a rule of it)"
-            print(f"{mutant.name}: {one or 'NOT FOUND'}{fits} in {took:.0f} s", flush=True)
+            fits = "" if one is None or mutant.explains(one.rule) else " (NOT a rule of it)"
+            what = "NOT FOUND" if one is None else f"seed {one.seed}, {one.rule}: {one.violation:.120}"
+            print(f"{mutant.name}: {what}{fits} in {took:.0f} s", flush=True)
             if one is not None:
                 found[mutant.name] = one
     if given.write:

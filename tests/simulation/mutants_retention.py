@@ -18,7 +18,7 @@ from ocfcluster.protocol.state import ReplicatedState, StateImage
 from ocfcluster.wire.topics import Access
 from tests.simulation.mutants_base import Mutant, Patches, around
 
-KEPT = ("replicated state", "retention", "client")
+KEPT = ("retention", "client")
 
 
 def _by_the_local_clock() -> Patches:
@@ -81,7 +81,7 @@ RETENTION = (
     Mutant(
         "snapshot without permissions",
         "who joins believes that anybody may use each topic",
-        ("replicated state",),
+        (),
         _snapshot_without_access,
     ),
     Mutant(
