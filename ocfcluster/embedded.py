@@ -174,7 +174,7 @@ class EmbeddedAgent:
         if agent is None:
             theirs.close()  # between two incarnations: the client tries again
         else:
-            agent.admit(theirs)
+            agent.connections.admit(theirs)
 
 
 class _InThread(Incarnations):

@@ -141,7 +141,7 @@ class Components:
     def _refuse(self, client: Client, header: RunHeader, code: int, why: str) -> int:
         if not client.gone:
             client.session.answer(0, Answer.REFUSED, Refused(header.producer, header.first_number, why))
-            self._agent.touch(client)
+            self._agent.connections.touch(client)
         return code
 
     def report(self, client: Client, report: Report) -> tuple[int, str]:
@@ -184,7 +184,7 @@ class Components:
                     errno.EBUSY,
                     f"topic {RAW.name!r}: process {pid} is the membership component of this node",
                 )
-            self._agent.client_lost(owner, "another component takes its place")
+            self._agent.connections.client_lost(owner, "another component takes its place")
         return 0, ""
 
     def begin(self, subscription: Subscription, positions: Mapping[str, Position]) -> None:
@@ -237,7 +237,7 @@ class Components:
             raise AgentUnreachable(
                 f"the agent has no connection for its own component: {error.strerror}"
             ) from None
-        client = self._agent.admit(theirs, own=True)
+        client = self._agent.connections.admit(theirs, own=True)
         if client is None:
             ours.close()
             raise AgentUnreachable("the agent cannot tell who its own component is")

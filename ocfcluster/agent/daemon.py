@@ -19,9 +19,10 @@ from typing import Any, Final
 import structlog
 
 from ocfcluster.agent.absent import AbsentNetworks
-from ocfcluster.agent.clients import READ_BYTES, Client
 from ocfcluster.agent.components import LAST_WORD_S, Components
 from ocfcluster.agent.config import AgentConfig, TopicSetting
+from ocfcluster.agent.connections import Connections
+from ocfcluster.agent.event_sockets import EventSockets
 from ocfcluster.agent.external_views import ExternalViews
 from ocfcluster.agent.hooks import Hooks, Teller
 from ocfcluster.agent.intake import Intake
@@ -44,19 +45,10 @@ from ocfcluster.agent.status import status_document
 from ocfcluster.agent.stuck import StuckWatch
 from ocfcluster.agent.views import Views
 from ocfcluster.components.connectivity import Link as Connection
-from ocfcluster.errors import MalformedFrame
 from ocfcluster.ipc.delivery import Hub
-from ocfcluster.ipc.peer import open_pidfd, peer_credentials
-from ocfcluster.ipc.session import Incoming
-from ocfcluster.ipc.subscription import Subscription
 from ocfcluster.limits import (
-    CLIENTS,
-    GREETING_NS,
     MILLISECOND_NS,
     RECEIVE_BURST,
-    REQUESTS_AT_ONCE,
-    SECOND_NS,
-    TOLD_AGAIN_NS,
 )
 from ocfcluster.net.redundant import Link
 from ocfcluster.net.transport import Transport
@@ -80,9 +72,7 @@ from ocfcluster.protocol.effects import (
 )
 from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.wire import control
-from ocfcluster.wire.frames import Answer, Error, Full, LeftOut, NoticeCode, Reached, Shutdown, control_frame
-from ocfcluster.wire.group import LeaveReason
-from ocfcluster.wire.run import RunHeader
+from ocfcluster.wire.frames import Answer, NoticeCode, Shutdown
 
 _ACCEPTS: Final = 16  # connections taken at once, so that a storm of them does not hold up the order
 _ACCEPT_PAUSE_S: Final = 0.2  # after the system has run out of descriptors
@@ -125,14 +115,17 @@ class Agent:
         self.counters = Counters()
         self.started_at = time.monotonic_ns()
         self.node = make_node(self.started_at, time.time_ns())
-        self.hub = Hub(self)
+        self.event_sockets = EventSockets(self)
+        self.hub = Hub(self.event_sockets)
+        self.connections = Connections(self)
+        self.clients = self.connections.clients
         self.local = LocalTopics()
         self.hooks: Hooks | None = None  # the process's, told how this incarnation fares
         self.teller: Teller = Teller(self)
         self.reloading: Reloading = Reloading(self)
         self.absent = AbsentNetworks(self)
-        self.names = NameService(self._running_loop, self._names_answered)
-        self.intake = Intake(self.node, self.local, self, self.counters)
+        self.names = NameService(self.running_loop, self._names_answered)
+        self.intake = Intake(self.node, self.local, self.connections, self.counters)
         self.requests = Requests(self)
         self.groups = self.requests.groups
         self.components = Components(self)
@@ -142,11 +135,7 @@ class Agent:
             (ExternalViews if external else Views)(self.hub, self.local), self.components.current,
         )  # fmt: skip
         self.router.views.on_view = partial(self.teller.tell, "primary", "a view with this node is in force")
-        self.clients: dict[int, Client] = {}
         self.stuck = StuckWatch(self.hub, self.clients, self._tell_local)
-        self._last_connection = 0
-        self._shortage_told_at = self.started_at - TOLD_AGAIN_NS
-        self._read_buffer = memoryview(bytearray(READ_BYTES))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
@@ -166,8 +155,6 @@ class Agent:
         self.topics_asked = False  # those of the configuration are made
         self.closed = False
         self._watched: list[int] = []
-        self._served: Subscription | None = None  # the one whose socket has got room, while it is written to
-        self._watch_served = False
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -180,7 +167,7 @@ class Agent:
             self._stopping.set()
         self.watch_network(self.transport)
         if self.listener is not None:
-            loop.add_reader(self.listener.socket.fileno(), self.on_connection)
+            loop.add_reader(self.listener.socket.fileno(), self.connections.arrived)
         self.snapshots.start(loop)
         self.absent.start()
         try:
@@ -196,12 +183,12 @@ class Agent:
     def watch_network(self, transport: Transport) -> None:
         """Read what comes by ``transport``, this agent's or a part of it."""
         for descriptor in transport.filenos():
-            self._running_loop().add_reader(descriptor, self.on_network)
+            self.running_loop().add_reader(descriptor, self.on_network)
             self._watched.append(descriptor)
 
     def _unwatch_network(self) -> None:
         for descriptor in self._watched:
-            self._running_loop().remove_reader(descriptor)
+            self.running_loop().remove_reader(descriptor)
         self._watched.clear()
 
     def leave(self, reason: str) -> None:
@@ -274,7 +261,7 @@ class Agent:
         self._unwatch_network()
         self._stop_listening()
         for client in list(self.clients.values()):
-            self.client_lost(client, "")
+            self.connections.client_lost(client, "")
         self.names.close()
         self.requests.forget_history()  # what was asked of the order, and the sockets lent for it
         self.snapshots.close()
@@ -290,10 +277,10 @@ class Agent:
     def _stop_listening(self) -> None:
         listener, self.listener = self.listener, None
         if listener is not None:
-            self._running_loop().remove_reader(listener.socket.fileno())
+            self.running_loop().remove_reader(listener.socket.fileno())
             listener.close()
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             raise RuntimeError("the agent does not run")
         return self._loop
@@ -400,7 +387,7 @@ class Agent:
                 return
             self._timer.cancel()
         self._timer_at = due
-        self._timer = self._running_loop().call_later(max(0, due - now) / 1e9, self.on_timer)
+        self._timer = self.running_loop().call_later(max(0, due - now) / 1e9, self.on_timer)
 
     def on_timer(self) -> None:
         self._timer = None
@@ -413,7 +400,7 @@ class Agent:
 
     def _persist(self, effect: Persist) -> None:
         self.counters.persists += 1
-        self._writer.write(effect.token, effect.record, self._running_loop())
+        self._writer.write(effect.token, effect.record, self.running_loop())
 
     def _persisted(self, token: int, error: OSError | None) -> None:
         text = "" if error is None else error.strerror or str(error)
@@ -506,7 +493,7 @@ class Agent:
         self.topics_asked = False
         for client in list(self.clients.values()):
             client.session.fail(errno.ENOTCONN, reason)
-            self.touch(client)
+            self.connections.touch(client)
 
     def _news(self, news: News) -> None:
         (log.info if news.code in _GOOD_NEWS else log.warning)("cluster", code=news.code, text=news.text)
@@ -539,269 +526,16 @@ class Agent:
 
     # --- connections ------------------------------------------------------------------------------------------
 
-    def on_connection(self) -> None:
-        listener = self.listener
-        if listener is None:
-            return
-        for _ in range(_ACCEPTS):
-            try:
-                connected, _address = listener.socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.ECONNABORTED, errno.EINTR):
-                    continue
-                if self._refuse_without_descriptor(listener, error):
-                    continue
-                self._running_loop().remove_reader(listener.socket.fileno())
-                self._running_loop().call_later(_ACCEPT_PAUSE_S, self._accept_again)
-                return
-            self.admit(connected)
-
-    def _refuse_without_descriptor(self, listener: Listener, error: OSError) -> bool:
-        """There is none left for a program that connects: it is told so by the one that is kept for that."""
-        now = time.monotonic_ns()
-        if now - self._shortage_told_at >= TOLD_AGAIN_NS:
-            self._shortage_told_at = now
-            log.warning("no more clients can be taken for now", error=error.strerror)
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
-            return False
-        why = Error(errno.EMFILE, "this agent has no descriptors left (LimitNOFILE, ulimit -n)")
-        refused = listener.refuse(control_frame(Answer.ERROR, 0, why))
-        self.counters.clients_refused += refused
-        return refused
-
-    def _accept_again(self) -> None:
-        if self.listener is not None:
-            self._running_loop().add_reader(self.listener.socket.fileno(), self.on_connection)
-
-    def admit(self, connected: socket.socket, *, own: bool = False) -> Client | None:
-        """A program's connection, which is the agent's from here on; None where it is refused. ``own``: the built-in
-        component's, which counts for no limit."""
-        connected.setblocking(False)
-        most = min(CLIENTS, self.config.limits.clients)
-        if len(self.clients) - self.components.connected >= most and not own:
-            self.counters.clients_refused += 1
-            frame = control_frame(
-                Answer.ERROR, 0, Error(errno.ENOMEM, f"this agent has its {most} clients (limits.clients)")
-            )
-            try:
-                connected.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except OSError:
-                pass  # it is refused in any case
-            connected.close()
-            return None
-        try:
-            peer = peer_credentials(connected)
-        except OSError:
-            connected.close()
-            return None
-        self.counters.clients_accepted += 1
-        self._last_connection = connection = self._last_connection % 0xFFFF_FFFF + 1
-        client = Client(self, connected, connection, peer, self.hub.open_line(connection), self.event_bytes())
-        self.clients[connection] = client
-        client.pidfd = -1 if own else open_pidfd(connected, peer)
-        if client.pidfd >= 0:
-            self._running_loop().add_reader(client.pidfd, self._on_process_end, client)
-        self.watch_client_readable(client, True)
-        client.greeting = self._running_loop().call_later(GREETING_NS / SECOND_NS, self._ungreeted, client)
-        return client
-
-    def _ungreeted(self, client: Client) -> None:
-        """Whoever connects and says nothing keeps nobody else's place."""
-        self.fail(client, f"no HELLO came within {GREETING_NS // SECOND_NS} s")
-        self.settle(time.monotonic_ns())
-
-    def _on_process_end(self, client: Client) -> None:
-        """The process has ended; what it wrote before that still counts."""
-        while self._read(client, READ_BYTES) > 0:
-            pass
-        self.client_lost(client, "its process has ended")
-        self.settle(time.monotonic_ns())
-
-    def on_client(self, client: Client) -> None:
-        """A client's socket has something to read: one read, then the burst is over."""
-        if self._read(client) < 0:
-            self.client_lost(client, "")
-        self.settle(time.monotonic_ns())
-
-    def go_on_later(self, client: Client) -> None:
-        self._running_loop().call_soon(self._go_on, client)
-
-    def _go_on(self, client: Client) -> None:
-        """With what a client has asked in one go, and others were before."""
-        if not client.gone:
-            self.intake.arrived(client)
-            self.intake.read_on(client)
-            self.settle(time.monotonic_ns())
-
-    def _read(self, client: Client, most: int = REQUESTS_AT_ONCE) -> int:
-        """One read, of which ``most`` requests are taken in at once: bytes, 0 if there are none now, -1 at the end of
-        the connection."""
-        if client.gone:
-            return -1
-        try:
-            size = client.read(self._read_buffer)
-        except MalformedFrame as error:
-            self.counters.clients_failed += 1
-            log.warning("client failed", **self._who(client), error=str(error))
-            client.write()
-            return -1
-        self.intake.arrived(client, most)
-        return size
-
-    def fail(self, client: Client, reason: str) -> None:
-        """The client broke the protocol: tell it why, then close."""
-        if client.gone:
-            return
-        self.counters.clients_failed += 1
-        log.warning("client failed", **self._who(client), error=reason)
-        client.session.fail(errno.EPROTO, reason)
-        self.touch(client)
-
-    def client_lost(self, client: Client, reason: str) -> None:
-        """Close a connection and what hangs on it; its producers stay known."""
-        if client.gone:
-            return
-        loop = self._running_loop()
-        if client.reading:
-            loop.remove_reader(client.socket.fileno())
-            client.reading = False
-        if client.writing:
-            loop.remove_writer(client.socket.fileno())
-            client.writing = False
-        if client.pidfd >= 0:
-            loop.remove_reader(client.pidfd)
-        now = time.monotonic_ns()
-        self.components.client_lost(client)
-        for subscription in self.hub.close_line(client.line, now):
-            subscription.socket.close()
-        del self.clients[client.connection]
-        client.release()
-        self.intake.forget_client(client)
-        log.debug("client gone", **self._who(client), reason=reason)
-
-    @staticmethod
-    def _who(client: Client) -> dict[str, Any]:
-        return {
-            "connection": client.connection, "name": client.name, "pid": client.peer.pid, "uid": client.peer.uid,
-        }  # fmt: skip
-
-    def handle(self, client: Client, request: Incoming) -> None:
-        self.requests.handle(client, request)
-
-    def publish_refusal(self, client: Client, topic: Topic) -> int:
-        return self.requests.permissions.publish_refusal(client, topic)
-
-    def door(self, client: Client, topic_id: int, run: bytes, header: RunHeader) -> int:
-        return self.components.door(client, topic_id, run, header)
-
     def _names_answered(self) -> None:
         """Look-ups have ended, and those who waited for them were told."""
         self.intake.names_answered()
         self.settle(time.monotonic_ns())
 
-    def group_topic(self, topic_id: int) -> Topic | None:
-        group = self.node.groups.by_id.get(topic_id)
-        return None if group is None else group.topic
-
-    def client_done(self, client: Client) -> None:
-        self.groups.end(client, LeaveReason.DIED)
-
-    def deliver_local(self, run: bytes, header: RunHeader, skip: int, seq: int, ev_id: int) -> None:
-        self.router.deliver_local(
-            run, header, skip, seq, ev_id, self.config.node.id, self.incarnation, self.router.views.m_sequence
-        )
-
-    def touch(self, client: Client) -> None:
-        """The client's session has output: write it when the burst is over."""
-        if not client.dirty:
-            client.dirty = True
-            self.router.touched.append(client)
-
     # --- what the parts ask of the loop -----------------------------------------------------------------------
-
-    def watch_client_readable(self, client: Client, watch: bool) -> None:
-        if client.gone or client.reading == watch:
-            return
-        client.reading = watch
-        if watch:
-            self._running_loop().add_reader(client.socket.fileno(), self.on_client, client)
-        else:
-            self._running_loop().remove_reader(client.socket.fileno())
-
-    def watch_client_writable(self, client: Client, watch: bool) -> None:
-        if client.gone or client.writing == watch:
-            return
-        client.writing = watch
-        if watch:
-            self._running_loop().add_writer(client.socket.fileno(), client.write)
-        else:
-            self._running_loop().remove_writer(client.socket.fileno())
-
-    def watch_writable(self, subscription: Subscription, watch: bool) -> None:
-        event_socket = subscription.socket
-        if not isinstance(event_socket, socket.socket) or event_socket.fileno() < 0:
-            return
-        if subscription is self._served:
-            self._watch_served = watch  # a slow subscriber fills up again at once: see then
-        elif watch:
-            self._running_loop().add_writer(event_socket.fileno(), self._on_event_room, subscription)
-        else:
-            self._running_loop().remove_writer(event_socket.fileno())
-
-    def _on_event_room(self, subscription: Subscription) -> None:
-        now = time.monotonic_ns()
-        hub = self.hub
-        was_full = bool(hub.full)
-        catches_up = subscription.replay is not None
-        if catches_up:
-            self.catch_up()  # what is kept must be what was delivered
-        self._served = subscription
-        self._watch_served = True
-        hub.writable(subscription, now)
-        self._end_serving()
-        if was_full or hub.full or self.router.touched or catches_up:
-            self.settle(now)
-
-    def _end_serving(self) -> None:
-        """Stop watching the socket that was written to if it took all."""
-        subscription, self._served = self._served, None
-        if subscription is not None and not self._watch_served:
-            self.watch_writable(subscription, False)
-
-    def full_changed(self, full: bool) -> None:
-        self.node.set_full(full)
-
-    def own_full_changed(self, connection: int, full: list[int]) -> None:
-        client = self.clients.get(connection)
-        if client is not None:
-            client.session.answer(0, Answer.FULL, Full(full))
-            self.touch(client)
-
-    def left_out(self, subscription: Subscription, positions: dict[int, int]) -> None:
-        client = self.clients.get(subscription.line.connection)
-        if client is not None:
-            reached = [Reached(topic_id, seq) for topic_id, seq in positions.items()]
-            client.session.answer(0, Answer.LEFT_OUT, LeftOut(subscription.number, reached))
-            self.touch(client)
-
-    def tick(self, now: int) -> None:
-        self.stuck.look(now)
 
     def _tell_local(self, document: Mapping[str, Any], properties: Mapping[str, str]) -> None:
         """An event on ``oc.local``."""
         tell_local(self.hub, self.local, (self.config.node.id, self.incarnation), document, properties)
-
-    def subscription_broken(self, subscription: Subscription) -> None:
-        if subscription is self._served:
-            self._end_serving()
-        subscription.socket.close()
-
-    def end_subscription(self, subscription: Subscription) -> None:
-        """Unsubscribed: out of the poller first, then closed (the library's copy would keep it registered)."""
-        self.hub.remove(subscription, time.monotonic_ns())
-        subscription.socket.close()
 
 
 def new_incarnation() -> int:

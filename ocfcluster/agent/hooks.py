@@ -240,7 +240,7 @@ class Teller:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._topic = HookTopic(agent.local, agent.deliver_local)
+        self._topic = HookTopic(agent.local, agent.connections.deliver_local)
 
     def notified(self, notification: Notification) -> None:
         if notification.code is NotificationCode.NOT_PRIMARY:

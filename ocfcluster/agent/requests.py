@@ -135,7 +135,7 @@ class Requests:
             _close(request.descriptor)
             return
         self._agent.counters.requests += 1
-        self._agent.touch(client)
+        self._agent.connections.touch(client)
         if request.kind != Request.GOODBYE and not session.admits(request):
             _close(request.descriptor)
             session.refuse(
@@ -150,7 +150,7 @@ class Requests:
                 raise MalformedFrame(f"a request of kind {request.kind} carries a body")
         except MalformedFrame as error:
             _close(request.descriptor)
-            self._agent.fail(client, str(error))
+            self._agent.connections.fail(client, str(error))
             return
         if request.kind in _LOOKING:
             self._agent.catch_up()
@@ -189,12 +189,12 @@ class Requests:
     def _answer(self, client: Client, request_id: int, kind: Answer, body: Body | None = None) -> None:
         if not client.gone:
             client.session.answer(request_id, kind, body)
-            self._agent.touch(client)
+            self._agent.connections.touch(client)
 
     def _refuse(self, client: Client, request_id: int, code: int, message: str) -> None:
         if not client.gone:
             client.session.refuse(request_id, code, message)
-            self._agent.touch(client)
+            self._agent.connections.touch(client)
 
     # --- the connection ---------------------------------------------------------------------------------------
 
@@ -202,10 +202,10 @@ class Requests:
         try:
             hello = client.session.hello(request)
         except MalformedFrame as error:
-            self._agent.fail(client, str(error))
+            self._agent.connections.fail(client, str(error))
             return
         if hello.version != LOCAL_PROTOCOL_VERSION:
-            self._agent.fail(
+            self._agent.connections.fail(
                 client,
                 f"this agent ({__version__}) speaks version {LOCAL_PROTOCOL_VERSION} of the local protocol, the "
                 f"client's library ({hello.library[:CLIENT_NAME_BYTES]}) version {hello.version}",
@@ -449,7 +449,7 @@ class Requests:
         if subscription is None:
             self._refuse(client, request.request_id, errno.EINVAL, "no such subscription on this connection")
             return
-        self._agent.end_subscription(subscription)
+        self._agent.event_sockets.end_subscription(subscription)
         self._answer(client, request.request_id, Answer.DONE)
 
     def on_out_of_line(self, client: Client, request: Incoming, body: Body | None) -> None:

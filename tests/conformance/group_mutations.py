@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ocfcluster.agent import groups as agent_groups
-from ocfcluster.agent.daemon import Agent
+from ocfcluster.agent.connections import Connections
 from ocfcluster.agent.groups import Groups
 from ocfcluster.agent.requests import Requests
 from ocfcluster.client import replies
@@ -74,7 +74,7 @@ def what_is_for_one_is_for_all() -> None:
 @of_agent("G1", "a_process_that_dies_leaves", agents=1)
 def the_dead_stay_members() -> None:
     """The end of a process is nothing to the groups that it is in."""
-    wrap(Agent, "client_done", lambda _original, _self, _client: None)
+    wrap(Connections, "client_done", lambda _original, _self, _client: None)
 
 
 @of_agent("G1", "a_node_that_dies_leaves")

@@ -341,7 +341,7 @@ class Bench:
         )  # fmt: skip
         self.loop = HandLoop()
         self.agent._loop = self.loop  # type: ignore[assignment]
-        self.loop.add_reader(self.agent.listener.socket.fileno(), self.agent.on_connection)
+        self.loop.add_reader(self.agent.listener.socket.fileno(), self.agent.connections.arrived)
         self.agent.settle(time.monotonic_ns())
         self._clients: list[RawClient] = []
 

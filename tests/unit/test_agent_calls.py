@@ -34,7 +34,7 @@ def calls_per_run(agent: Bench, client: RawClient, run_of: Any) -> tuple[float, 
     gc.disable()  # others hang callbacks on it
     sys.setprofile(count)
     try:
-        while connected.read(agent.agent._read_buffer) > 0:
+        while connected.read(agent.agent.connections._read_buffer) > 0:
             agent.agent.intake.arrived(connected)
         agent.agent.settle(0)
     finally:

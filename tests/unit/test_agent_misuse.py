@@ -180,6 +180,6 @@ def test_what_a_flooder_published_before_it_ended_still_counts(agent: Bench) -> 
     flood = b"".join(CONTROL_HEADER.pack(0, Request.STATUS, 0, 0, 100 + number) for number in range(200))
     flooder.socket.send(flood + publish_frame(run))
     agent.loop.step(1)
-    agent.agent._on_process_end(agent.agent.clients[1])
+    agent.agent.connections._on_process_end(agent.agent.clients[1])
     agent.step()
     assert agent.node.published == 1

@@ -210,7 +210,7 @@ def test_a_client_that_goes_while_its_names_are_looked_up_has_published(world: W
     world.names.slow = True
     assert publish(alice, topic_id, producer, 1, b"1") == []
     (gone,) = [one for one in world.bench.agent.clients.values() if one.peer.uid == ALICE]
-    world.bench.agent.client_lost(gone, "")
+    world.bench.agent.connections.client_lost(gone, "")
     world.names.answer()
     assert len(read_all(events, world.bench.step)) == 1
     assert not gone.waiting
@@ -252,7 +252,7 @@ def test_who_goes_while_a_subscription_waits_leaves_nothing(world: World) -> Non
     world.names.slow = True
     alice.lend(Subscribe(1, ["t"], False))
     (gone,) = [one for one in world.bench.agent.clients.values() if one.peer.uid == ALICE]
-    world.bench.agent.client_lost(gone, "")
+    world.bench.agent.connections.client_lost(gone, "")
     world.names.answer()
     assert list(world.bench.agent.hub.by_topic) == [2]  # the agent's own, of oc.connectivity
 
