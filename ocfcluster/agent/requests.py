@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Final
 from ocfcluster import __version__
 from ocfcluster.agent.administration import Administrator
 from ocfcluster.agent.clients import Client
-from ocfcluster.agent.current import OWN_LINE
 from ocfcluster.agent.groups import GROUP_REQUESTS, Groups
 from ocfcluster.agent.keys import change_keys
-from ocfcluster.agent.local_news import TOPIC as LOCAL_NEWS
-from ocfcluster.agent.names import administration_fault, aliases_of, canonical, name_fault, scope_is_local
+from ocfcluster.agent.names import name_fault
 from ocfcluster.agent.permissions import Permissions
-from ocfcluster.agent.starts import Starts, kept_now, needs_order
+from ocfcluster.agent.starts import Starts, needs_order
+from ocfcluster.agent.topics import Topics, reason
 from ocfcluster.agent.views import TOPIC_ID as MEMBERSHIP
 from ocfcluster.errors import InvalidArgument, Malformed, MalformedFrame
 from ocfcluster.ipc.peer import accept_lent
 from ocfcluster.ipc.session import NO_DESCRIPTOR, Incoming, Stage
 from ocfcluster.ipc.subscription import Held, Subscription
-from ocfcluster.limits import CLIENT_NAME_BYTES, GROUPS, TOPICS_PER_SUBSCRIPTION
+from ocfcluster.limits import CLIENT_NAME_BYTES, TOPICS_PER_SUBSCRIPTION
 from ocfcluster.protocol.effects import Outcome
 from ocfcluster.protocol.effects import Topic as NodeTopic
 from ocfcluster.wire import control
@@ -47,18 +46,11 @@ from ocfcluster.wire.frames import (
     Status,
     Subscribe,
     Subscribed,
-    Topic,
-    TopicAlter,
-    TopicCreate,
-    TopicRemove,
-    TopicResolve,
-    Topics,
     Unsubscribe,
     Welcome,
     read_body,
 )
 from ocfcluster.wire.group import LeaveReason, is_group
-from ocfcluster.wire.topics import DEFAULT_SETTINGS
 
 if TYPE_CHECKING:
     from ocfcluster.agent.daemon import Agent
@@ -89,7 +81,17 @@ OnOutcome = Callable[[Outcome], None]
 class Requests:
     """Answers requests; ``outcome`` is told what became of the commands it put into the order."""
 
-    __slots__ = ("deferred", "groups", "permissions", "_agent", "_early", "_pending", "_lent", "_handlers")
+    __slots__ = (
+        "deferred",
+        "groups",
+        "permissions",
+        "topics",
+        "_agent",
+        "_early",
+        "_pending",
+        "_lent",
+        "_handlers",
+    )
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -100,6 +102,9 @@ class Requests:
         self._lent: dict[int, socket.socket] = {}  # token → of a subscription that waits for that place
         self.permissions = permissions = Permissions(agent, self.command, self._answer, self._refuse)
         self.groups = Groups(agent, permissions, self.command, self._answer, self._refuse)
+        self.topics = topics = Topics(
+            agent, permissions, self.groups, self.command, self._answer, self._refuse
+        )
         administrator = Administrator(
             agent.operator,
             partial(change_keys, agent),
@@ -115,12 +120,12 @@ class Requests:
             Request.SUBSCRIBE: self.on_subscribe,
             Request.UNSUBSCRIBE: self.on_unsubscribe,
             Request.OUT_OF_LINE: self.on_out_of_line,
-            Request.TOPIC_RESOLVE: self.on_topic_resolve,
-            Request.TOPIC_CREATE: permissions.creating(self.on_topic_create),
-            Request.TOPIC_ALTER: permissions.administering(self.on_topic_alter),
-            Request.TOPIC_REMOVE: permissions.administering(self.on_topic_remove),
+            Request.TOPIC_RESOLVE: topics.resolve,
+            Request.TOPIC_CREATE: permissions.creating(topics.create),
+            Request.TOPIC_ALTER: permissions.administering(topics.alter),
+            Request.TOPIC_REMOVE: permissions.administering(topics.remove),
             Request.TOPIC_ACCESS: permissions.on_topic_access,
-            Request.TOPIC_LIST: self.on_topic_list,
+            Request.TOPIC_LIST: topics.list,
             Request.STATUS: self.on_status,
             Request.BARRIER: self.on_barrier,
             Request.REPORT: self.on_report,
@@ -266,7 +271,7 @@ class Requests:
         def then(outcome: Outcome) -> None:
             if outcome.error:
                 self._refuse(
-                    client, request.request_id, outcome.error, f"no producer: {_reason(outcome.error)}"
+                    client, request.request_id, outcome.error, f"no producer: {reason(outcome.error)}"
                 )
             elif client.gone:  # nobody will ever use it
                 self.command(control.Close(outcome.value), lambda _outcome: None)
@@ -284,7 +289,7 @@ class Requests:
 
         def then(outcome: Outcome) -> None:
             if outcome.error:
-                self._refuse(client, request.request_id, outcome.error, _reason(outcome.error))
+                self._refuse(client, request.request_id, outcome.error, reason(outcome.error))
             else:
                 self._answer(client, request.request_id, Answer.DONE)
 
@@ -329,7 +334,7 @@ class Requests:
                 lost = Subscribed(cluster_id, [], history_lost=True)
                 self._answer(client, request.request_id, Answer.SUBSCRIBED, lost)
                 return True
-            topics = [self._topic(name) for name in body.topics]
+            topics = [self.topics.find(name) for name in body.topics]
             missing = [name for name, topic in zip(body.topics, topics, strict=True) if topic is None]
             if missing and not last_try:
                 return False
@@ -345,7 +350,7 @@ class Requests:
                 return True
             code, text = refusal
             if missing:
-                code, text = self._missing(missing[0])
+                code, text = self.topics.missing(missing[0])
             if not code:
                 code, text = self._start(client, request.request_id, body, predicate, event_socket, known)
             if code:
@@ -372,20 +377,13 @@ class Requests:
             del self._lent[token]
             if outcome.error:
                 event_socket.close()
-                self._refuse(client, request.request_id, outcome.error, _reason(outcome.error))
+                self._refuse(client, request.request_id, outcome.error, reason(outcome.error))
             else:
                 self.deferred.append(lambda: _ignore(subscribe(True)))
 
         token = self._agent.control(control.Barrier(), behind=False)
         self._pending[token] = caught_up
         self._lent[token] = event_socket
-
-    @staticmethod
-    def _missing(name: str) -> tuple[int, str]:
-        """Why there is no topic of this name although the agent has caught up with the order."""
-        if is_group(name):
-            return errno.ENOMEM, f"no room for {name!r}: {GROUPS} groups have members"
-        return errno.EINVAL, f"there is no topic {name!r}"
 
     def _subscribe_fault(self, client: Client, body: Subscribe) -> tuple[int, str]:
         subscriptions = client.line.subscriptions
@@ -467,135 +465,6 @@ class Requests:
             return None
         return client.line.subscriptions.get(body.subscription)
 
-    # --- topics -----------------------------------------------------------------------------------------------
-
-    def _topic(self, name: str) -> NodeTopic | None:
-        if is_group(name):
-            return self.groups.topic(name)
-        return self._row(name) or self._agent.components.topic(name)
-
-    def _row(self, name: str) -> NodeTopic | None:
-        """Of the topic table, where names of groups are rules."""
-        return LOCAL_NEWS if name == LOCAL_NEWS.name else self._agent.node.topics.get(canonical(name))
-
-    def _describe(self, topic: NodeTopic) -> Topic:
-        subscribers = sum(
-            one.line.connection != OWN_LINE for one in self._agent.hub.subscribers(topic.topic_id)
-        )
-        return Topic(
-            topic.name,
-            topic.topic_id,
-            topic.local,
-            self._agent.last_seq(topic),
-            subscribers,
-            aliases_of(topic.name),
-            topic.settings,
-            *kept_now(self._agent, topic),
-        )
-
-    def on_topic_resolve(self, client: Client, request: Incoming, body: Body | None) -> None:
-        name = body.topic if isinstance(body, TopicResolve) else ""
-        fault = name_fault(name)
-        if fault:
-            self._refuse(client, request.request_id, errno.EINVAL, fault)
-            return
-
-        def resolve() -> bool:
-            topic = self._topic(name)
-            if topic is not None:
-                self._answer(client, request.request_id, Answer.TOPIC, self._describe(topic))
-            return topic is not None
-
-        def then(_: Outcome) -> None:
-            if not resolve():
-                self._refuse(client, request.request_id, *self._missing(name))
-
-        # It may have been created and answered elsewhere: catch up with the order first, where there is one.
-        if not resolve():
-            if is_group(name):
-                self.command(control.GroupOpen(name), then)
-            elif not self._agent.router.views.primary:
-                self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
-            else:
-                self.command(control.Barrier(), then)
-
-    def on_topic_create(self, client: Client, request: Incoming, body: Body | None) -> None:
-        if not isinstance(body, TopicCreate):
-            return
-        name, local = body.topic, scope_is_local(body.topic, body.local)
-        settings = self.permissions.owned(client, body.settings)
-        code, fault = administration_fault(name)
-        if code:
-            self._refuse(client, request.request_id, code, fault)
-            return
-
-        def then(outcome: Outcome) -> None:
-            topic = self._row(name)
-            if outcome.error == errno.EEXIST:
-                as_good = body.settings == DEFAULT_SETTINGS != settings  # but for its owner
-                if as_good and topic is not None and topic.local == local:
-                    self._answer(client, request.request_id, Answer.TOPIC, self._describe(topic))
-                    return
-                if topic is not None and topic.local == local:
-                    text = f"topic {name!r} exists with other settings; alter it to change them"
-                else:
-                    text = f"topic {name!r} exists with scope {'global' if local else 'local'}"
-                self._refuse(client, request.request_id, outcome.error, text)
-            elif outcome.error:
-                text = f"topic {name!r} was not created: {_reason(outcome.error)}"
-                self._refuse(client, request.request_id, outcome.error, text)
-            elif topic is not None and topic.topic_id == outcome.value:
-                self._answer(client, request.request_id, Answer.TOPIC, self._describe(topic))
-            else:  # removed again since
-                gone = Topic(name, outcome.value, local, 0, settings=settings)
-                self._answer(client, request.request_id, Answer.TOPIC, gone)
-
-        self._administer(client, request, control.TopicCreate(name, local, settings), then)
-
-    def on_topic_alter(self, client: Client, request: Incoming, body: Body | None) -> None:
-        if not isinstance(body, TopicAlter):
-            return
-        name = body.topic
-        code, fault = administration_fault(name)
-        if code:
-            self._refuse(client, request.request_id, code, fault)
-            return
-
-        self._change(client, request, control.TopicAlter(name, body.settings), name)
-
-    def on_topic_remove(self, client: Client, request: Incoming, body: Body | None) -> None:
-        name = body.topic if isinstance(body, TopicRemove) else ""
-        code, fault = administration_fault(name)
-        if code:
-            self._refuse(client, request.request_id, code, fault)
-            return
-
-        self._change(client, request, control.TopicRemove(name), name)
-
-    def _change(self, client: Client, request: Incoming, operand: control.Operand, name: str) -> None:
-        """Alter or remove a topic, and say whether it was."""
-
-        def then(outcome: Outcome) -> None:
-            if outcome.error:
-                self._refuse(client, request.request_id, outcome.error, _no_change(name, outcome.error))
-            else:
-                self._answer(client, request.request_id, Answer.DONE)
-
-        self._administer(client, request, operand, then)
-
-    def _administer(
-        self, client: Client, request: Incoming, operand: control.Operand, then: OnOutcome
-    ) -> None:
-        try:
-            self.command(operand, then)
-        except InvalidArgument as error:
-            self._refuse(client, request.request_id, errno.EINVAL, error.strerror or str(error))
-
-    def on_topic_list(self, client: Client, request: Incoming, _: Body | None) -> None:
-        known = sorted({**self._agent.node.topics, LOCAL_NEWS.name: LOCAL_NEWS}.items())
-        topics = [self._describe(topic) for _, topic in known]
-        self._answer(client, request.request_id, Answer.TOPICS, Topics(topics))
-
     # --- the rest ---------------------------------------------------------------------------------------------
 
     def on_status(self, client: Client, request: Incoming, _: Body | None) -> None:
@@ -613,16 +482,11 @@ class Requests:
     def on_barrier(self, client: Client, request: Incoming, _: Body | None) -> None:
         def then(outcome: Outcome) -> None:
             if outcome.error:
-                self._refuse(client, request.request_id, outcome.error, _reason(outcome.error))
+                self._refuse(client, request.request_id, outcome.error, reason(outcome.error))
             else:
                 self._answer(client, request.request_id, Answer.DONE)
 
         self.command(control.Barrier(), then, behind=True)
-
-
-def _no_change(name: str, code: int) -> str:
-    """Why a topic was not altered or removed."""
-    return f"there is no topic {name!r}" if code == errno.EINVAL else _reason(code)
 
 
 def _predicate(encoded: bytes) -> tuple[Predicate | None, tuple[int, str]]:
@@ -631,12 +495,6 @@ def _predicate(encoded: bytes) -> tuple[Predicate | None, tuple[int, str]]:
         return (Predicate(decode_filter(encoded)) if encoded else None), (0, "")
     except Malformed as error:
         return None, (errno.EINVAL, f"filter: {error}")
-
-
-def _reason(code: int) -> str:
-    if code == errno.ENOMEM:
-        return "a configured limit of the cluster is reached"
-    return os.strerror(code)
 
 
 def _ignore(_: object) -> None:

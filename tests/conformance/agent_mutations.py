@@ -13,8 +13,8 @@ from ocfcluster.agent import names
 from ocfcluster.agent.daemon import Agent
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.permissions import Permissions
-from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.router import Router
+from ocfcluster.agent.topics import Topics
 from ocfcluster.ipc.delivery import Hub
 from ocfcluster.ipc.session import Session
 from ocfcluster.protocol import state
@@ -47,13 +47,13 @@ def topics_are_looked_up_in_an_old_copy() -> None:
     copy: dict[str, Any] = {}
     renewed = 0.0
 
-    def lookup(_original: Any, self: Requests, name: str) -> Any:
+    def lookup(_original: Any, self: Topics, name: str) -> Any:
         nonlocal copy, renewed
         if time.monotonic() > renewed + 0.1:
             copy, renewed = dict(self._agent.node.topics), time.monotonic()
         return copy.get(names.canonical(name))
 
-    wrap(Requests, "_topic", lookup)
+    wrap(Topics, "find", lookup)
 
 
 @mutation("A3", "reserved_topics_are_not_permitted", agents=1)

@@ -9,7 +9,7 @@ import msgspec
 from ocfcluster.agent import groups as agent_groups
 from ocfcluster.agent.connections import Connections
 from ocfcluster.agent.groups import Groups
-from ocfcluster.agent.requests import Requests
+from ocfcluster.agent.topics import Topics
 from ocfcluster.client import replies
 from ocfcluster.client.group import Group
 from ocfcluster.protocol import group_commands
@@ -25,7 +25,7 @@ of_agent = collector(MUTATIONS, Side.AGENT)
 @of_agent("G1", "a_group_needs_no_creation", agents=1)
 def groups_are_unknown_topics() -> None:
     """Nobody finds a topic whose name is a group's."""
-    wrap(Requests, "_topic", lambda original, self, name: None if is_group(name) else original(self, name))
+    wrap(Topics, "find", lambda original, self, name: None if is_group(name) else original(self, name))
 
 
 @of_library("G1", "events_carry_the_drafts_codes")
