@@ -104,6 +104,7 @@ class DataPlane:
         self._outgoing = OutgoingStream(self._packet_bytes, wire.packets_per_buffer(self._packet_bytes))
         self._retransmitter = Retransmitter(outbox, self._order_entries)
         self._asker = Asker(outbox, peers, settings.node_id, self._nack_ranges, configuration)
+        self._clock = OrderClock()
 
     def _measure(self, configuration: Configuration) -> None:
         """What fits a datagram on the smallest link of the epoch."""
@@ -114,21 +115,21 @@ class DataPlane:
 
     # --- epochs -----------------------------------------------------------------------------------------------------
 
-    def install(self, configuration: Configuration, now: int, wall_ns: int) -> None:
+    def install(self, configuration: Configuration, now: int) -> None:
         """Begin the epoch of ``configuration``: what was ordered behind its base never was. Nothing behind the base
         may be held."""
         self.log.install(configuration)
         self.commit = max(
             self.commit, configuration.base + 1
         )  # the view was decided: committed with its base
-        self._enter(configuration, now, wall_ns)
+        self._enter(configuration, now)
         self.staged_table = NodeTable(configuration)
         # The view, if its base is held: frozen in this burst, this node would else count as one that has nothing.
         self._hold(now)
 
-    def learn(self, configuration: Configuration, now: int, wall_ns: int) -> None:
+    def learn(self, configuration: Configuration, now: int) -> None:
         """Go on in a running epoch with what a snapshot brought."""
-        self._enter(configuration, now, wall_ns)
+        self._enter(configuration, now)
         self.staged_table.votes = dict(self.state.node_table.votes)
         self.staged_table.wanted_sequencer = self.state.node_table.wanted_sequencer
         self._topic_disk.require(self.log.held)
@@ -136,7 +137,7 @@ class DataPlane:
             if held.run[4] in STAGED_KINDS:
                 self._stage(held)
 
-    def _enter(self, configuration: Configuration, now: int, wall_ns: int) -> None:
+    def _enter(self, configuration: Configuration, now: int) -> None:
         settings = self._settings
         self.configuration = configuration
         self._epoch = configuration.epoch
@@ -171,7 +172,7 @@ class DataPlane:
         )
         self._sequencer_peer: Peer | None = None
         self._sequencer = Sequencer(configuration, settings, self._packet_bytes, self.stable, now)
-        self._clock = OrderClock(max(configuration.order_time, self.log.last_order_time), now, wall_ns)
+        self._clock.enter(max(configuration.order_time, self.log.last_order_time), now)
         self._acknowledged = min(self.log.held, configuration.base + 1)
         self._announced_commit = configuration.base + 1
         self._announced_window = self._window
@@ -445,7 +446,9 @@ class DataPlane:
         )  # fmt: skip
 
     def _hold(self, now: int) -> None:
-        if self.log.advance(self._limit) and self.log.staged_runs:
+        if self.log.advance(self._limit):
+            if not self._is_sequencer and self.log.last_order_time > self.configuration.order_time:
+                self._clock.follow(self.log.last_order_time, now)
             for held in self.log.staged_runs:
                 self._stage(held)
             self.log.staged_runs.clear()
@@ -649,6 +652,10 @@ class DataPlane:
 
     def register_learner(self, node_id: int, incarnation: int, held: int) -> None:
         self._sequencer.learner_holds(node_id, incarnation, held)
+
+    def order_time(self, now: int) -> int:
+        """What the sequencer would order at now, as well as this node knows."""
+        return self._clock.read(now)
 
     @property
     def last_packet(self) -> int:

@@ -108,7 +108,6 @@ class Installation:
         self.under_way = False
         own = self._settings
         member = configuration.member(own.node_id, own.incarnation) is not None
-        wall = node.wall_clock
         node.enter_history()
         if before is not None and before.cluster_id != configuration.cluster_id:
             self._early.clear()
@@ -116,7 +115,7 @@ class Installation:
                 node.lose_history(HistoryLost(configuration.cluster_id, before.cluster_id))
             node.plane = None
         if node.plane is not None:
-            node.plane.install(configuration, now, wall)
+            node.plane.install(configuration, now)
         elif member:
             record = self._store.record
             topics = TopicTable.of(record.topics, record.next_topic_id)
@@ -137,7 +136,7 @@ class Installation:
                 0,
                 node.joined,
             )
-            node.plane.install(configuration, now, wall)
+            node.plane.install(configuration, now)
         self._detector.installed_at = now
         node.silence(configuration.table)
         if before is not None and before.cluster_id == configuration.cluster_id:
@@ -199,7 +198,7 @@ class Installation:
             configuration, self._settings, node.outbox, node.peers, self._store, restored.state,
             restored.log, restored.streams, restored.delivered, restored.stable, node.joined,
         )  # fmt: skip
-        node.plane.learn(configuration, now, node.wall_clock)
+        node.plane.learn(configuration, now)
         self._attach()
         node.to(State.LEARNING, f"has the state of epoch {configuration.epoch}, and catches up")
         node.beat_soon()

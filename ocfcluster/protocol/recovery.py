@@ -207,7 +207,7 @@ class Recovery:
         if plane is not None and plane.is_member:
             standing = HELD if plane.synced else UNSYNCED
             held = plane.log.held
-            order_time = plane.log.last_order_time
+            order_time = plane.order_time(self._node.now)
             staged = plane.staged_table
             table = staged.votes if staged.votes != plane.configuration.table else None
             wanted = staged.wanted_sequencer
@@ -304,7 +304,7 @@ class Recovery:
         if configuration is None:
             raise RuntimeError("a bootstrap has no evidence")
         plane = self._node.plane
-        last = plane.log.last_order_time if plane is not None else 0
+        last = plane.order_time(now) if plane is not None else 0
         leaving = {one.node_id for one in configuration.members if self.initiative.is_leaving(one.node_id)}
         return Evidence(
             configuration=configuration,

@@ -16,16 +16,29 @@ from ocfcluster.protocol.streams import OriginStream
 class OrderClock:
     """order_time: the sequencer's monotonic clock, slewed towards its wall clock; it never goes back.
 
-    A jump of the wall clock must not empty a retention by seconds, so it is followed by at most one part in
-    ORDER_TIME_SLEW.
+    A history begins with the wall clock of the node that proposes it. From there on a jump of a wall clock, or a new
+    sequencer's that is another, must not empty a retention by seconds: it is followed by at most one part in
+    ORDER_TIME_SLEW. So each member has such a clock, which runs from the order_time of the view on and follows what is
+    ordered; who promises says what it shows, and the next sequencer goes on from the highest.
     """
 
     __slots__ = ("_last", "_offset", "_slewed_at")
 
-    def __init__(self, not_before: int, now: int, wall_ns: int) -> None:
+    def __init__(self) -> None:
+        self._last = 0
+        self._offset = -(1 << 63)  # nothing is known yet
+        self._slewed_at = 0
+
+    def enter(self, not_before: int, now: int) -> None:
+        """An epoch begins, with this order_time."""
         self._last = not_before
-        self._offset = max(wall_ns, not_before) - now
+        self._offset = max(self._offset, not_before - now)
         self._slewed_at = now
+
+    def follow(self, order_time: int, now: int) -> None:
+        """The sequencer has ordered something at ``order_time``, not long ago."""
+        self._last = order_time
+        self._offset = order_time - now
 
     def slew(self, now: int, wall_ns: int) -> None:
         most = max(0, now - self._slewed_at) // limits.ORDER_TIME_SLEW

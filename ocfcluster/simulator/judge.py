@@ -35,7 +35,7 @@ class Judge:
     __slots__ = (
         "_agreed",
         "_epoch",
-        "_epoch_order_time",
+        "_first_order_time",
         "_history",
         "_last_ev_id",
         "_last_number",
@@ -72,7 +72,7 @@ class Judge:
         self._next_topic_id = FIRST_OWN_TOPIC
         self._last_ev_id = 0
         self._order_time = 0
-        self._epoch_order_time = 0  # of the epoch's first run
+        self._first_order_time = 0  # of the first view seen
         self._last_number: dict[int, int] = {}
         self._members: dict[int, int] = {}  # node_id → incarnation
         self.view: View | None = None  # the last one
@@ -173,7 +173,7 @@ class Judge:
         self._next_ev_id(item.ev_id, shown(item))
         self._last_ev_id += fresh - 1
         self._judge_order_time(item.order_time, shown(item))
-        self._judge_leap(item)
+        self._judge_leap(item.order_time, shown(item))
         if self._members.get(item.node_id) != item.incarnation:
             raise Violation("membership", f"{shown(item)}: its origin is no member at its place")
         if self.view is not None and item.m_sequence != self.view.configuration.m_sequence:
@@ -216,13 +216,14 @@ class Judge:
             raise Violation("order time", f"{what}: {order_time} goes back behind {self._order_time}")
         self._order_time = order_time
 
-    def _judge_leap(self, item: Delivery) -> None:
-        """Within an epoch order_time runs with its sequencer's monotonic clock, whatever happens to its wall clock."""
-        if not self._epoch_order_time:
-            self._epoch_order_time = item.order_time
-        passed = self._world.now - self._history.first_seen.get(self._epoch, 0)
-        if item.order_time - self._epoch_order_time > 2 * passed + CLOCK_SLACK_NS:
-            raise Violation("order time", f"{shown(item)}: {item.order_time} leaps ahead of the clock")
+    def _judge_leap(self, order_time: int, what: str) -> None:
+        """From a history's first view on order_time runs like a clock, whoever is its sequencer and whatever that node
+        takes for the time of day."""
+        if not self._first_order_time:
+            self._first_order_time = order_time
+        passed = self._world.now - min(self._history.first_seen.values(), default=0)
+        if order_time - self._first_order_time > 2 * passed + CLOCK_SLACK_NS:
+            raise Violation("order time", f"{what}: {order_time} leaps ahead of the clock")
 
     # --- topics -------------------------------------------------------------------------------------------------
 
@@ -266,7 +267,6 @@ class Judge:
 
     def _judge_view(self, view: View) -> None:
         configuration = view.configuration
-        self._epoch_order_time = 0
         if self.view is None and not self._history.unseen:
             first_view(view)
             changed = True
@@ -285,6 +285,7 @@ class Judge:
                 "views", f"{shown(view)} has seq {view.seq}, ev_id {view.ev_id} and changes nothing"
             )
         self._judge_order_time(configuration.order_time, shown(view))
+        self._judge_leap(configuration.order_time, shown(view))
         self._members = {member.node_id: member.incarnation for member in configuration.members}
         self.view = view
         self.epochs += 1

@@ -20,7 +20,7 @@ from ocfcluster.protocol.flow import Flow
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.retransmit import Retransmitter
-from ocfcluster.protocol.sequencer import Sequencer
+from ocfcluster.protocol.sequencer import OrderClock, Sequencer
 from ocfcluster.protocol.state import ReplicatedState, TopicTable
 from ocfcluster.protocol.streams import Assembler
 from ocfcluster.protocol.topic_disk import NO_LIMIT, TopicDisk
@@ -271,6 +271,13 @@ def _own_clock_in_the_order() -> list[Any]:
     return [patch.object(ReplicatedState, "apply", apply)]
 
 
+def _the_time_of_day_in_the_order() -> list[Any]:
+    def slew(self: OrderClock, now: int, wall_ns: int) -> None:
+        self._offset = wall_ns - now
+
+    return [patch.object(OrderClock, "slew", slew)]
+
+
 def _window_without_bound() -> list[Any]:
     return [patch.object(Flow, "window", lambda self, *arguments: 1 << 30)]
 
@@ -445,6 +452,12 @@ DATA_PLANE = (
         _filter_remembers_one_answer,
     ),
     Mutant("own clock in the order", "order_time differs by node", ("agreement",), _own_clock_in_the_order),
+    Mutant(
+        "time of day in the order",
+        "a sequencer goes by its wall clock at once",
+        ("order time",),
+        _the_time_of_day_in_the_order,
+    ),
 )
 
 MUTANTS = (*DATA_PLANE, *GROUPS, *VOTES, *EPOCHS, *RETENTION)

@@ -50,7 +50,7 @@ def test_who_promises_in_the_burst_that_installed_its_epoch_holds_the_view_if_it
     world = calm()
     for node_id in (1, 2):
         plane = world.plane(node_id)
-        plane.install(following(world, plane.log.held + missing), world.now, world.now)
+        plane.install(following(world, plane.log.held + missing), world.now)
         plane.freeze()
         assert plane.synced == (not missing)
         assert plane.acknowledged == plane.log.held

@@ -107,7 +107,8 @@ def test_lag_is_the_slowest_responsive_members() -> None:
 
 
 def test_the_order_clock_follows_a_jump_slowly_and_never_goes_back() -> None:
-    clock = OrderClock(0, 0, 1000 * SECOND)
+    clock = OrderClock()
+    clock.enter(1000 * SECOND, 0)
     assert clock.read(0) == 1000 * SECOND
     clock.slew(SECOND, 1001 * SECOND)
     assert clock.read(SECOND) == 1001 * SECOND
@@ -119,6 +120,20 @@ def test_the_order_clock_follows_a_jump_slowly_and_never_goes_back() -> None:
     assert clock.read(0) == clock.read(3 * SECOND)
 
 
-def test_the_order_clock_begins_behind_what_was() -> None:
-    clock = OrderClock(7000 * SECOND, 0, 1000 * SECOND)
-    assert clock.read(0) == 7000 * SECOND
+def test_the_order_clock_goes_on_from_epoch_to_epoch() -> None:
+    clock = OrderClock()
+    clock.enter(7000 * SECOND, 0)
+    clock.enter(7000 * SECOND, 100 * SECOND)  # nothing was ordered meanwhile
+    assert clock.read(100 * SECOND) == 7100 * SECOND
+    clock.enter(9000 * SECOND, 101 * SECOND)  # somebody has promised that it is so late
+    assert clock.read(101 * SECOND) == 9000 * SECOND
+
+
+def test_a_members_order_clock_follows_its_sequencer() -> None:
+    clock = OrderClock()
+    clock.enter(7000 * SECOND, 0)
+    clock.follow(7010 * SECOND, 20 * SECOND)  # a monotonic clock that is quicker than the sequencer's
+    assert clock.read(30 * SECOND) == 7020 * SECOND
+    clock.enter(7010 * SECOND, 40 * SECOND)
+    clock.slew(50 * SECOND, 99_999 * SECOND)  # it is the sequencer now, and has another time of day
+    assert clock.read(50 * SECOND) == 7040 * SECOND + 10 * SECOND // limits.ORDER_TIME_SLEW
