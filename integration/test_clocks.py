@@ -30,7 +30,7 @@ def order_times(trace: Path) -> list[int]:
     return [
         line.order_time
         for line in read(trace)
-        if isinstance(line, Got) or (isinstance(line, Membership) and not line.local)
+        if isinstance(line, Got) or (isinstance(line, Membership) and not line.local and not line.retained)
     ]
 
 

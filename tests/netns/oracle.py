@@ -157,7 +157,10 @@ class _Reader:
 
     def _take_membership(self, event: Membership) -> None:
         if not event.local:
+            behind = self._ev_id
             self._place(_timeless(event), MEMBERSHIP)
+            if event.retained:  # the current one comes at once, before kept events that are older
+                self._ev_id = behind
             self._m_sequence = event.m_sequence
             before = self._shell.not_primary
             if before is not None and before.m_sequence != event.m_sequence:
