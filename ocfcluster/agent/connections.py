@@ -154,10 +154,8 @@ class Connections:
 
     def _go_on(self, client: Client) -> None:
         """With what a client has asked in one go, and others were before."""
-        if not client.gone:
-            self._agent.intake.arrived(client)
-            self._agent.intake.read_on(client)
-            self._agent.settle(time.monotonic_ns())
+        self._agent.intake.go_on(client)
+        self._agent.settle(time.monotonic_ns())
 
     def _read(self, client: Client, most: int = REQUESTS_AT_ONCE) -> int:
         """One read, of which ``most`` requests are taken in at once: bytes, 0 if there are none now, -1 at the end of

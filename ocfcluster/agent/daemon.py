@@ -74,8 +74,6 @@ from ocfcluster.protocol.operator import OperatorCommand
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import Answer, NoticeCode, Shutdown
 
-_ACCEPTS: Final = 16  # connections taken at once, so that a storm of them does not hold up the order
-_ACCEPT_PAUSE_S: Final = 0.2  # after the system has run out of descriptors
 _GOOD_NEWS: Final = ("member_joined", "epoch")
 _FAREWELL_S: Final = 0.5  # for clients to take the news of a shutdown
 
@@ -328,6 +326,8 @@ class Agent:
 
     def catch_up(self) -> None:
         """Carry out what the node has decided already, so that its state is the one of what was delivered."""
+        if self.failure is not None:
+            return  # as in settle
         now = time.monotonic_ns()
         self.node.end_burst(now)
         self._carry_out(self.node.take_effects(), now)
@@ -426,6 +426,8 @@ class Agent:
         return self.node.operator(command, time.monotonic_ns())
 
     def give_snapshot(self, request: bytes) -> list[bytes] | None:
+        if self.failure is not None:
+            return None
         now = time.monotonic_ns()
         buffers = self.node.give_snapshot(request, now)
         self.settle(now)

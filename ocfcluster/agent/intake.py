@@ -19,7 +19,14 @@ from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.errors import Malformed
 from ocfcluster.ipc.peer import is_closed
 from ocfcluster.ipc.session import Incoming, Stage
-from ocfcluster.limits import INTAKE_BYTES, PRODUCERS_PER_NODE, REQUESTS_AT_ONCE, RUN_BYTES, WINDOW_BYTES
+from ocfcluster.limits import (
+    INTAKE_BYTES,
+    PRODUCERS_PER_NODE,
+    QUEUED_ITEM_OVERHEAD_BYTES,
+    REQUESTS_AT_ONCE,
+    RUN_BYTES,
+    WINDOW_BYTES,
+)
 from ocfcluster.protocol.effects import Topic
 from ocfcluster.protocol.state import FIRST_TOPIC_ID
 from ocfcluster.wire.frames import LOCAL_ID, Request
@@ -67,10 +74,15 @@ class Shell(Protocol):
 
     def watch_client_readable(self, client: Client, watch: bool) -> None: ...
     def go_on_later(self, client: Client) -> None:
-        """Call ``arrived`` for it once the loop has turned."""
+        """Call ``Intake.go_on`` for it once the loop has turned."""
 
     def touch(self, client: Client) -> None:
         """The client's session has output."""
+
+
+def _cost(request: Incoming | bytes) -> int:
+    """Bytes of memory that a request takes which waits behind publications."""
+    return 0 if isinstance(request, bytes) else QUEUED_ITEM_OVERHEAD_BYTES + len(request.body)
 
 
 class Intake:
@@ -78,7 +90,7 @@ class Intake:
 
     __slots__ = (
         "owners", "inbox_bytes", "waiting", "_node", "_local", "_shell", "_counters", "_orphans", "_held",
-        "_publish", "_topic_by_id",
+        "_turned", "_publish", "_topic_by_id",
     )  # fmt: skip
 
     def __init__(self, node: NodeApi, local: LocalTopics, shell: Shell, counters: Counters) -> None:
@@ -86,6 +98,7 @@ class Intake:
         self.inbox_bytes = 0  # of all clients
         self.waiting: deque[Client] = deque()
         self._held: list[Client] = []  # out of the round until names are looked up
+        self._turned: list[Client] = []  # out of the round until the loop has turned
         self._node = node
         self._local = local
         self._shell = shell
@@ -111,6 +124,7 @@ class Intake:
                 self.inbox_bytes += size
                 inbox.append(request)
             elif request.kind in ORDERED and inbox:
+                self._charge(client, _cost(request))
                 inbox.append(request)
             elif most:
                 most -= 1
@@ -142,22 +156,44 @@ class Intake:
                         continue
                     room -= size
             else:
-                self._shell.handle(client, run)
-            while inbox and isinstance(inbox[0], Incoming):
-                self._shell.handle(client, inbox[0])
-                inbox.popleft()
-            if inbox:
+                inbox.appendleft(run)
+            if inbox and isinstance(inbox[0], Incoming) and not self._handle_behind(client):
+                self._turned.append(client)
+                self._shell.go_on_later(client)
+            elif inbox:
                 waiting.append(client)
             else:
                 self._worked_off(client)
-        if waiting:
+        if waiting or self._turned:
             self._hold_back()
+
+    def _handle_behind(self, client: Client) -> bool:
+        """The requests that are next in the inbox. False: there are more of them than one turn of the loop has."""
+        inbox = client.inbox
+        for _ in range(REQUESTS_AT_ONCE):
+            if not inbox or not isinstance(inbox[0], Incoming):
+                return True
+            self._shell.handle(client, inbox[0])
+            self._charge(client, -_cost(inbox.popleft()))
+        return not inbox or not isinstance(inbox[0], Incoming)
+
+    def go_on(self, client: Client) -> None:
+        """The loop has turned since ``Shell.go_on_later``: with what ``client`` has asked in one go."""
+        if client in self._turned:
+            self._turned.remove(client)
+            self.waiting.append(client)
+        elif not client.gone:
+            self.arrived(client)
+            self.read_on(client)
+
+    def _charge(self, client: Client, size: int) -> None:
+        client.inbox_bytes += size
+        self.inbox_bytes += size
 
     def _hold(self, client: Client, run: bytes, size: int) -> None:
         """Whether ``client`` may publish ``run`` is not known yet: it waits, with what came behind it."""
         client.inbox.appendleft(run)
-        client.inbox_bytes += size
-        self.inbox_bytes += size
+        self._charge(client, size)
         self._held.append(client)
         self._shell.watch_client_readable(client, False)
 
@@ -181,7 +217,7 @@ class Intake:
     def _hold_back(self) -> None:
         """Stop reading clients whose share of the queue is used up; ``pump`` goes on reading them."""
         share = WINDOW_BYTES if self.inbox_bytes < INTAKE_BYTES else 0
-        for client in self.waiting:
+        for client in (*self.waiting, *self._turned):
             if client.inbox_bytes > share and client.reading:
                 self._shell.watch_client_readable(client, False)
 
@@ -312,12 +348,13 @@ class Intake:
 
     def forget_history(self) -> None:
         """The cluster's history has ended: what waits and all producers belong to it. The caller ends the clients."""
-        for client in (*self.waiting, *self._held):
+        for client in (*self.waiting, *self._held, *self._turned):
             client.waiting = False
             client.inbox.clear()
             client.inbox_bytes = 0
         self.waiting.clear()
         self._held.clear()
+        self._turned.clear()
         self.inbox_bytes = 0
         for owner in self.owners.values():
             owner.producers.clear()

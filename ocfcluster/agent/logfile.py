@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 
@@ -36,7 +37,10 @@ def _write_all(text: str) -> None:
     with open(descriptor, "wb", buffering=0, closefd=False) as raw:
         rest = memoryview(text.encode(errors="backslashreplace"))
         while rest:
-            rest = rest[raw.write(rest) or 0 :]
+            written = raw.write(rest)
+            if written is None:  # somebody who shares it has made it non-blocking
+                raise BlockingIOError(errno.EAGAIN, "its reader does not keep up")
+            rest = rest[written:]
 
 
 standard_error = LogFile()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ocfcluster.agent.config import AgentConfig, Limits
-from ocfcluster.limits import REQUESTS_AT_ONCE, REQUESTS_UNANSWERED
+from ocfcluster.limits import REQUESTS_AT_ONCE, REQUESTS_UNANSWERED, WINDOW_BYTES
 from ocfcluster.wire.frames import (
     CONTROL_HEADER,
     Answer,
@@ -183,3 +183,51 @@ def test_what_a_flooder_published_before_it_ended_still_counts(agent: Bench) -> 
     agent.agent.connections._on_process_end(agent.agent.clients[1])
     agent.step()
     assert agent.node.published == 1
+
+
+def barriers(count: int) -> bytes:
+    return b"".join(CONTROL_HEADER.pack(0, Request.BARRIER, 0, 0, 100 + number) for number in range(count))
+
+
+def test_requests_behind_one_publication_have_their_turns_too(agent: Bench) -> None:
+    flooder, other = agent.client(), agent.client()
+    topic_id = other.create_topic("t")
+    producer = flooder.open_producer()
+    before = agent.agent.counters.requests
+    run = build_run(RunKind.PUBLICATION, topic_id, producer, 1, [EVENT])
+    flooder.socket.send(publish_frame(run) + barriers(200))
+    agent.loop.step(1)
+    assert 0 < agent.agent.counters.requests - before <= 2 * REQUESTS_AT_ONCE < 200
+    assert [request_id for _, request_id, _ in flooder.answers()] == list(range(100, 300))
+    assert flooder.receipts == [(producer, 1, 1, 0, 1, 2)]
+    assert agent.agent.intake.inbox_bytes == 0
+
+
+def test_requests_behind_a_publication_that_waits_take_a_bounded_place(agent: Bench) -> None:
+    flooder = agent.client()
+    topic_id = flooder.create_topic("t")
+    producer = flooder.open_producer()
+    space, agent.node.space = agent.node.space, 0
+    run = build_run(RunKind.PUBLICATION, topic_id, producer, 1, [EVENT])
+    flooder.socket.send(publish_frame(run))
+    flood = barriers(2000)
+    flooder.socket.setblocking(False)
+    sent = 0
+    for _ in range(10_000):
+        try:
+            sent += flooder.socket.send(flood[sent % len(flood) :])
+        except BlockingIOError:
+            agent.step()
+            (client,) = agent.agent.clients.values()
+            if not client.reading:
+                break
+    else:
+        pytest.fail("the agent reads on and on")
+    assert agent.agent.intake.inbox_bytes < 2 * WINDOW_BYTES
+    agent.node.space = space
+    flooder.socket.setblocking(True)
+    agent.agent.settle(0)
+    while agent.agent.intake.inbox_bytes:
+        assert not flooder.eof
+        flooder.answers()
+    assert flooder.receipts == [(producer, 1, 1, 0, 1, 2)]
