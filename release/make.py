@@ -5,7 +5,7 @@
 
 The wheel and the source distribution are built twice, and must be the same; the source distribution makes the same
 wheel. The wheel, and not the tree, is then tested in an environment of its own. dist/ gets both, a bill of materials
-and SHA256SUMS. Exit codes: 0: it is made. 1: it is not, and dist/ is as it was. 2: wrong arguments.
+and SHA256SUMS. Exit codes: 0: it is made. 1: it is not; dist/ is written last. 2: wrong arguments.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from ocfcluster.protocol.state import ReplicatedState
 from ocfcluster.protocol.store import NO_LIMIT, Store
 from ocfcluster.protocol.streams import OriginStream, OutgoingStream
 from ocfcluster.protocol.topic_disk import TopicDisk
-from ocfcluster.protocol.validity import COUNTED
+from ocfcluster.protocol.validity import REACHED
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.datagram import Extent, Heartbeat, MessageFlags, Order
@@ -278,7 +278,7 @@ class DataPlane:
             self._take_entries(order, origins, end)
 
     def _take_entries(self, order: Order, origins: dict[int, OriginStream], limit: int) -> None:
-        if order.order_time >= COUNTED:
+        if order.order_time >= REACHED:
             raise MalformedDatagram("ORDER of a time that nothing can follow")
         entries: list[Entry] = []
         index = order.first_index
@@ -350,7 +350,7 @@ class DataPlane:
         self._sequencer.learner_gone(node_id, incarnation)
 
     def _learn(self, counter: int, commit: int, stable: int, window: int) -> None:
-        if commit >= COUNTED:
+        if commit >= REACHED:
             raise MalformedDatagram("commit of an index that nothing can follow")
         self.commit = max(self.commit, commit)
         if not self.frozen:  # what it has promised to serve it keeps

@@ -45,7 +45,7 @@ from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_sna
 from ocfcluster.protocol.spoken import Spoken
 from ocfcluster.protocol.state import TopicTable, record_fault
 from ocfcluster.protocol.store import Store
-from ocfcluster.protocol.validity import ballot_fault, configuration_fault
+from ocfcluster.protocol.validity import COUNTED, ballot_fault, configuration_fault
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.control import Operand
@@ -98,7 +98,6 @@ class Node:
         self._asked_configuration_at = now - limits.SECOND_NS
         self._namesake = Namesake(settings.suspicion_ns, now)
         self._stranger_told_at = now - limits.SECOND_NS
-        self._malformed_told_at = now - limits.TOLD_AGAIN_NS
         self._shut_down_index = 0
         self._shut_down_at = 0  # when the order to stop all was delivered
         self._persist_failing = False
@@ -181,8 +180,8 @@ class Node:
         """It is broken, or lies: whoever looks into it has to know which node it is."""
         self.counters["malformed"] += 1
         peer.malformed += 1
-        if now - self._malformed_told_at >= limits.TOLD_AGAIN_NS:
-            self._malformed_told_at = now
+        if now - peer.malformed_told_at >= limits.TOLD_AGAIN_NS:
+            peer.malformed_told_at = now
             self.say_news("malformed", f"node {peer.node_id} sends what cannot be: {error}")
 
     def _sender(self, datagram: bytes, source: Address, now: int) -> Peer | None:
@@ -722,7 +721,7 @@ class Node:
 
     @property
     def wall_clock(self) -> int:
-        return self.now + self._wall_offset
+        return min(self.now + self._wall_offset, COUNTED - 1)  # a broken one may say 2116 and later
 
     @property
     def topics(self) -> dict[str, Topic]:

@@ -18,6 +18,7 @@ class Peer:
         "node_id",
         "incarnation",
         "malformed",
+        "malformed_told_at",
         "address",
         "first_heard",
         "last_heard",
@@ -33,6 +34,7 @@ class Peer:
         self.node_id = node_id
         self.incarnation = incarnation
         self.malformed = 0  # datagrams of it that cannot be
+        self.malformed_told_at = now - limits.TOLD_AGAIN_NS
         self.address = address
         self.first_heard = now
         self.last_heard = now

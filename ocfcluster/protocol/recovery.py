@@ -362,7 +362,7 @@ class Recovery:
             return None
         members.sort()
         supersedes = [*configuration.supersedes, configuration.cluster_id][-limits.HISTORIES_REMEMBERED :]
-        time_ns = max(1, self._node.wall_clock, configuration.order_time)
+        time_ns = max(1, self._node.wall_clock)  # whatever time the old one had come to believe in
         return Configuration(
             cluster_id=new_cluster_id(own, self._node.wall_clock, supersedes),
             supersedes=supersedes,

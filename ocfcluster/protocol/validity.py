@@ -11,7 +11,7 @@ from ocfcluster.wire import datagram as wire
 
 _U64: Final = 2**64
 COUNTED: Final = 2**62  # counted on from there, and still within the 64 bits that messages have
-_REACHED: Final = 2**63  # where an honest node may have got from there; it must not find fault with itself
+REACHED: Final = 2**63  # where an honest node may have got from there; it must not find fault with itself
 _EPOCHS: Final = 2**32
 
 
@@ -79,9 +79,9 @@ def promise_fault(promise: Promise) -> str:
     accepted, ballot = promise.accepted, promise.accepted_ballot
     checks = (
         (promise.standing in (HELD, UNSYNCED, LOST), "standing"),
-        (0 <= promise.held < _REACHED and 0 <= promise.order_time < _REACHED, "held, order_time"),
-        (0 <= promise.freed < _REACHED, "freed"),
-        (0 <= promise.topics_index < _REACHED and 0 <= promise.topics_digest < _U64, "topics"),
+        (0 <= promise.held < REACHED and 0 <= promise.order_time < REACHED, "held, order_time"),
+        (0 <= promise.freed < REACHED, "freed"),
+        (0 <= promise.topics_index < REACHED and 0 <= promise.topics_digest < _U64, "topics"),
         (is_table(table), "table"),
         ((accepted is None) == (ballot is None), "accepted"),
         (ballot is None or not ballot_fault(ballot), "accepted_ballot"),

@@ -56,10 +56,11 @@ def digest_of(state: ReplicatedState) -> tuple[StateImage, int]:
     image = state_image(state)
     image = msgspec.structs.replace(
         image,
+        votes=dict(image.votes),
         topics=sorted(image.topics),
         last_seq=sorted(image.last_seq),
         producers=sorted(image.producers),
-        groups=sorted(image.groups),
+        groups=list(image.groups),  # in their order, which says whose place is given away first
         retained=msgspec.structs.replace(image.retained, topics=[]),
     )
     return image, xxh3_64_intdigest(msgspec.msgpack.encode(image), digest_of_kept(state.retained))
@@ -70,7 +71,7 @@ def digest_of_kept(retained: Retained) -> int:
     digest = 0
     for topic_id in sorted(retained.topics):
         for one in retained.portion(topic_id, 1, 1 << 30, 1 << 60):
-            fields = f"{topic_id} {one.skip} {one.seq} {one.ev_id} {one.node_id} {one.m_sequence}"
+            fields = " ".join(map(str, (topic_id, *one[2:])))
             digest = xxh3_64_intdigest(fields.encode() + one.run[:64], digest)
     return digest
 

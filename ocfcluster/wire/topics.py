@@ -18,7 +18,7 @@ class Retention(msgspec.Struct, array_like=True, frozen=True, order=True, repr_o
     0 is no bound of that kind; all three 0: nothing is kept. ``bytes`` are those in memory: of whole runs, with
     headers and properties, and ``limits.RETAINED_RUN_OVERHEAD_BYTES`` for each run. Where something is kept, at most
     ``limits.RETAINED_BYTES_PER_TOPIC`` of them are. ``seconds`` are between an event's place in the order and the
-    newest one there: in a cluster where nothing is ordered nothing grows old.
+    newest one there: in a cluster where nothing is ordered nothing grows old. A change of the view is ordered, too.
     """
 
     events: _U32 = 0

@@ -554,3 +554,11 @@ def test_a_claim_of_no_receive_buffer_stops_nobody(granted: int) -> None:
     world.inject([1], world.forge(EVIL, heartbeat(granted=granted)))
     traffic(world, [1, 2], 10)
     world.agree()
+
+
+def test_a_clock_beyond_all_numbers_begins_a_history_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken battery: 2^62 ns are the year 2116."""
+    monkeypatch.setattr("tests.unit.protocol_world.WALL_NS", 2**63)
+    world = World(3).form()
+    assert world.members(1) == [1, 2, 3]
+    traffic(world, [1, 2, 3], 3)

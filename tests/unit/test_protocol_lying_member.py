@@ -38,7 +38,7 @@ def test_no_lie_of_many_members_makes_a_node_raise_spin_or_grow() -> None:
 def test_a_sequencer_that_tells_a_commit_beyond_all_numbers_makes_no_promise_fail() -> None:
     world = four()
     before = world.plane(2).commit
-    for number in (2**62, 2**63, 2**64 - 1):
+    for number in (2**63, 2**64 - 1):
         order = Order(0, 1, 2**20, world.plane(2).log.next_index, 1, number, number, [])
         world.inject([2, 3, EVIL], world.forge(1, wire.encode_order(order)))
         beat = heartbeat(commit=number, stable=number, store_id=2001)
@@ -77,7 +77,9 @@ def test_who_counts_on_from_the_end_of_what_is_allowed_finds_no_fault_with_itsel
     world.nodes[1].control(control.Barrier())
     world.settle(1)
     world.run(20_000_000)
-    assert world.plane(1).log.last_order_time >= 2**62
+    assert (
+        min(world.plane(node).log.last_order_time for node in (1, 2, 3)) >= 2**62
+    )  # the others take it, too
     world.kill(EVIL)
     world.run(3 * SECOND_NS)  # the others cannot go on from there; none of them fails
     assert world.nodes[1].recovery.counters["attempts"]
