@@ -423,6 +423,9 @@ class Checker:
             if follows and not self._agreed and not self.wipes and not history.by_operator:
                 asked = [name for name, count in self._removals_asked.items() if count > 0]
                 altering = [name for name, count in self._alterations_asked.items() if count > 0]
+                changes = [item for item in judge.unjudged() if isinstance(item, TopicChange)]
+                asked += [change.topic.name for change in changes if change.removed]
+                altering += [change.topic.name for change in changes if change.altered]
                 self.memory.check_topics_survive(judge, history.topics, asked, altering)
 
     def delivered(

@@ -495,7 +495,9 @@ class ClientProgram:
             return
         if self._host.boots > 1 and self._host.profile.settings.delivery == "agreed":
             return  # the node that confirmed it may have been cut off
-        if publication is None or told not in ((publication.seq, publication.ev_id), publication.claimed):
+        if publication is None or told not in (
+            (publication.seq, publication.ev_id), publication.claimed, publication.claimed_beyond,
+        ):  # fmt: skip
             seen = None if publication is None else (publication.seq, publication.ev_id)
             self.complain(f"the library says {told} of number {number}, delivered as {seen}")
 

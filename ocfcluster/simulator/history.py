@@ -37,6 +37,7 @@ class Publication:
 
     __slots__ = (
         "claimed",
+        "claimed_beyond",
         "data_digest",
         "error",
         "ev_id",
@@ -64,6 +65,7 @@ class Publication:
         self.error = 0  # what its publisher was told, once refused
         self.receipted = False
         self.unknown = False  # its publisher was told that nobody can say
+        self.claimed_beyond: tuple[int, int] | None = None  # by a node that delivers what does not stay
         self.claimed: tuple[int, int] | None = (
             None  # seq, ev_id of a receipt for what nobody was seen to deliver yet
         )

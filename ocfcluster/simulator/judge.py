@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from ocfcluster.limits import SECOND_NS
@@ -105,6 +106,12 @@ class Judge:
                 return
             self._epoch += 1
             self._offset = 0
+
+    def unjudged(self) -> Iterator[Item]:
+        """What was delivered behind the place that it has come to."""
+        for epoch, segment in sorted(self._history.segments.items()):
+            if epoch >= self._epoch:
+                yield from segment.items[self._offset if epoch == self._epoch else 0 :]
 
     def skip_unseen(self) -> bool:
         """Nobody lives who could deliver the rest of the epoch where this one waits: go on behind it.

@@ -143,7 +143,9 @@ class Receipts:
             return
         told = item.seq + at, item.ev_id + at
         if cursor.beyond:
-            pass  # it delivered what the others did not; nobody can be compared with it
+            publication.claimed_beyond = (
+                told  # it delivered what the others did not, and is compared with nobody
+            )
         elif publication.place is None:
             # A node that joined may answer from what it was given, before any other was seen to deliver it.
             if not cursor.history.is_open_before(cursor.segment.epoch):
