@@ -18,16 +18,8 @@ from ocfcluster.agent.listener import Listener
 from ocfcluster.errors import MalformedFrame
 from ocfcluster.ipc.peer import open_pidfd, peer_credentials
 from ocfcluster.ipc.session import Incoming
-from ocfcluster.limits import (
-    CLIENTS,
-    GREETING_NS,
-    REQUESTS_AT_ONCE,
-    SECOND_NS,
-    TOLD_AGAIN_NS,
-)
-from ocfcluster.protocol.effects import (
-    Topic,
-)
+from ocfcluster.limits import CLIENTS, GREETING_NS, REQUESTS_AT_ONCE, SECOND_NS, TOLD_AGAIN_NS
+from ocfcluster.protocol.effects import Topic
 from ocfcluster.wire.frames import Answer, Error, control_frame
 from ocfcluster.wire.group import LeaveReason
 from ocfcluster.wire.run import RunHeader

@@ -171,10 +171,12 @@ class Intake:
         """The requests that are next in the inbox. False: there are more of them than one turn of the loop has."""
         inbox = client.inbox
         for _ in range(REQUESTS_AT_ONCE):
-            if not inbox or not isinstance(inbox[0], Incoming):
+            if not inbox or not isinstance(request := inbox[0], Incoming):
                 return True
-            self._shell.handle(client, inbox[0])
-            self._charge(client, -_cost(inbox.popleft()))
+            self._shell.handle(client, request)  # still in its place: what comes meanwhile stays behind it
+            if inbox and inbox[0] is request:  # unless the history has ended with it
+                inbox.popleft()
+                self._charge(client, -_cost(request))
         return not inbox or not isinstance(inbox[0], Incoming)
 
     def go_on(self, client: Client) -> None:

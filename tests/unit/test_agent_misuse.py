@@ -231,3 +231,17 @@ def test_requests_behind_a_publication_that_waits_take_a_bounded_place(agent: Be
         assert not flooder.eof
         flooder.answers()
     assert flooder.receipts == [(producer, 1, 1, 0, 1, 2)]
+
+
+def test_an_agent_that_has_failed_tells_and_gives_nothing_more(
+    agent: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent.node, "give_snapshot", lambda *_: [b"half done"], raising=False)
+    assert agent.agent.give_snapshot(b"") == [b"half done"]
+    taken: list[object] = []
+    monkeypatch.setattr(agent.node, "take_effects", lambda: taken.append(1) or [])
+    agent.agent.failure = RuntimeError("half done")
+    agent.agent.catch_up()
+    agent.agent.settle(0)
+    assert agent.agent.give_snapshot(b"") is None
+    assert not taken

@@ -562,3 +562,23 @@ def test_a_clock_beyond_all_numbers_begins_a_history_all_the_same(monkeypatch: p
     world = World(3).form()
     assert world.members(1) == [1, 2, 3]
     traffic(world, [1, 2, 3], 3)
+
+
+def test_a_new_history_begins_with_the_time_of_day_whatever_the_old_one_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.unit.protocol_world.WALL_NS", 2**61)
+    world = World(3).form()
+    first = world.nodes[1].configuration
+    assert first is not None
+    assert first.order_time >= 2**61
+    monkeypatch.setattr("tests.unit.protocol_world.WALL_NS", 2**60)  # the clock was set right
+    for node_id in world.nodes:
+        world.kill(node_id)
+    for node_id in world.nodes:
+        world.restart(node_id)
+    world.until(lambda: world.members(1) == [1, 2, 3] and world.nodes[1].configuration != first)
+    second = world.nodes[1].configuration
+    assert second is not None
+    assert second.cluster_id != first.cluster_id
+    assert second.order_time < 2**61
