@@ -45,7 +45,6 @@ _CODES: tuple[tuple[type[Exception], Exit], ...] = (
 )
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
-    (errors.AgentUnreachable, "start one with `ocfcluster agent`, or name its socket with --socket"),
     (errors.UnknownTopic, "`ocfcluster topic list` shows the topics, `ocfcluster topic create` makes one"),
     (errors.TopicExists, "`ocfcluster topic show` tells its scope"),
     (errors.OutcomeUnknown, "subscribe to the topic to see whether it came"),
@@ -71,9 +70,9 @@ def explain(error: Exception) -> str:
         text = str(error)
     else:
         text = f"internal error: {type(error).__name__}: {error} (OCFCLUSTER_DEBUG=1 shows where)"
-    text = " ".join(text.split()).removesuffix(
-        "; start one with `ocfcluster agent`"
-    )  # the hint below says more
+    text = " ".join(text.split())
+    if text.endswith("start one with `ocfcluster agent`"):
+        text += ", or name its socket with --socket"
     for kind, hint in _HINTS:
         if isinstance(error, kind) and hint not in text:
             return f"{text}; {hint}"

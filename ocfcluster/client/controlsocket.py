@@ -36,6 +36,9 @@ def dial_path(path: str) -> socket.socket:
         if error.errno == errno.EAGAIN:
             text = f"the agent at {path} has more connections waiting than it can take at once: try again"
             raise AgentUnreachable(text) from None
+        if error.errno == errno.EACCES:
+            text = f"the agent's socket {path} is not for this user: who is in the socket's group may use it"
+            raise AgentUnreachable(text) from None
         # Without an errno the path is none that a socket can have (too long), and no agent will ever be there.
         hint = "; start one with `ocfcluster agent`" if error.errno else ""
         raise AgentUnreachable(f"no agent at {path}: {error.strerror or error}{hint}") from None

@@ -40,9 +40,9 @@ def test_every_class_of_the_tree_has_a_code_on_purpose() -> None:
 
 
 def test_explanation_is_one_line_that_says_what_to_do() -> None:
-    text = explain(errors.AgentUnreachable("nothing listens on\n/run/x.sock"))
-    assert text.startswith("nothing listens on /run/x.sock; ")
-    assert "ocfcluster agent" in text
+    text = explain(errors.AgentUnreachable("no agent at\n/run/x.sock; start one with `ocfcluster agent`"))
+    assert text.startswith("no agent at /run/x.sock; start one with ")
+    assert text.endswith("or name its socket with --socket")
     assert "\n" not in text
 
 

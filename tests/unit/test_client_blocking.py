@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import select
+import socket
 import threading
 import time
 import warnings
@@ -15,8 +17,11 @@ import pytest
 
 import ocfcluster
 from ocfcluster import errors
+from ocfcluster.cli.exits import explain
 from ocfcluster.client.client import Client
 from tests.unit.fake_agent import Cluster, FakeAgent
+
+NOBODY = 65534
 
 
 def readable(thing: object) -> bool:
@@ -324,6 +329,24 @@ def test_no_agent(tmp_path: Path) -> None:
     assert "nothing.sock" in str(caught.value)
     assert "`ocfcluster agent`" in str(caught.value)
     assert caught.value.errno == errno.ECONNREFUSED
+
+
+def test_an_agent_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        path.chmod(0)
+        was = os.geteuid()
+        if was == 0:  # who is held up by no mode
+            os.seteuid(NOBODY)
+        try:
+            with pytest.raises(errors.AgentUnreachable, match="the socket's group") as caught:
+                ocfcluster.connect(str(path))
+        finally:
+            os.seteuid(was)
+    assert str(path) in str(caught.value)
+    assert "start one" not in explain(caught.value)
 
 
 def test_close_wakes_whoever_waits(client: Client) -> None:
