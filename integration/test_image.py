@@ -163,11 +163,14 @@ def one_order_is_shown(project: Project, client: docker.DockerClient, beyond: in
     return len(numbers)
 
 
-@pytest.mark.skipif(
+needs_compose = pytest.mark.skipif(
     shutil.which("docker-compose") is None
     and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode != 0,
     reason="needs Compose (apt-get install docker-compose)",
 )
+
+
+@needs_compose
 def test_compose_brings_up_a_cluster_that_shows_one_order(image: str, client: docker.DockerClient) -> None:
     project = Project(image)
     try:
@@ -192,7 +195,7 @@ def test_compose_brings_up_a_cluster_that_shows_one_order(image: str, client: do
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+@needs_compose
 def test_compose_does_so_without_multicast(image: str, client: docker.DockerClient) -> None:
     project = Project(image, OCFCLUSTER_TRANSPORT="unicast")
     try:
