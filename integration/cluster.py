@@ -36,6 +36,9 @@ from tests.netns.programs import COMPONENTS
 LABEL: Final = "ocfcluster.test"
 USER: Final = 5405  # of the agent, in the image
 STOP_S: Final = 20
+MEMORY_BYTES: Final = 96 << 20  # of a container that is to have too little, an agent takes about half
+SHARED_MEMORY_BYTES: Final = 256 << 20  # of each container's /dev/shm, which counts as its memory
+ALL_MEMORY_BYTES: Final = 8 << 30  # a limit once set can be raised, not taken away
 CONFIGURATION: Final = "/etc/ocfcluster/agent.toml"
 STATE: Final = "/var/lib/ocfcluster"
 PYTHON: Final = "/opt/ocfcluster/bin/python"  # in the image
@@ -202,6 +205,7 @@ class ContainerCluster(BaseCluster):
                 str(ROOT / "tests"): {"bind": f"{PROJECT}/tests", "mode": "ro"},
                 **volumes,
             },
+            shm_size=SHARED_MEMORY_BYTES,
             environment={"OCFCLUSTER_SOCKET": self.socket(i), **environment},
             **command,
             **self.network.create_options(i),
@@ -240,6 +244,18 @@ class ContainerCluster(BaseCluster):
         container = self._containers.pop(i)
         self._keep_log(i, container)
         container.remove(force=True, v=True)
+        self.network.stopped(i)
+
+    def exhaust_memory(self, i: int) -> None:
+        """More memory is asked for in the container than it may have. The kernel kills what has most, the agent."""
+        container = self._containers[i]
+        container.update(mem_limit=MEMORY_BYTES, memswap_limit=MEMORY_BYTES)
+        container.exec_run(["dd", "if=/dev/zero", "of=/dev/shm/filler", "bs=1M"])
+        container.wait(timeout=STOP_S)
+        container.reload()
+        if not container.attrs["State"]["OOMKilled"]:
+            raise ClusterError(f"node {i} did not die of memory\n{self.last_words()}")
+        container.update(mem_limit=ALL_MEMORY_BYTES, memswap_limit=ALL_MEMORY_BYTES)
         self.network.stopped(i)
 
     def pause(self, i: int) -> None:

@@ -69,6 +69,13 @@ def kill_several(drill: ContainerDrill, victim: int) -> None:
         drill.containers.start_agent(i)
 
 
+def out_of_memory(drill: ContainerDrill, victim: int) -> None:
+    """The kernel kills it, for its container has reached its limit."""
+    drill.containers.exhaust_memory(victim)
+    drill.goes_on(drill.others(victim))
+    drill.containers.start_agent(victim)
+
+
 def stop(drill: ContainerDrill, victim: int) -> None:
     """docker stop: it leaves with 0, and nobody waits for a suspicion."""
     assert drill.containers.stop_agent(victim) == 0
@@ -249,6 +256,7 @@ FAULTS: Final = [
     KILL,
     Fault("kill_and_start_at_once", kill_and_start_at_once),
     Fault("kill_several", kill_several),
+    Fault("out_of_memory", out_of_memory),
     Fault("stop", stop),
     Fault("restart", restart),
     Fault("remove", remove),

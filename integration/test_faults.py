@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 BY_NAME = {fault.name: fault for fault in FAULTS}
 GROUPS = {
-    "processes": (3, ["kill", "stop", "kill_and_start_at_once", "remove", "wipe"]),
+    "processes": (3, ["kill", "stop", "kill_and_start_at_once", "remove", "wipe", "out_of_memory"]),
     "pauses": (3, ["pause", "long_pause", "pause_all"]),
     "interfaces": (3, ["disconnect", "partition_in_three", "disconnect"]),
     "five": (5, ["partition", "kill_several", "partition_in_three", "all_apart"]),
