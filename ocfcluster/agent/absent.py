@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from ocfcluster.agent.config import AgentConfig
 from ocfcluster.agent.network import open_one
 from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.limits import NETWORK_RETRY_NS, SECOND_NS
@@ -60,16 +61,21 @@ class AbsentNetworks:
 
     def _try(self, transport: RedundantTransport) -> None:
         loop = asyncio.get_running_loop()
-        networks = self._agent.config.network.all()
+        config = self._agent.config
+        networks = config.network.all()
         for number in transport.absent():
             # A name server may be asked for peers.
-            opening = loop.run_in_executor(
-                None, open_one, self._agent.config, networks[number], self._agent.incarnation
-            )
+            opening = loop.run_in_executor(None, open_one, config, networks[number], self._agent.incarnation)
             self._under_way += 1
-            opening.add_done_callback(partial(self._tried, transport, number))
+            opening.add_done_callback(partial(self._tried, transport, number, config))
 
-    def _tried(self, transport: RedundantTransport, number: int, opening: asyncio.Future[_Opened]) -> None:
+    def _tried(
+        self,
+        transport: RedundantTransport,
+        number: int,
+        config: AgentConfig,
+        opening: asyncio.Future[_Opened],
+    ) -> None:
         self._under_way -= 1
         if not opening.cancelled():
             try:
@@ -77,16 +83,16 @@ class AbsentNetworks:
             except (ConfigurationError, SetupError) as error:
                 transport.absent()[number].error = str(error)
             else:
-                self._opened(transport, number, *opened)
+                self._opened(transport, number, config, *opened)
         if not self._under_way:
             self._again()
 
     def _opened(
-        self, redundant: RedundantTransport, number: int, transport: Transport, listening: socket.socket,
-        warnings: list[str],
+        self, redundant: RedundantTransport, number: int, config: AgentConfig, transport: Transport,
+        listening: socket.socket, warnings: list[str],
     ) -> None:  # fmt: skip
         agent = self._agent
-        if agent.closed:
+        if agent.closed or agent.config is not config:  # read again meanwhile: its peers may be others
             transport.close()
             listening.close()
             return

@@ -26,6 +26,7 @@ _ORDERED: Final[dict[int, Callable[[Administer], control.Operand]]] = {
     Administration.SEQUENCE: lambda asked: control.Sequence(asked.node_id),
     Administration.SHUTDOWN: lambda _asked: control.Shutdown(),
 }
+_KEYS: Final = (Administration.KEYS_CHECK, Administration.KEYS_LOAD, Administration.KEYS_LOAD_FORCED)
 _LOCAL: Final[dict[int, Callable[[Administer], OperatorCommand]]] = {
     Administration.BOOTSTRAP_WITHOUT: lambda asked: BootstrapWithout(tuple(sorted(set(asked.nodes)))),
     Administration.NEW_HISTORY: lambda _asked: NewHistory(),
@@ -70,7 +71,7 @@ class Administrator:
             self._read_again(client, request, check=body.command == Administration.RELOAD_CHECK)
         elif local is not None:
             self._tell(client, request, body, local(body))
-        elif body.command in (Administration.KEYS_CHECK, Administration.KEYS_LOAD):
+        elif body.command in _KEYS:
             self._done(client, request, self._keys(body))
         else:
             text = f"this agent knows no command {body.command} of administration"

@@ -15,7 +15,7 @@ import structlog
 from ocfcluster.agent.config import AgentConfig, load
 from ocfcluster.agent.daemon import Agent, new_incarnation
 from ocfcluster.agent.hooks import Hooks, check_command
-from ocfcluster.agent.keys import open_keys
+from ocfcluster.agent.keys import KeyRing, open_keys
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.network import open_network
 from ocfcluster.agent.node_api import NodeApi
@@ -52,7 +52,7 @@ class Incarnations:
         self.reloader: Reloader | None = None
         if file is not None:
             self.reloader = Reloader(
-                file.resolve(), lambda: self._config, self._table, self._apply, asyncio.to_thread, read
+                file.absolute(), lambda: self._config, self._table, self._apply, asyncio.to_thread, read
             )
         self._socket_path = socket_path
         self._state_path = state_path
@@ -74,8 +74,22 @@ class Incarnations:
 
     async def _run(self) -> int:
         evictions, because = 0, ""
+        # Once: what the file says since then counts when it has been checked, by a command.
+        keys = open_keys(self._config.security.key_file, self._config.cluster.name)
         while True:
-            agent = self.agent = _open(self._config, self._socket_path, self._state_path, self._warnings)
+            try:
+                agent = self.agent = await _open(
+                    self._config, self._socket_path, self._state_path, self._warnings, keys
+                )
+            except SetupError as error:
+                if not evictions:
+                    raise
+                log.warning("cannot begin again yet", reason=str(error))
+                if not await self._wait(0, because):
+                    return 0
+                continue
+            if self._stop.is_set():
+                agent.stop("the agent was stopped before it began")
             agent.evictions, agent.evicted_because = evictions, because
             agent.hooks, agent.reloading.reloader = self.hooks, self.reloader
             began = time.monotonic_ns()
@@ -95,7 +109,6 @@ class Incarnations:
                 log.error("evicted", reason=because, rejoins=False)
                 return EXIT_EVICTED
             if not await self._wait(time.monotonic_ns() - began, because):
-                log.info("stopped")
                 return 0
 
     async def _wait(self, lasted_ns: int, because: str) -> bool:
@@ -111,6 +124,7 @@ class Incarnations:
                 await self._stop.wait()
         except TimeoutError:
             return True
+        log.info("stopped")
         return False
 
     def leave(self, reason: str) -> None:
@@ -158,15 +172,17 @@ class Incarnations:
         """An agent has ended, and the next one does not begin at once."""
 
 
-def _open(config: AgentConfig, socket_path: str | None, state_path: Path, warnings: list[str]) -> Agent:
+async def _open(
+    config: AgentConfig, socket_path: str | None, state_path: Path, warnings: list[str], keys: KeyRing | None
+) -> Agent:
     """Open everything. What was opened is closed again where a later part fails."""
     incarnation = new_incarnation()
     with ExitStack() as opened:
         state_dir = StateDirectory(state_path, config.cluster.name, config.node.id)
         opened.callback(state_dir.close)
         warnings = [*warnings, *_volatile(config, state_path)]
-        keys = open_keys(config.security.key_file, config.cluster.name)
-        transport, snapshots, network_warnings = open_network(config, incarnation)
+        # Beside the loop, whose signs of life a supervisor waits for: peers may have names to be looked up.
+        transport, snapshots, network_warnings = await asyncio.to_thread(open_network, config, incarnation)
         opened.callback(transport.close)
         for listening in snapshots:
             opened.callback(listening.close)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -43,11 +43,12 @@ Members = Sequence[tuple[int, int]]  # the view's other members: node_id, incarn
 log = structlog.get_logger("ocfcluster.agent")
 
 
-def read_key_file(path: str | os.PathLike[str]) -> list[ClusterKey]:
+def read_key_file(path: str | os.PathLike[str], *, own: bool = True) -> list[ClusterKey]:
     """The keys of a file that nobody but its owner can read or write, the first being the one that seals.
 
-    The owner must be root or this user. Its group may read it where that is the group that this process runs as. Raises
-    ConfigurationError: the file, and what to do about it.
+    The owner must be root or this user. Its group may read it where that is the group that this process runs as. With
+    ``own`` False it is an agent's, of another user perhaps, who looks at that itself. Raises ConfigurationError: the
+    file, and what to do about it.
     """
     file = Path(path)
     try:
@@ -60,7 +61,7 @@ def read_key_file(path: str | os.PathLike[str]) -> list[ClusterKey]:
             f"security.key_file: {file}: {error.strerror} (the agent runs as uid {os.geteuid()})"
         ) from None
     try:
-        fault = _permission_fault(os.fstat(descriptor))
+        fault = _permission_fault(os.fstat(descriptor)) if own else ""
         if fault:
             raise ConfigurationError(f"security.key_file: {file} {fault}")
         data = os.read(descriptor, limits.KEY_FILE_BYTES + 1)
@@ -108,10 +109,10 @@ class NoKeys:
     def seal(self, transport: Traffic, cluster: str, node_id: int, incarnation: int) -> Traffic:
         return transport
 
-    def load(self, members: Members) -> None:
+    def load(self, members: Members, table: Container[int], *, force: bool = False) -> None:
         raise ConfigurationError("security.key_file: this agent has none, and seals nothing")
 
-    def fault(self, key_ids: Sequence[str], members: Members) -> str:
+    def fault(self, key_ids: Sequence[str], members: Members, table: Container[int]) -> str:
         return "this agent has no security.key_file, and seals nothing"
 
     def counters(self) -> dict[str, int]:
@@ -140,12 +141,11 @@ class KeyRing:
 
     # --- changes --------------------------------------------------------------------------------------------------
 
-    def load(self, members: Members) -> None:
-        """Take what the file says now. Raises ConfigurationError where it cannot be read or is refused; the keys that
-        were
-        there stay then."""
+    def load(self, members: Members, table: Container[int], *, force: bool = False) -> None:
+        """Take what the file says now. Raises ConfigurationError where it cannot be read or, without ``force``, is
+        refused; the keys that were there stay then."""
         keys = read_key_file(self.path)
-        fault = self.fault([key.id for key in keys], members)
+        fault = "" if force else self.fault([key.id for key in keys], members, table)
         if fault:
             raise ConfigurationError(fault)
         before = self.keys
@@ -155,19 +155,22 @@ class KeyRing:
         if [key.id for key in before] != [key.id for key in keys]:
             log.info("keys", seals=keys[0].id, accepts=[key.id for key in keys])
 
-    def fault(self, key_ids: Sequence[str], members: Members) -> str:
-        """Why this node may not have just these keys, of which the first one seals; empty: it may."""
+    def fault(self, key_ids: Sequence[str], members: Members, table: Container[int]) -> str:
+        """Why this node may not have just these keys, of which the first one seals; empty: it may.
+
+        The members count, and who else of the node ``table`` has been heard of late.
+        """
         if not key_ids:
             return "no key would be left"
         own = [key.id for key in self.keys]
         if key_ids[0] != own[0]:
-            missing = self._where(members, lambda said: said is None or key_ids[0] not in said)
+            missing = self._where(members, table, lambda said: said is None or key_ids[0] not in said)
             if missing:
                 return (
                     f"{_nodes(missing)} not said that it has key {key_ids[0]}: ocfcluster key add there first"
                 )
         for gone in (key_id for key_id in own if key_id not in key_ids):
-            using = self._where(members, lambda said, gone=gone: said is None or said[0] == gone)  # type: ignore[misc]
+            using = self._where(members, table, lambda said, gone=gone: said is None or said[0] == gone)  # type: ignore[misc]
             if using:
                 return (
                     f"{_nodes(using)} not said that it seals with another key than {gone}: "
@@ -175,10 +178,13 @@ class KeyRing:
                 )
         return ""
 
-    def _where(self, members: Members, wanted: Callable[[tuple[str, ...] | None], bool]) -> list[int]:
+    def _where(
+        self, members: Members, table: Container[int], wanted: Callable[[tuple[str, ...] | None], bool]
+    ) -> list[int]:
         """Nodes of whose last report, None where there is none of late, this is so."""
         heard = self._heard()
-        return sorted({member[0] for member in {*members, *heard} if wanted(heard.get(member))})
+        asked = {*members, *(sender for sender in heard if sender[0] in table)}
+        return sorted({sender[0] for sender in asked if wanted(heard.get(sender))})
 
     def counters(self) -> dict[str, int]:
         return {} if self._traffic is None else self._traffic.counters
@@ -221,10 +227,13 @@ def other_members(agent: Agent) -> list[tuple[int, int]]:
 
 def change_keys(agent: Agent, asked: Administer) -> str:
     """What an operator asks about the key file; empty, or why it is refused."""
+    configuration = agent.node.configuration
+    table = agent.config.cluster.table() if configuration is None else configuration.table
     if asked.command == Administration.KEYS_CHECK:
-        return agent.keys.fault(asked.keys, other_members(agent))
+        return agent.keys.fault(asked.keys, other_members(agent), table)
+    force = asked.command == Administration.KEYS_LOAD_FORCED
     try:
-        agent.keys.load(other_members(agent))
+        agent.keys.load(other_members(agent), table, force=force)
     except ConfigurationError as error:
         return str(error)
     return ""

@@ -115,8 +115,10 @@ class _Process(Incarnations):
     def _on_hangup(self, reloader: Reloader) -> None:
         async def reload() -> None:
             notify_supervisor(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            await reloader.reload(check=False)
-            notify_supervisor("READY=1")
+            try:
+                await reloader.reload(check=False)
+            finally:
+                notify_supervisor("READY=1")
 
         task = asyncio.get_running_loop().create_task(reload())
         self._reloads.add(task)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import secrets
 import struct
 from collections.abc import Callable
@@ -32,6 +34,7 @@ IDENTITY_VERSION: Final = 1
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity.json"
 _RECORD: Final = "record"
+_STORE_ID: Final = re.compile("[0-9a-f]{16}")
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +58,15 @@ class StateDirectory:
         self.record = b""  # as found at the start
         self._lock = -1
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.is_dir():
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with contextlib.suppress(PermissionError):  # where it may be made and not be read
+                    _sync_directory(path.parent)
+            if path.stat().st_mode & 0o002:
+                raise StateDirectoryError(
+                    f"state directory {path}: everybody may write there, and make up what this node has promised; "
+                    "chmod 0700, or name another as node.state_dir"
+                )
             self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateDirectoryError(
@@ -79,7 +90,7 @@ class StateDirectory:
     def _take_lock(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise StateDirectoryError(
                 f"state directory {self.path} is in use by a live agent (process {holder}); stop that one, "
@@ -103,9 +114,9 @@ class StateDirectory:
             return int(identity.store_id, 16)
         try:
             identity = msgspec.json.decode(raw, type=Identity)
+            if _STORE_ID.fullmatch(identity.store_id) is None:
+                raise ValueError("its store_id is not 16 hex digits")
             store_id = int(identity.store_id, 16)
-            if not 0 <= store_id < 1 << 64:
-                raise ValueError("its store_id has other than 16 digits")
         except (msgspec.DecodeError, ValueError) as error:
             raise StateDirectoryError(
                 f"{file} is corrupt ({error}): restore it from a copy, or empty the directory, "
@@ -162,7 +173,10 @@ class StateDirectory:
 
         The new identity comes first: where the power fails between, a record of another store has no vote.
         """
-        raw = msgspec.json.decode((self.path / _IDENTITY).read_bytes(), type=Identity)
+        try:
+            raw = msgspec.json.decode((self.path / _IDENTITY).read_bytes(), type=Identity)
+        except msgspec.DecodeError as error:
+            raise OSError(errno.EIO, f"{_IDENTITY} has become unreadable: {error}") from None
         identity = Identity(IDENTITY_VERSION, raw.cluster, raw.node_id, f"{secrets.randbits(64):016x}")
         _replace(self.path / _IDENTITY, msgspec.json.encode(identity) + b"\n")
         (self.path / _RECORD).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -78,18 +79,23 @@ def run(
         sys.stdout.buffer.write(content.getvalue())
     else:
         path = file or Path(f"{name}.tar.gz")
-        _write(path, content.getvalue())
+        _write(path, content.getvalue(), new=file is None)
         output.print_line(str(path))
     for line in missing:
         output.tell(line)
 
 
-def _write(path: Path, archive: bytes) -> None:
-    """All of it, or nothing stays. Raises OSError, which names the file."""
+def _write(path: Path, archive: bytes, *, new: bool) -> None:
+    """All of it, or nothing stays, for this user alone to read. ``new``: nothing may be there, under a name that others
+    can foresee. Raises OSError, which names the file."""
+    how = os.O_EXCL if new else os.O_TRUNC
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o600)
         try:
             with open(descriptor, "wb") as opened:
+                if path.is_file():
+                    with contextlib.suppress(PermissionError):  # another's file, which says who may read it
+                        os.fchmod(descriptor, 0o600)
                 opened.write(archive)
         except OSError:
             if path.is_file():

@@ -26,6 +26,11 @@ KeyId = Annotated[
     str, typer.Argument(metavar="ID", help="A key's id, as `key status` shows it.", show_default=False)
 ]
 
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Also where a node that seals with a key that goes is not heard any more."),
+]
+
 
 def keygen(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The key file to make.", show_default=False)],
@@ -55,7 +60,12 @@ def keygen(
                 f"{file} is there already, and what is sealed with its keys opens with no other: name another file, or "
                 "say --force"
             ) from None
-        _write(descriptor, text)
+        try:
+            _write(descriptor, text)
+            _sync_directory(file)
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
     if json:
         output.print_json({"command": "keygen", "file": str(file), "key_id": key.id})
     else:
@@ -129,9 +139,12 @@ def use(
 
 @app.command()
 def drop(
-    context: typer.Context, key_id: KeyId, socket: options.Socket = None, json: options.Json = False
-) -> None:
+    context: typer.Context, key_id: KeyId, force: Force = False, socket: options.Socket = None,
+    json: options.Json = False,
+) -> None:  # fmt: skip
     """Third, on every node: accept this key no more. Refused while a node seals with it.
+
+    Who has a stolen key can seal with it, and have that refused for as long as he likes: --force takes it away.
 
     Example: ocfcluster key drop 0a1b2c3d
     """
@@ -143,17 +156,19 @@ def drop(
             raise Refused(f"this node seals with key {key_id}: `ocfcluster key use` another one first")
         return [key for key in keys if key.id != key_id]
 
-    _change(context, socket, json, "drop", change, f"key {key_id} is gone", key_ids=[key_id])
+    _change(context, socket, json, "drop", change, f"key {key_id} is gone", force=force, key_ids=[key_id])
 
 
 @app.command()
-def load(context: typer.Context, socket: options.Socket = None, json: options.Json = False) -> None:
+def load(
+    context: typer.Context, force: Force = False, socket: options.Socket = None, json: options.Json = False
+) -> None:
     """Have the agent read its key file again, after it was changed by something else than these commands.
 
     Example: ocfcluster key load
     """
     with options.connect(context, socket, orders=False) as client:
-        client.admin.load_keys()
+        client.admin.load_keys(force=force)
         accepts = client.status()["sealing"]["accepts"]
     if json:
         output.print_json({"command": "key load", "accepts": accepts})
@@ -175,25 +190,29 @@ def _ids(keys: list[ClusterKey]) -> str:
 
 def _change(
     context: typer.Context, socket: str | None, json: bool, command: str,
-    change: Callable[[list[ClusterKey]], list[ClusterKey]], text: str, **document: Any,
+    change: Callable[[list[ClusterKey]], list[ClusterKey]], text: str, *, force: bool = False, **document: Any,
 ) -> None:  # fmt: skip
-    """Change the key file of the agent, and have it read again: neither, where the agent refuses it."""
+    """Change the key file of the agent, and have it read again: neither, where the agent refuses it.
+
+    ``force``: also where members are lost by it.
+    """
     from ocfcluster.agent.keys import read_key_file
     from ocfcluster.errors import ConfigurationError, Refused
     from ocfcluster.wire.keys import key_text, keys_fault
 
     with options.connect(context, socket, orders=False) as client:
         path = Path(_key_file(client))
-        before = read_key_file(path)
+        before = read_key_file(path, own=False)  # root's command, the agent's file
         after = change(before)
         fault = keys_fault(after)
         if fault:
             raise ConfigurationError(f"the key file would not do: it {fault}")
-        client.admin.check_keys([key.id for key in after])
+        if not force:
+            client.admin.check_keys([key.id for key in after])
         if [key.id for key in after] != [key.id for key in before]:
             _replace(path, key_text(after))
         try:
-            client.admin.load_keys()
+            client.admin.load_keys(force=force)
         except Refused:
             _replace(path, key_text(before))
             raise
@@ -228,10 +247,20 @@ def _replace(file: Path, text: str) -> None:
             os.fchmod(descriptor, found.st_mode & 0o740)
         _write(descriptor, text)
         os.rename(temporary, file)
+        _sync_directory(file)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def _sync_directory(file: Path) -> None:
+    """Else a power cut may take the change away."""
+    descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(descriptor: int, text: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ocfcluster.cli import options, output
+from ocfcluster.cli.output import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -99,9 +100,11 @@ def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
         elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
             for number, item in enumerate(value):
                 yield from (
-                    flat(item, f"{name}[{number}].") if isinstance(item, Mapping) else [(name, str(item))]
+                    flat(item, f"{name}[{number}].")
+                    if isinstance(item, Mapping)
+                    else [(name, printable(str(item)))]
                 )
         elif isinstance(value, list | tuple):
-            yield name, ", ".join(map(str, value))
+            yield name, printable(", ".join(map(str, value)))
         else:
-            yield name, str(value)
+            yield name, printable(str(value))

@@ -75,7 +75,8 @@ class Admin:
         the cluster would be lost by it, with the reason."""
         self._ask(Administer(Administration.KEYS_CHECK, keys=list(key_ids)), timeout)
 
-    def load_keys(self, *, timeout: float | None = None) -> None:
+    def load_keys(self, *, force: bool = False, timeout: float | None = None) -> None:
         """Have the agent read its key file again: Refused, with nothing changed, as by ``check_keys`` or where the file
-        cannot be read."""
-        self._ask(Administer(Administration.KEYS_LOAD), timeout)
+        cannot be read. ``force``: whoever is lost by it."""
+        command = Administration.KEYS_LOAD_FORCED if force else Administration.KEYS_LOAD
+        self._ask(Administer(command), timeout)

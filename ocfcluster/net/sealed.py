@@ -106,11 +106,10 @@ class SealedTraffic:
         buffer, segment, source = received
         opener = self._opener
         opened = opener.open(buffer, segment)
-        if not opened:
-            if opener.reports:
-                self._take_reports()
-            else:
-                self._on_refused(source)
+        if opener.reports:  # also where the kernel has put one behind other datagrams of its sender
+            self._take_reports()
+        elif not opened:
+            self._on_refused(source)
         return [(piece, size, source) for piece, size in opened]
 
     # --- key reports ------------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from typing import Final
 
 from ocfcluster import limits
 from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.net import offload, udp
 from ocfcluster.net.interfaces import Interface
 from ocfcluster.net.transport import Address, Received, usable_mtu
+
+_PORT_DIGITS: Final = 5
 
 
 def resolve_peers(peers: Sequence[str], family: int, default_port: int) -> list[Address]:
@@ -24,10 +27,10 @@ def _resolve_peer(peer: str, family: int, default_port: int) -> Address:
     host, port = _split_peer(peer, default_port)
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: a label that no name can have
         family_name = "IPv4" if family == socket.AF_INET else "IPv6"
         raise SetupError(
-            f"network.peers: {peer!r} has no {family_name} address ({error.strerror}): "
+            f"network.peers: {peer!r} has no {family_name} address ({getattr(error, 'strerror', error)}): "
             "correct it, give an address, or add the name to DNS or /etc/hosts"
         ) from error
     address: Address = found[0][4]  # type: ignore[assignment]  # typeshed allows for other families
@@ -45,7 +48,12 @@ def _split_peer(peer: str, default_port: int) -> tuple[str, int]:
     else:
         host, port_text, well_formed = peer, str(default_port), True
     if not (
-        well_formed and host and port_text.isascii() and port_text.isdigit() and 0 < int(port_text) < 65_536
+        well_formed
+        and host
+        and port_text.isascii()
+        and port_text.isdigit()
+        and len(port_text) <= _PORT_DIGITS
+        and 0 < int(port_text) < 65_536
     ):
         raise ConfigurationError(
             f'network.peers: {peer!r} is not of the form "host:port" or "[IPv6 address]:port"'

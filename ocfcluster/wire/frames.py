@@ -76,6 +76,7 @@ class Administration(IntEnum):
     REJOIN = 8
     KEYS_CHECK = 32  # keys: may this agent's key file name just these, in this order? DONE, or why not
     KEYS_LOAD = 33  # read the key file again
+    KEYS_LOAD_FORCED = 34  # ... whoever is lost by it
     RELOAD = 9  # the agent reads its configuration again; answered by STATUS
     RELOAD_CHECK = 10  # what RELOAD would do; answered by STATUS
 

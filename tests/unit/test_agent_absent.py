@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -33,6 +34,7 @@ class Agent:
         self.incarnation = 7
         self.closed = False
         self.ends_at_try = 0
+        self.reloaded_at_try = 0
         self.warnings: list[str] = ["old"]
         self.watched: list[MemoryTransport] = []
         self.listening: list[socket.socket] = []
@@ -58,6 +60,8 @@ def run(
         if len(tries) < 3:
             raise SetupError(f"still no eth2 ({len(tries)})")
         agent.closed = agent.ends_at_try == len(tries)
+        if agent.reloaded_at_try == len(tries):
+            agent.config = copy.copy(config)
         return agent.hub.transport(mtu=1300), socket.create_server(("127.0.0.1", 0)), ["loud"]
 
     monkeypatch.setattr(absent, "open_one", open_one)
@@ -114,6 +118,17 @@ def test_an_agent_that_has_ended_lets_it_go(monkeypatch: pytest.MonkeyPatch) -> 
         await asyncio.sleep(0.05)
         assert agent.watched == []
         assert list(agent.hub.transports) == [agent.transport.address]
+
+    run(monkeypatch, test)
+
+
+def test_what_was_opened_for_an_older_configuration_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(agent: Agent, tries: list[int]) -> None:
+        agent.reloaded_at_try = 3  # the first one that opens it
+        while not agent.watched:  # noqa: ASYNC110 - nobody sets an event
+            await asyncio.sleep(0.001)
+        assert len(tries) == 4
+        assert len(agent.listening) == 1
 
     run(monkeypatch, test)
 

@@ -20,6 +20,7 @@ from tests.keyed import new_key, write_keys
 OLD = new_key()
 NEW = new_key(OLD)
 MEMBERS = [(2, 22), (3, 33)]
+TABLE = {1, 2, 3, 4}
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 
 
@@ -90,41 +91,53 @@ def ring(tmp_path: Path) -> Ring:
 def test_a_key_is_used_when_every_member_has_said_that_it_has_it(ring: Ring) -> None:
     wanted = [NEW.id, OLD.id]
     ring.say(MEMBERS[0], OLD.id, NEW.id)
-    assert ring.keys.fault([OLD.id, NEW.id], MEMBERS) == "", "to accept one more is always possible"
-    assert "node 3 has not said that it has key" in ring.keys.fault(wanted, MEMBERS)
+    assert ring.keys.fault([OLD.id, NEW.id], MEMBERS, TABLE) == "", "to accept one more is always possible"
+    assert "node 3 has not said that it has key" in ring.keys.fault(wanted, MEMBERS, TABLE)
     ring.say(MEMBERS[1], OLD.id)
-    assert "node 3 has not said" in ring.keys.fault(wanted, MEMBERS)
+    assert "node 3 has not said" in ring.keys.fault(wanted, MEMBERS, TABLE)
     ring.say(MEMBERS[1], OLD.id, NEW.id)
-    assert ring.keys.fault(wanted, MEMBERS) == ""
+    assert ring.keys.fault(wanted, MEMBERS, TABLE) == ""
     ring.say(MEMBERS[0], OLD.id, NEW.id, ago_ns=KEY_REPORT_OLD_NS)
-    assert "node 2 has not said" in ring.keys.fault(wanted, MEMBERS), "that was long ago"
+    assert "node 2 has not said" in ring.keys.fault(wanted, MEMBERS, TABLE), "that was long ago"
 
 
 def test_who_is_heard_and_no_member_counts_as_well(ring: Ring) -> None:
     ring.say((4, 44), OLD.id)
-    assert "node 4 has not said" in ring.keys.fault([NEW.id, OLD.id], [])
+    assert "node 4 has not said" in ring.keys.fault([NEW.id, OLD.id], [], TABLE)
+    assert ring.keys.fault([NEW.id, OLD.id], [], {1, 2, 3}) == "", "a node of no table is none to wait for"
+
+
+def test_who_has_a_stolen_key_does_not_keep_it_in_force(tmp_path: Path) -> None:
+    ring = Ring(write_keys(tmp_path / "key", NEW, OLD))
+    ring.say(MEMBERS[0], OLD.id)  # in a member's name
+    ring.say(MEMBERS[1], NEW.id)
+    write_keys(ring.file, NEW)
+    with pytest.raises(ConfigurationError, match="node 2 has not said"):
+        ring.keys.load(MEMBERS, TABLE)
+    ring.keys.load(MEMBERS, TABLE, force=True)
+    assert ring.keys.keys == ring.keys.sealing.keys == [NEW]
 
 
 def test_a_key_is_dropped_when_no_member_seals_with_it(tmp_path: Path) -> None:
     ring = Ring(write_keys(tmp_path / "key", NEW, OLD))
     ring.say(MEMBERS[0], NEW.id, OLD.id)
     ring.say(MEMBERS[1], OLD.id, NEW.id)
-    assert "node 3 has not said that it seals with another" in ring.keys.fault([NEW.id], MEMBERS)
+    assert "node 3 has not said that it seals with another" in ring.keys.fault([NEW.id], MEMBERS, TABLE)
     ring.say(MEMBERS[1], NEW.id)
-    assert ring.keys.fault([NEW.id], MEMBERS) == ""
-    assert ring.keys.fault([], MEMBERS) == "no key would be left"
+    assert ring.keys.fault([NEW.id], MEMBERS, TABLE) == ""
+    assert ring.keys.fault([], MEMBERS, TABLE) == "no key would be left"
 
 
 def test_a_file_that_is_refused_changes_nothing(ring: Ring) -> None:
     write_keys(ring.file, NEW, OLD)
     with pytest.raises(ConfigurationError, match="nodes 2, 3 have not said"):
-        ring.keys.load(MEMBERS)
+        ring.keys.load(MEMBERS, TABLE)
     ring.file.write_text("nonsense")
     with pytest.raises(ConfigurationError, match="is no key file"):
-        ring.keys.load([])
+        ring.keys.load([], TABLE)
     assert ring.keys.keys == ring.keys.sealing.keys == [OLD]
     write_keys(ring.file, OLD, NEW)
-    ring.keys.load(MEMBERS)
+    ring.keys.load(MEMBERS, TABLE)
     assert ring.keys.keys == ring.keys.sealing.keys == [OLD, NEW]
 
 
@@ -132,7 +145,7 @@ def test_status_and_log_name_keys_and_show_none(ring: Ring) -> None:
     ring.say(MEMBERS[0], OLD.id)
     with capture_logs() as logs:
         write_keys(ring.file, OLD, NEW)
-        ring.keys.load([])
+        ring.keys.load([], TABLE)
     document = ring.keys.document(1, MEMBERS)
     assert document["members"] == [
         {"node_id": 1, "key_ids": [OLD.id, NEW.id]},
@@ -149,9 +162,17 @@ def test_an_agent_without_keys_says_so() -> None:
     transport = MemoryHub().transport()
     assert NoKeys().seal(transport, "c", 1, 1) is transport
     assert NoKeys().document(1, [])["sealed"] is False
-    assert "no security.key_file" in NoKeys().fault(["a"], [])
+    assert "no security.key_file" in NoKeys().fault(["a"], [], TABLE)
     with pytest.raises(ConfigurationError, match="has none"):
-        NoKeys().load([])
+        NoKeys().load([], TABLE)
+
+
+def test_an_agents_file_is_read_whosever_it_is(tmp_path: Path) -> None:
+    file = write_keys(tmp_path / "key", OLD)
+    file.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="0644"):
+        read_key_file(file)
+    assert read_key_file(file, own=False) == [OLD]
 
 
 def test_every_reason_for_which_a_datagram_is_dropped_has_its_words() -> None:

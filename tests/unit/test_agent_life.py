@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import ocfcluster
 from ocfcluster.agent import incarnations as module
-from ocfcluster.agent.config import AgentConfig, Cluster
+from ocfcluster.agent.config import AgentConfig, Cluster, Security
 from ocfcluster.agent.config import Node as NodeSection
 from ocfcluster.agent.incarnations import EXIT_EVICTED, EXIT_FAILURE, Incarnations
 from ocfcluster.client.session import Stage
@@ -21,6 +24,7 @@ from ocfcluster.limits import MILLISECOND_NS
 from ocfcluster.protocol.effects import FetchSnapshot, Forget, Persist, State, Stop
 from ocfcluster.protocol.operator import Rejoin
 from ocfcluster.wire.frames import Shutdown
+from tests.keyed import new_key, write_keys
 from tests.unit.fake_node import FakeNode, RawClient
 
 
@@ -194,6 +198,76 @@ def test_an_evicted_node_begins_again_with_the_newest_record(
     assert one.records == [b"", b"newest"]
     assert incarnations[0] != incarnations[1]
     assert not one.nodes[0].left
+
+
+def test_a_network_that_is_not_back_yet_is_tried_again(
+    life: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = life()
+    one.incarnations._back_off_ns = MILLISECOND_NS
+    tries: list[int] = []
+    really = module.open_network
+
+    def open_network(config: AgentConfig, incarnation: int) -> Any:
+        assert threading.current_thread() is not threading.main_thread(), "a name server may be asked"
+        tries.append(incarnation)
+        if len(tries) == 2:
+            raise SetupError("no name server answers")
+        return really(config, incarnation)
+
+    monkeypatch.setattr(module, "open_network", open_network)
+
+    async def test() -> None:
+        one.decide(State.EVICTED, "test")
+        await one.until(lambda: len(one.nodes) == 2 and one.agent and one.agent._stopping)
+        one.signal()
+
+    assert one.run(test) == 0
+    assert len(tries) == 3
+
+
+def test_told_to_stop_before_it_serves_it_ends(
+    life: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = life()
+    one.incarnations._back_off_ns = MILLISECOND_NS
+    really = module.open_network
+    loop: list[asyncio.AbstractEventLoop] = []
+
+    def open_network(config: AgentConfig, incarnation: int) -> Any:
+        if loop:
+            loop[0].call_soon_threadsafe(one.signal)
+            time.sleep(0.05)
+        return really(config, incarnation)
+
+    monkeypatch.setattr(module, "open_network", open_network)
+
+    async def test() -> None:
+        loop.append(asyncio.get_running_loop())
+        one.decide(State.EVICTED, "test")
+
+    assert one.run(test) == 0
+    assert len(one.nodes) == 2
+    assert not one.nodes[1].left
+
+
+def test_a_rejoin_keeps_the_keys_that_run(life: Callable[..., Life], tmp_path: Path) -> None:
+    one = life()
+    key = new_key()
+    file = write_keys(tmp_path / "key", key)
+    one.incarnations._config = msgspec.structs.replace(
+        one.incarnations._config, security=Security(key_file=str(file))
+    )
+    one.incarnations._back_off_ns = MILLISECOND_NS
+
+    async def test() -> None:
+        file.write_text("half of a cop")
+        one.decide(State.EVICTED, "test")
+        await one.until(lambda: len(one.nodes) == 2 and one.agent and one.agent._stopping)
+        assert one.agent.keys.document(1, [])["accepts"] == [key.id]
+        one.signal()
+
+    assert one.run(test) == 0
 
 
 def test_programs_find_the_next_incarnation_by_themselves(life: Callable[..., Life]) -> None:

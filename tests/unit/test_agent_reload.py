@@ -150,6 +150,7 @@ def test_a_file_that_follows_the_node_table_in_force_is_no_change(tmp_path: Path
     [
         ("nonsense = 1", "unknown key"),
         (BASE.replace("127.0.0.1:2", "no such host!:2"), "no such host!"),
+        (BASE.replace("127.0.0.1:2", "node-2..example:2"), "node-2..example"),
         (BASE + '[hooks]\ncommand = ["/nowhere/hook"]', "/nowhere/hook"),
         (BASE + '[hooks]\ncommand = ["hook"]', "hooks.command"),
         (BASE + '[hooks]\ntopic = "oc.x"', "hooks.topic"),
@@ -336,6 +337,19 @@ def test_sighup_reloads_and_the_next_incarnation_has_it(
         one.decide(State.EVICTED, "silent")  # rejoin is off now
 
     assert one.run(test) == incarnations.EXIT_EVICTED
+
+
+def test_a_link_that_has_been_turned_is_followed(tmp_path: Path) -> None:
+    for name, clients in (("one", 5), ("two", 6)):
+        (tmp_path / name).write_text(f"[limits]\nclients = {clients}\n")
+    file = tmp_path / "agent.toml"
+    file.symlink_to("one")
+    made = incarnations.Incarnations(load(file), None, tmp_path / "state", [], file)
+    file.unlink()
+    file.symlink_to("two")
+    (tmp_path / "one").unlink()
+    assert made.reloader is not None
+    assert asyncio.run(made.reloader.reload(check=True))["changes"][0]["after"] == 6
 
 
 def test_a_process_is_reloaded_by_a_program(tmp_path: Path) -> None:

@@ -70,7 +70,14 @@ def test_every_truncation_and_bit_flip_of_a_record_is_found(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"\xff", b'{"version":1,"cluster":"blue","node_id":3,"store_id":"x"}']
+    "content",
+    [
+        b"",
+        b"{}",
+        b"\xff",
+        b'{"version":1,"cluster":"blue","node_id":3,"store_id":"x"}',
+        b'{"version":1,"cluster":"blue","node_id":3,"store_id":"0x_1"}',
+    ],
 )
 def test_a_corrupt_identity_is_refused(tmp_path: Path, content: bytes) -> None:
     StateDirectory(tmp_path, "blue", 3).close()
@@ -108,6 +115,23 @@ def test_what_forgets_is_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     whole.close()
     assert whole.record == b""
     assert whole.store_id not in (made.store_id, half.store_id)
+
+
+def test_who_has_become_unreadable_does_not_forget_half(tmp_path: Path) -> None:
+    made = StateDirectory(tmp_path, "blue", 3)
+    made.write_record(b"votes")
+    (tmp_path / "identity.json").write_bytes(b"{")
+    with pytest.raises(OSError, match="unreadable"):
+        made.forget()
+    assert (tmp_path / "record").exists()
+    made.close()
+
+
+def test_a_directory_where_everybody_may_write_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with pytest.raises(StateDirectoryError, match=r"everybody may write there.*chmod 0700"):
+        StateDirectory(tmp_path, "blue", 3)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_made_says_so(tmp_path: Path) -> None:

@@ -91,6 +91,25 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_there(
     assert "versions.json" in inside
 
 
+def test_nobody_else_reads_an_archive_whatever_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "node.tar.gz"
+    file.write_bytes(bytes(1 << 20))
+    file.chmod(0o644)
+    run(str(file), "--config", str(tmp_path / "none.toml"))
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert contents(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda *_: "now")
+    monkeypatch.setattr("socket.gethostname", lambda: "here")
+    (tmp_path / "ocfcluster-here-now.tar.gz").symlink_to("elsewhere")
+    with pytest.raises(SystemExit) as ended:
+        main(["collect", "--config", str(tmp_path / "none.toml")])
+    assert ended.value.code == 2
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_an_archive_that_does_not_fit_leaves_nothing_and_names_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

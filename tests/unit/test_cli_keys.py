@@ -14,9 +14,11 @@ from ocfcluster import errors
 from ocfcluster.agent.keys import read_key_file
 from ocfcluster.cli import main
 from tests.keyed import new_key, write_keys
+from tests.shortage import no_room
 
 OLD = new_key()
 NEW = new_key(OLD)
+NOBODY = 65534
 
 
 def run(*arguments: str) -> int:
@@ -71,13 +73,13 @@ class Recorder:
         if self.refuses == "check":
             raise errors.Refused("node 3 has not said that it has it")
 
-    def load_keys(self) -> None:
-        self.asked.append("load")
+    def load_keys(self, *, force: bool = False) -> None:
+        self.asked.append("load anyway" if force else "load")
         if self.refuses == "load":
             raise errors.Refused("meanwhile it is so no more")
 
     def status(self) -> dict[str, Any]:
-        key_ids = [key.id for key in read_key_file(self.file)]
+        key_ids = [key.id for key in read_key_file(self.file, own=False)]
         members = [{"node_id": 1, "key_ids": key_ids}, {"node_id": 2, "key_ids": []}]
         return {
             "sealing": {"sealed": True, "key_file": str(self.file), "accepts": key_ids, "members": members}
@@ -126,6 +128,47 @@ def test_what_the_agent_refuses_leaves_the_file_as_it_was(
     assert run("key", "use", NEW.id) == 5
     assert read_key_file(client.file) == [OLD, NEW]
     assert capsys.readouterr().err
+
+
+def test_force_asks_nobody(client: Recorder) -> None:
+    write_keys(client.file, NEW, OLD)
+    client.refuses = "check"
+    assert run("key", "drop", OLD.id, "--force") == 0
+    assert run("key", "load", "--force") == 0
+    assert read_key_file(client.file) == [NEW]
+    assert client.asked == ["load anyway", "load anyway"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose command it is")
+def test_root_changes_the_file_of_an_agent_of_another_user(client: Recorder, tmp_path: Path) -> None:
+    os.chown(client.file, NOBODY, NOBODY)
+    assert run("key", "add", str(write_keys(tmp_path / "new", NEW))) == 0
+    found = client.file.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (NOBODY, NOBODY, 0o600)
+
+
+def test_a_change_is_on_disk(client: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert run("key", "add", str(write_keys(tmp_path / "new", NEW))) == 0
+    assert synced[-1] == str(tmp_path)
+    assert run("keygen", str(tmp_path / "made")) == 0
+    assert synced[-2:] == [str(tmp_path / "made"), str(tmp_path)]
+
+
+def test_a_key_that_could_not_be_written_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with no_room():
+        assert run("keygen", str(tmp_path / "made")) == 2
+    assert "File too large" in capsys.readouterr().err
+    assert run("keygen", str(tmp_path / "made")) == 0
 
 
 def test_a_file_keeps_its_owner_and_mode(client: Recorder, tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def shown(height: int, width: int = 80) -> list[str]:
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
+def test_a_name_cannot_tell_the_terminal_what_to_do() -> None:
+    document = {"clients": [{"name": "x\x1b]0;y"}], "names": ["\x1b[2J"], "more": [{"a": 1}, "\x1b"]}
+    assert "\x1b" not in "".join(value for _, value in status.flat(document))
+
+
 def test_watch_prints_into_a_pipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

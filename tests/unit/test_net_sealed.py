@@ -88,6 +88,17 @@ def test_the_keys_of_the_others_are_known_once_they_have_spoken() -> None:
     assert two.traffic.peer_keys[(1, 11)].key_ids == (NEW.id, KEY.id)
 
 
+def test_a_report_that_the_kernel_put_behind_another_datagram_is_taken() -> None:
+    one, two = End(1, MemoryHub()), End(2, MemoryHub())
+    datagram = one.prefix + (1).to_bytes(8, "little") + bytes(200)
+    sealed = one.traffic._sealer.seal(datagram, len(datagram))
+    report = one.traffic._sealer.report([KEY.id])
+    assert len(report) < len(sealed)
+    opened = two.traffic._open((sealed + report, len(sealed), one.transport.address))
+    assert [buffer for buffer, _, _ in opened] == [datagram]
+    assert two.traffic.peer_keys[(1, 11)].key_ids == (KEY.id,)
+
+
 def test_keys_that_are_remembered_are_bounded() -> None:
     two = End(2, MemoryHub())
     for number in range(1, 4 * limits.NODES):

@@ -109,10 +109,29 @@ def test_peers_are_resolved(peer: str, family: int, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    "peer", ["", ":7", "host:", "host:x", "host:0", "host:65536", "[fd00::2", "[fd00::2]7", "[]:7", "h:²"]
+    "peer",
+    [
+        "",
+        ":7",
+        "host:",
+        "host:x",
+        "host:0",
+        "host:65536",
+        "[fd00::2",
+        "[fd00::2]7",
+        "[]:7",
+        "h:²",
+        "h:" + "1" * 5000,
+    ],
 )
 def test_ill_formed_peers_are_refused(peer: str) -> None:
     with pytest.raises(ConfigurationError, match=r"network\.peers: .* is not of the form"):
+        resolve_peers([peer], V4, 5405)
+
+
+@pytest.mark.parametrize("peer", ["node..example", ".host", "x" * 64 + ".example"])
+def test_a_name_that_none_can_be_is_refused(peer: str) -> None:
+    with pytest.raises(SetupError, match=r"network\.peers: .* has no IPv4 address \(.*label"):
         resolve_peers([peer], V4, 5405)
 
 
