@@ -471,8 +471,8 @@ class DataPlane:
             operand = control.read_operand(held.run, read_header(held.run))
         except MalformedRun:
             return
-        if isinstance(operand, TABLE_OPERANDS):
-            self.staged_table.apply(operand)
+        if isinstance(operand, TABLE_OPERANDS) and held.index > self.configuration.base:
+            self.staged_table.apply(operand)  # up to its base a configuration has counted them already
 
     def _acknowledgeable(self) -> int:
         """Held, but not past a topic change that is not on this node's disk."""
@@ -646,9 +646,10 @@ class DataPlane:
 
     @property
     def caught_up(self) -> bool:
-        """Whether a learner holds about all that is committed, and what it began with is; and can get the rest."""
+        """Whether a learner holds about all that is committed, and what it began with is, its topics on disk; and can
+        get the rest."""
         near = self.position <= self.commit <= self._acknowledgeable() + limits.JOIN_LAG_PACKETS
-        return near and self.stable <= self.log.held
+        return near and self.stable <= self.log.held and self._topic_disk.limit >= self.position
 
     def register_learner(self, node_id: int, incarnation: int, held: int) -> None:
         self._sequencer.learner_holds(node_id, incarnation, held)

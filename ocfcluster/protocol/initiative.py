@@ -291,15 +291,18 @@ class Initiative:
     def _would_be_primary(
         self, configuration: Configuration, gone: set[int], lagging: set[int], joining: list[int]
     ) -> bool:
-        """Whether a view without the members ``gone`` may go on. Those of them that are heard may come back in it,
-        but for the ``lagging``."""
-        table = self._table(configuration)
-        staying = [one.node_id for one in configuration.members if one.node_id not in gone] + joining
-        restarted = [
-            peer.node_id
-            for peer in self._detector.heard
-            if peer.node_id in gone - lagging and not self.is_leaving(peer.node_id)
-        ]
+        """Whether a view without the members ``gone`` may go on. Those of them that are heard may come back in it, but
+        for the ``lagging``; not before they are ready, where the order goes on without them."""
+        table, plane = self._table(configuration), self._node.plane
+        left = [one.node_id for one in configuration.members if one.node_id not in gone]
+        staying = left + joining
+        restarted = []
+        if plane is None or plane.frozen or not Quorums(configuration).commit(left):
+            restarted = [
+                peer.node_id
+                for peer in self._detector.heard
+                if peer.node_id in gone - lagging and not self.is_leaving(peer.node_id)
+            ]
         present = [one for one in {*staying, *restarted} if one in table]
         return bool(present) and (configuration.last_man_standing or is_primary(table, present))
 

@@ -99,6 +99,8 @@ class Installation:
         ):
             paxos = None
         index = record.topics_index if history == configuration.cluster_id else 0
+        if record.configuration is not None and index > configuration.ends_at(record.configuration.epoch):
+            index = 0  # a change that was held and never was, or nobody knows: who is sure goes before
         self._store.change(configuration=configuration, paxos=paxos, topics_index=index)
         self._store.when_durable(lambda when: self._install(configuration, when), now)
 

@@ -193,23 +193,39 @@ def _view_without(evidence: Evidence, unwanted: set[int]) -> Judgement:
         and one.node_id not in evidence.leaving
         and one.node_id not in unwanted
     ]
+    absent = [
+        one
+        for one in configuration.members
+        if one not in continuing
+        and one.node_id in table
+        and one.node_id not in evidence.strangers | evidence.leaving | unwanted
+    ]
+    order_time = max([evidence.order_time, *(promise.order_time for promise in promises.values())])
+    sequencers = _sequencers(evidence, continuing, best.wanted_sequencer)
     refused = "nobody is left that may go on"
-    for sequencer in _sequencers(evidence, continuing, best.wanted_sequencer):
-        members = [one for one in continuing if _in_star(evidence, sequencer, one.node_id)]
-        joining = _joiners(evidence, sequencer, members, table)
-        ids = [one.node_id for one in members] + [one.node_id for one in joining]
-        if not configuration.last_man_standing and not is_primary(table, ids):
-            refused = f"half of the node table's votes: nodes {_listed(set(table) - set(ids))} are missing"
-            continue
-        if not sum(table[node] for node in ids):
-            refused = "a node with a vote"
-            continue
-        order_time = max([evidence.order_time, *(promise.order_time for promise in promises.values())])
-        value = next_configuration(
-            configuration, members, joining, table, sequencer.node_id, best.held, order_time
-        )
-        fault = configuration_fault(value)
-        return Propose(value, source) if not fault else Wait(f"numbers that can be counted on: {fault}")
+    # A view that has lost a member goes on without it while the rest may commit, also as no half of the table; bound by
+    # a promise it would go on no more. Where no view of those who are here may be, the absent stay in it, as before.
+    for with_absent in (False, True):
+        for sequencer in sequencers:
+            members = [one for one in continuing if _in_star(evidence, sequencer, one.node_id)]
+            joining = _joiners(evidence, sequencer, members, table)
+            here = [one.node_id for one in members] + [one.node_id for one in joining]
+            if with_absent:
+                members += [one for one in absent if one.node_id not in here]
+            ids = {*here, *(one.node_id for one in members)}
+            if not configuration.last_man_standing and not is_primary(table, ids):
+                refused = f"half of the node table's votes: nodes {_listed(set(table) - ids)} are missing"
+                continue
+            if not sum(table[node] for node in ids):
+                refused = "a node with a vote"
+                continue
+            value = next_configuration(
+                configuration, members, joining, table, sequencer.node_id, best.held, order_time
+            )
+            if with_absent and not Quorums(value).commit(here):
+                continue
+            fault = configuration_fault(value)
+            return Propose(value, source) if not fault else Wait(f"numbers that can be counted on: {fault}")
     return Wait(refused)
 
 

@@ -45,7 +45,7 @@ from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_sna
 from ocfcluster.protocol.spoken import Spoken
 from ocfcluster.protocol.state import TopicTable, record_fault
 from ocfcluster.protocol.store import Store
-from ocfcluster.protocol.validity import COUNTED, ballot_fault, configuration_fault
+from ocfcluster.protocol.validity import LATEST_WALL_CLOCK, ballot_fault, configuration_fault
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.control import Operand
@@ -721,7 +721,8 @@ class Node:
 
     @property
     def wall_clock(self) -> int:
-        return min(self.now + self._wall_offset, COUNTED - 1)  # a broken one may say 2116 and later
+        # A broken one may say any year: no order's clock begins where there is no room left to go on.
+        return min(self.now + self._wall_offset, LATEST_WALL_CLOCK)
 
     @property
     def topics(self) -> dict[str, Topic]:

@@ -25,6 +25,7 @@ class Primacy:
         "_stuck_since",
         "_stuck_held",
         "_suspects_since",
+        "_frozen_since",
     )
 
     def __init__(self, settings: Settings, now: int) -> None:
@@ -34,6 +35,7 @@ class Primacy:
         self._m_sequence = 0  # when NOT_PRIMARY was told
         self._epoch = 0
         self._suspects_since = 0  # since when the sequencer does not count as alive
+        self._frozen_since = 0  # since when this node is bound to what may follow its epoch
         self._awake_since = now - settings.suspicion_ns
         self._stuck_since = now
         self._stuck_held = 0
@@ -54,6 +56,7 @@ class Primacy:
         """Tell what has changed."""
         configuration = plane.configuration
         delivered = plane.state.configuration  # of the last view that programs were told
+        self._frozen_since = (self._frozen_since or now) if plane.frozen else 0
         if not plane.is_member or not self._epoch or delivered is None:
             return
         if delivered.epoch != self._epoch:
@@ -98,6 +101,9 @@ class Primacy:
             enough = configuration.last_man_standing or is_primary(configuration.table, heard)
             in_time = now - self._suspects_since < _SUSPICIONS * self._settings.suspicion_ns
             return self.primary and enough and in_time and detector.connected(configuration, plane.node_id)
+        bound_since = max(self._frozen_since, self._awake_since)
+        if plane.frozen and now - bound_since >= _SUSPICIONS * self._settings.suspicion_ns:
+            return False  # no proposal comes to an end
         there = {plane.node_id}
         oldest = (
             now - self._settings.suspicion_ns

@@ -90,9 +90,8 @@ class Store:
             self._retry_at = now + limits.PERSIST_RETRY_NS
             return False
         self.durable = version
-        waiting = self._waiting
-        while waiting and waiting[0][0] <= version:
-            waiting.popleft()[1](now)
+        while self._waiting and self._waiting[0][0] <= version:  # a new one where an answer has put one in
+            self._waiting.popleft()[1](now)
         return True
 
 

@@ -11,6 +11,7 @@ from ocfcluster.wire import datagram as wire
 
 _U64: Final = 2**64
 COUNTED: Final = 2**62  # counted on from there, and still within the 64 bits that messages have
+LATEST_WALL_CLOCK: Final = 4_102_444_800 * limits.SECOND_NS  # the year 2100; COUNTED is in 2116
 REACHED: Final = 2**63  # where an honest node may have got from there; it must not find fault with itself
 _EPOCHS: Final = 2**32
 

@@ -7,7 +7,9 @@ import itertools
 import pytest
 
 from ocfcluster.limits import KIB, SECOND_NS
+from ocfcluster.protocol.effects import State
 from ocfcluster.protocol.settings import Limits
+from ocfcluster.simulator.scenario import Scenario
 from ocfcluster.simulator.script import notice_text
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
@@ -191,3 +193,41 @@ def test_a_wall_clock_that_leaps_moves_the_order_time_slowly(node):
     assert all(0.9 < step < 1.1 for step in steps), steps
     scenario.show()
     check(scenario, f"disk_clock_{node}")
+
+
+def test_who_could_not_write_its_topics_joins_nobody():
+    """Node 1 lacks a topic on its disk, which is full, and was the lowest of those that begin the next history: it is
+    ready when the table of its snapshot is on disk (DataPlane.caught_up)."""
+    scenario = Scenario(nodes=4, history_wait_ns=SECOND_NS)
+    scenario.form()
+    scenario.create_topic("t1")
+    scenario.run(ms=500)
+    scenario.crash(1)
+    scenario.wait_until(view=(2, 3, 4), on=(2, 3, 4))
+    scenario.create_topic("t2", node=2)
+    scenario.run(ms=500)
+    scenario.power_cut()
+    scenario.restart(2, 3, 4)
+    scenario.wait_until(history="new", on=(2, 3, 4))
+    publisher = scenario.publisher(node=2)
+    scenario.run(ms=500)
+    scenario.break_streams()
+    scenario.restart(1)
+    scenario.run(ms=1500)
+    scenario.fill_disk(1)
+    scenario.pause(4)
+    publisher.publish("t2", "freed nowhere: node 4 sleeps")
+    scenario.run(ms=5)
+    scenario.mend_streams()
+    scenario.run(ms=5000)
+    scenario.show()
+    scenario.show_states(1)
+    assert scenario.host(1).state is State.LEARNING
+    scenario.power_cut()
+    scenario.empty_disk(1)
+    scenario.restart(1, 2, 3)
+    scenario.run(ms=6000)
+    scenario.show()
+    scenario.show_states(1, 2, 3)
+    assert list(scenario.host(2).node.topics)[-2:] == ["t1", "t2"]
+    check(scenario, "disk_full_joiner")

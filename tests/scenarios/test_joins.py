@@ -323,3 +323,25 @@ def test_snapshots_that_break_are_taken_again():
     scenario.run(ms=200)
     scenario.show()
     check(scenario, "join_broken_snapshots")
+
+
+def test_two_of_three_go_on_while_the_third_cannot_fetch_its_state():
+    """They are no half of the table of five, and may commit: the one that is back is taken when it is ready, and its
+    view is not begun before (Initiative._would_be_primary)."""
+    scenario, publisher = part_of_a_table(5, late=(4, 5))
+    scenario.crash(3)
+    scenario.run(ms=3000)
+    scenario.break_streams()
+    scenario.restart(3)
+    scenario.run(ms=10_000)
+    publisher.publish("t", "two of three, of five")
+    scenario.run(ms=300)
+    scenario.show()
+    scenario.show_states()
+    assert publisher.unanswered == 0
+    assert epoch(scenario, 1) == 1
+    scenario.mend_streams()
+    scenario.wait_until(what=lambda: scenario.host(3).state is State.ACTIVE)
+    scenario.run(ms=300)
+    scenario.show()
+    check(scenario, "join_third_cannot_fetch")

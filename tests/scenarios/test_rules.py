@@ -105,7 +105,15 @@ def test_half_of_the_table_is_primary_only_for_those_whom_a_decision_quorum_lets
     assert not is_primary({1: 1, 2: 1, 3: 1, 4: 1, 5: 1}, [1, 2])
     view = configuration([1, 2, 3], table={1: 1, 2: 1, 3: 1, 4: 1, 5: 1})
     only_two = {node: promise(node, of=view) for node in (1, 2)}
-    assert isinstance(judge(evidence(view, only_two)), Wait)  # 46: two of five may be no view
+    alone = judge(evidence(view, only_two))
+    assert isinstance(alone, Propose)  # 46: two of five may be no view; the absent one stays in it, as before
+    assert [one.node_id for one in alone.value.members] == [1, 2, 3]
+    stranger = evidence(view, only_two)
+    stranger.strangers = {3}
+    assert isinstance(judge(stranger), Wait)
+    four = configuration([1, 2, 3, 4], table=dict.fromkeys(range(1, 8), 1))
+    half = {node: promise(node, of=four) for node in (1, 2)}
+    assert isinstance(judge(evidence(four, half)), Wait)  # who are here could confirm nothing in it
     with_a_learner = evidence(view, only_two, candidates=[Candidate(4, 104, 304, 1500, False)])
     judgement = judge(with_a_learner)
     assert isinstance(judgement, Propose)  # 44: as many joiners as it takes

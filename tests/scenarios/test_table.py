@@ -7,10 +7,11 @@ import errno
 import pytest
 
 from ocfcluster.protocol.effects import State
+from ocfcluster.protocol.operator import NewHistory
 from ocfcluster.simulator.scenario import Scenario
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
-from tests.scenarios.steps import configuration, epoch, running, status
+from tests.scenarios.steps import configuration, epoch, part_of_a_table, running, status
 from tests.scenarios.transcript import check
 
 
@@ -181,3 +182,88 @@ def test_a_file_that_disagrees_is_told_and_does_not_count():
     scenario.show()
     assert status(scenario, 2)["table"] == {1: 1, 2: 1, 3: 2}
     check(scenario, "table_file_disagrees")
+
+
+def test_a_refused_command_stays_refused_where_it_is_held_later():
+    """Node 2 installs the view with node 5 below its base, and holds the command that was refused before it then: it
+    counts for the view that is gone (DataPlane._stage)."""
+    scenario = Scenario(nodes=5, late=(5,), bootstrap="majority")
+    scenario.form()
+    scenario.create_topic("t")
+    scenario.start(5)
+    deaf = [
+        scenario.drop(kind, to=2) for kind in (MessageType.DATA, MessageType.ORDER, MessageType.RETRANSMIT)
+    ]
+    assert (
+        scenario.order(1, control.NodeVotes(5, 200)) == errno.EBUSY
+    )  # no member yet: it would be the quorum
+    scenario.wait_until(view=(1, 2, 3, 4, 5), on=(1, 3, 4))
+    for one in deaf:
+        scenario.heal(one)
+    scenario.run(ms=500)
+    scenario.crash(1)
+    scenario.wait_until(view=(2, 3, 4, 5), on=(2, 3, 4, 5))
+    scenario.show()
+    for node in (2, 3, 4, 5):
+        assert configuration(scenario, node).table == dict.fromkeys(range(1, 6), 1)
+    check(scenario, "table_refused_stays_refused")
+
+
+def test_a_member_that_dies_while_the_sequencer_changes_stops_nobody():
+    """Three of five: two may commit, and are no half of the table. Bound by their promises they would go on no more, so
+    the dead one stays in their view (judgement._view_without)."""
+    scenario, publisher = part_of_a_table(5, late=(4, 5))
+    scenario.crash_at(3, MessageType.PROMISE)
+    scenario.ask(1, control.Sequence(2), [])
+    scenario.run(ms=3000)
+    publisher.publish("t", "two of three, of five")
+    scenario.run(ms=300)
+    scenario.show()
+    scenario.show_states(1, 2)
+    assert publisher.unanswered == 0
+    assert [one.node_id for one in configuration(scenario, 1).members] == [1, 2, 3]
+    scenario.restart(3)
+    scenario.wait_until(what=lambda: scenario.host(3).state is State.ACTIVE)
+    scenario.run(ms=300)
+    scenario.show()
+    check(scenario, "table_member_dies_in_change")
+
+
+def test_a_sequencer_that_dies_while_it_is_changed_leaves_the_rest_to_an_operator():
+    """Those who have promised are no half of the table: their programs are told, and an operator has them go on, in the
+    same history."""
+    scenario, publisher = part_of_a_table(5, late=(4, 5))
+    scenario.crash_at(1, MessageType.SYNC)
+    scenario.drop(MessageType.ACCEPT)
+    scenario.ask(2, control.Sequence(2), [])
+    scenario.run(ms=10_000)
+    scenario.show()
+    scenario.show_states(2, 3)
+    assert not scenario.host(2).node.primary
+    scenario.heal_all()
+    assert scenario.operator(2, NewHistory()) == ""
+    scenario.wait_until(what=lambda: scenario.host(2).node.primary and scenario.host(3).node.primary)
+    publisher.publish("t", "two of three, of five")
+    scenario.run(ms=300)
+    scenario.show()
+    assert publisher.unanswered == 0
+    assert len(scenario.histories) == 1
+    check(scenario, "table_sequencer_dies_in_change")
+
+
+def test_who_is_bound_by_a_promise_that_leads_nowhere_says_so():
+    """All hear all, and no proposal comes to an end: their programs are told (Primacy._in_reach)."""
+    scenario, publisher = running()
+    scenario.drop(MessageType.ACCEPT)
+    scenario.ask(1, control.Sequence(2), [])
+    scenario.run(ms=15_000)
+    scenario.show()
+    scenario.show_states()
+    assert not any(scenario.host(node).node.primary for node in (1, 2, 3))
+    scenario.heal_all()
+    scenario.wait_until(what=lambda: all(scenario.host(node).node.primary for node in (1, 2, 3)))
+    publisher.publish("t", "after all")
+    scenario.run(ms=300)
+    scenario.show()
+    assert publisher.unanswered == 0
+    check(scenario, "table_promise_leads_nowhere")

@@ -562,6 +562,9 @@ def test_a_clock_beyond_all_numbers_begins_a_history_all_the_same(monkeypatch: p
     world = World(3).form()
     assert world.members(1) == [1, 2, 3]
     traffic(world, [1, 2, 3], 3)
+    world.kill(1)  # the order goes on from clock to clock, and there is room for it
+    world.until(lambda: world.members(2) == [2, 3])
+    traffic(world, [2, 3], 3)
 
 
 def test_a_new_history_begins_with_the_time_of_day_whatever_the_old_one_believed(

@@ -133,3 +133,24 @@ def test_a_write_that_fails_is_tried_again_after_a_while_and_what_waits_goes_on_
     assert (store.durable, called) == (0, [])
     assert store.written(again, True, due)
     assert (store.durable, called) == (1, [due])
+
+
+def test_an_answer_may_put_in_another_of_its_key_while_answers_are_given() -> None:
+    store, calls = Store(b""), []
+
+    def first(now: int) -> None:
+        calls.append("first")
+        store.change(topics_index=3)
+        store.when_durable(lambda _: calls.append("newer promise"), now, key="promise")
+
+    store.change(topics_index=1)
+    token = begun(store)
+    store.change(topics_index=2)
+    store.when_durable(first, 0)
+    store.when_durable(lambda _: calls.append("promise"), 0, key="promise")
+    store.when_durable(lambda _: calls.append("install"), 0)
+    for _ in range(3):
+        assert store.written(token, True, 0)
+        if (found := written(store)) is not None:
+            token = found[0]
+    assert calls == ["first", "install", "newer promise"]
