@@ -511,8 +511,10 @@ class Node:
         if self.plane is not None:
             yield from self.plane.end_burst(now)
             self.recovery.try_sync(now)
-            if self.plane.state.shut_down:
-                self._shut_down(self.plane, now)
+        if self.plane is not None and self.plane.state.shut_down:
+            self._shut_down(self.plane, now)
+        else:
+            self._shut_down_at = 0  # it was, in a history that has ended
         if self._reconsider and not self._shut_down_at:
             self._consider(now)
         self._store.write(self.outbox.effects, now)

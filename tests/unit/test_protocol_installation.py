@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+import pytest
+
 from ocfcluster.limits import EARLY_ORDERS
 from ocfcluster.protocol.effects import Persist
-from tests.unit.protocol_world import World, publication
+from ocfcluster.protocol.node import Node
+from ocfcluster.protocol.settings import Record
+from ocfcluster.wire import control
+from tests.unit.protocol_world import START_NS, WALL_NS, World, configuration_of, publication, settings_of
 
 SLOW_NODE = 3
 SLOW_NS = 20_000_000
@@ -63,3 +69,36 @@ def test_what_is_too_much_to_keep_is_asked_for() -> None:
     world.until(lambda: world.count(2) == world.count(SLOW_NODE) == EARLY_ORDERS + 5)
     assert world.plane(SLOW_NODE).status()["nacks_sent"]
     world.agree([2, SLOW_NODE])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "kept"),
+    [([(3, 40), (4, 100), (5, 120)], 100), ([(3, 40), (4, 99), (5, 120)], 0), ([(5, 120)], 0)],
+)
+def test_a_topic_change_that_never_was_goes_before_no_other(epochs: list[tuple[int, int]], kept: int) -> None:
+    """Held as index 100 of epoch 3, which ended there, or one before, or nobody knows where."""
+    table = {1: 1, 2: 1, 3: 1}
+    before = configuration_of(table, epoch=3, base=40, epochs=[(2, 7), (3, 40)])
+    disk = msgspec.msgpack.encode(Record(before, [], 17, 100))
+    node = Node(settings_of(1, table, record=disk, incarnation=77), START_NS, WALL_NS)
+    node.installation.take(configuration_of(table, epoch=5, base=120, epochs=epochs), START_NS)
+    node.end_burst(START_NS)
+    [effect] = [one for one in node.take_effects() if isinstance(one, Persist)]
+    assert msgspec.msgpack.decode(effect.record, type=Record).topics_index == kept
+
+
+def test_an_order_to_stop_ends_with_its_history() -> None:
+    """Delivered, and not carried out yet when another history begins: whoever goes into that looks after it."""
+    world = World(3).form()
+    world.control(1, control.Shutdown())
+    world.until(lambda: world.plane(3).state.shut_down)
+    node = world.nodes[3]
+    assert node.configuration is not None
+    supersedes = [node.configuration.cluster_id]
+    fresh = msgspec.structs.replace(node.configuration, cluster_id="9" * 32, supersedes=supersedes)
+    node.installation.take(msgspec.structs.replace(fresh, topics_digest=0), world.now)
+    node.end_burst(world.now)
+    world.carry(3)
+    world.until(lambda: all(one.configuration.supersedes == supersedes for one in world.nodes.values()))  # type: ignore[union-attr]
+    world.kill(1)
+    world.until(lambda: world.members(2) == world.members(3) == [2, 3])
