@@ -155,7 +155,7 @@ class Simulation:
     def _run_to_completion(self) -> None:
         world = self.world
         begin = last_progress = world.now
-        seen = (-1, -1)
+        seen = (-1, -1, -1)
         steps = world.steps + STALL_STEPS
         next_operator = begin + OPERATOR_NS
         while not self.finished:
@@ -163,6 +163,7 @@ class Simulation:
             progress = (
                 sum(host.cursor for host in world.hosts.values()) + world.checker.receipts.confirmed,
                 world.checker.epochs,
+                world.streams.moved,  # a large state on a slow line takes longer than anything may stand still
             )
             if progress != seen:
                 seen, last_progress = progress, world.now

@@ -28,6 +28,7 @@ class Streams:
         "bytes_per_second",
         "faults",
         "given",
+        "moved",
         "patience_ns",
         "random",
         "usual_bytes_per_second",
@@ -39,6 +40,7 @@ class Streams:
         self.breaking = 0.0  # probability that a stream breaks on its way
         self.patience_ns = PATIENCE_NS
         self.given = 0  # snapshots that arrived whole
+        self.moved = 0  # pieces of them
         self.faults: Counter[str] = Counter()
 
 
@@ -137,6 +139,7 @@ class Transfer:
             self._trace(f"got {len(self._snapshot)} B")
             self._asker.put(self._take, self._snapshot)
             return
+        world.streams.moved += 1
         if step >= self._breaks_after and world.now < world.calm_after:
             self._fail("the stream broke")
             return
