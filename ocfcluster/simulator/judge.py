@@ -246,6 +246,8 @@ class Judge:
             state = self.topics.pop(topic.topic_id, None)
             if state is None and self._history.unseen:
                 return
+            if state is not None and self._history.unseen:  # nor perhaps what altered it
+                state.topic = state.topic._replace(settings=topic.settings)
             if state is None or state.topic != topic:
                 raise Violation("topics", f"{topic} is removed and was not there")
             del self._names[topic.name]

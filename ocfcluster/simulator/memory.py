@@ -96,7 +96,8 @@ class Memory:
         return shell is not None and observe.held_index(shell.node) >= index
 
     def check_cut(self, configuration: Configuration) -> None:
-        """An epoch begins behind all that those who stay in it have counted for."""
+        """An epoch begins behind all that those who stay in it have counted for, and have promised. Others of them were
+        absent: what they hold behind the base is their end when they hear of it."""
         for member in configuration.members:
             shell = self.get(member)
             if shell is None or not self.is_kept(member):
@@ -106,6 +107,9 @@ class Memory:
                 configuration.cluster_id,
                 configuration.epoch,
             ):
+                continue
+            plane = shell.node.plane
+            if plane is None or not plane.frozen:
                 continue
             counted = observe.counted_index(shell.node)
             if theirs.member(member.node_id, member.incarnation) is not None and counted > configuration.base:

@@ -198,7 +198,7 @@ def _hosts(random: Random, node_ids: list[int], delivery: str, calm_ns: int) -> 
     votes = [1] * len(node_ids)
     if random.random() < 0.15:
         votes = [random.randint(1, 3) for _ in node_ids]
-    if len(votes) > 2 and 2 * max(votes) > sum(votes):
+    if len(votes) > 1 and 2 * max(votes) > sum(votes):
         # One that is a majority by itself passes through more histories than others remember, and then waits for an
         # operator to join them.
         votes = [1] * len(node_ids)
