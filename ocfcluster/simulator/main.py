@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json as json_format
+import signal
 import sys
 import time
 from collections import Counter
@@ -96,6 +97,8 @@ def _results(
         for seed in range(first_seed, first_seed + seeds):
             yield run_seed(seed, nodes, trace.file if trace is not None else None)
         return
+    # Else the other processes would go on by themselves.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProcessPoolExecutor(jobs) as pool:
         waiting: list[Future[Result]] = []
         following = iter(range(first_seed, first_seed + seeds))
@@ -109,6 +112,7 @@ def _results(
         finally:
             for future in waiting:
                 future.cancel()
+            signal.signal(signal.SIGTERM, before)
 
 
 class Summary:

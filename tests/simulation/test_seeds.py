@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -123,6 +124,20 @@ def test_several_seeds_at_a_time_are_the_same_runs(capsys):
         del document["elapsed_s"]
         documents.append(document)
     assert documents[0] == documents[1]
+
+
+def test_told_to_end_all_of_its_processes_do():
+    command = [sys.executable, "-m", "ocfcluster", "sim", "--seeds", "100000", "--jobs", "2"]
+    running = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    time.sleep(3)
+    running.send_signal(signal.SIGTERM)
+    running.wait(60)
+    # The others have its standard error open: it ends when they do.
+    running.communicate(timeout=60)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
 
 
 def test_a_violation_is_shown_with_its_trace_and_how_to_replay_it(capsys, monkeypatch):
