@@ -243,6 +243,7 @@ CONTROL_RESERVE_BYTES: Final = (
 )  # in flight beyond a closed window: rests of begun runs, control runs
 SEND_BURST: Final = 16  # buffers sent before what has come in is looked at again
 BACKLOG_BYTES: Final = 64 * MIB  # not yet stable, all origins together
+EXTENT_OVERHEAD_BYTES: Final = 400  # of the backlog, what an extent costs beside its data: lone small events
 RECEIVE_BUFFER_BYTES: Final = 16 * MIB  # asked of the kernel; less is granted where net.core.rmem_max says so
 RECEIVE_BUFFER_FLOOR_BYTES: Final = 212_992  # below it the agent refuses to start: one burst overruns it
 DATAGRAM_COST_BYTES: Final = 2304  # what the kernel counts at least for a datagram that is not segmented

@@ -60,3 +60,9 @@ class Origins:
     def kept_bytes(self) -> int:
         """Of the members' packets, for whoever lacks them."""
         return sum([stream.kept_bytes for stream in self.present.values()])
+
+    @property
+    def kept_cost_bytes(self) -> int:
+        """What they take in memory, about: of small ones that came alone the objects around them take most."""
+        extents = sum([stream.extents_kept for stream in self.present.values()])
+        return self.kept_bytes + extents * limits.EXTENT_OVERHEAD_BYTES

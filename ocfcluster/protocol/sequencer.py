@@ -178,7 +178,7 @@ class Sequencer:
 
     def window(self, origins: Origins, peers: PeerTable, full: bool, now: int) -> int:
         """Bytes that each origin may have uncommitted from now on. ``full``: a subscriber of this node is."""
-        backlog = origins.kept_bytes
+        backlog = origins.kept_cost_bytes
         lag = self.lag(origins.present) * self._packet_bytes
         if lag > self._flow.least_lag_bytes:  # else it closes nothing, whoever it is
             lag = self.lag(_responsive(origins, peers, now)) * self._packet_bytes

@@ -282,6 +282,10 @@ class OriginStream:
         self.free(self._freed_packet)  # what waited for the rest of its extent
 
     @property
+    def extents_kept(self) -> int:
+        return len(self._kept) - self._freed
+
+    @property
     def idle(self) -> bool:
         """Nothing is kept, waited for, or to be handed out."""
         return self._freed == len(self._kept) and not self._untaken and self.highest <= self.contiguous

@@ -189,6 +189,27 @@ def test_a_paused_member_stalls_nobody_until_the_backlog_is_full() -> None:
     assert all(world.plane(node_id).origins.present[2].kept_bytes == 0 for node_id in world.nodes)
 
 
+def test_small_events_that_come_alone_fill_the_backlog_by_what_they_take_in_memory() -> None:
+    world = World(3, backlog_bytes=1 << 20, suspicion_ns=60 * SECOND_NS).form()
+    topic_id, producer = world.topic(), world.producer(2)
+    world.run(300 * MS)
+    world.paused = {3}
+    number = 0
+    while world.plane(2).window and number < 10_000:
+        number += 1
+        world.publish(2, publication(topic_id, producer, number, [b"x"]))
+        world.run(MS)
+    stream = world.plane(1).origins.present[2]
+    assert number < 10_000
+    assert stream.extents_kept > 1000
+    assert stream.kept_bytes < (1 << 20) // 2
+    assert world.plane(1).origins.kept_cost_bytes < 2 << 20
+    world.paused = set()
+    world.until(lambda: world.count(3) == number)
+    world.run(SECOND_NS)
+    assert world.plane(1).origins.kept_cost_bytes == 0
+
+
 def test_a_full_subscriber_closes_the_window_for_its_time_and_not_for_ever() -> None:
     world = World(3).form()
     topic_id, producer = world.topic(), world.producer(2)
