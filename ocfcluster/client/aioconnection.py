@@ -221,8 +221,11 @@ class AsyncConnection:
         if timeout is not None:
             check_timeout(timeout)
         pending = self.session.request(kind, body)
-        self.flush_output()
-        await self.until(lambda: pending.done, timeout)
+        try:
+            self.flush_output()
+            await self.until(lambda: pending.done, timeout)
+        finally:
+            self.session.withdraw(pending)
         return pending.result()
 
     def check_open(self) -> None:
@@ -274,9 +277,9 @@ class AsyncConnection:
             pending.result()
         except BaseException:
             self.sockets.pop(state.id, None)
-            if self.session.unsubscribe(state) is not None:
-                self.flush_output()
+            self.session.unsubscribe(state)
             event_socket.close()
+            self.flush_output()
             raise
         event_socket.generation = self.generation
         if callback is not None:
@@ -298,9 +301,9 @@ class AsyncConnection:
         if event_socket.closed:
             return
         self.dispatcher.remove(event_socket)
-        self._forget(event_socket)
         self.sockets.pop(event_socket.state.id, None)
         pending = self.session.unsubscribe(event_socket.state)
+        self._forget(event_socket)
         self.flush_output()
         if pending is not None:
             with contextlib.suppress(WouldBlock):

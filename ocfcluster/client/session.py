@@ -211,21 +211,20 @@ class Session:
             return
         self.stage = Stage.OFFLINE
         self.memberships.lost()
-        again = [
-            pending for pending in self._in_flight.values()
-            if pending.kind not in (*_ONCE, Request.GROUP_JOIN, Request.GROUP_LEAVE)
-            and (pending.kind is not Request.SUBSCRIBE or not pending.subscription or not pending.subscription.started)
-        ]  # fmt: skip
-        once = [pending for pending in self._in_flight.values() if pending.kind in _ONCE]
+        sent, unsent = list(self._in_flight.values()), list(self._queue)
         self._in_flight.clear()
-        for pending in once:
-            pending.finish(
-                None, OutcomeUnknown(f"the command may or may not have been carried out: {reason}")
-            )
-        waiting = (
-            pending for pending in self._queue if not _is_resume(pending) and not _is_of_groups(pending)
-        )
-        self._queue = deque([*again, *waiting])
+        self._queue = deque(pending for pending in (*sent, *unsent) if _outlives(pending))
+        for pending in sent:
+            if pending.kind in _ONCE:
+                text = f"the command may or may not have been carried out: {reason}"
+                pending.finish(None, OutcomeUnknown(text))
+        for pending in unsent:
+            if pending.kind not in _ONCE:
+                continue
+            if was is Stage.READY:  # it was meant for the agent that is gone
+                pending.finish(None, NotConnected(f"the command was not carried out: {reason}"))
+            else:
+                self._queue.append(pending)
 
     def end(self, reason: str) -> None:
         """Nothing more will come: everything that waits fails."""
@@ -279,6 +278,28 @@ class Session:
             self._send_queue()
         return pending
 
+    def withdraw(self, pending: Pending) -> None:
+        """Nobody waits for the answer: what was not written yet never is, and nothing goes to another agent."""
+        if pending.done or pending.withdrawn:
+            return
+        pending.withdrawn = True
+        if pending in self._queue:
+            self._queue.remove(pending)
+        else:
+            self._take_out(pending)
+        if self.stage is Stage.READY:
+            self._send_queue()
+
+    def _take_out(self, pending: Pending) -> None:
+        """Take a request out of ``outgoing``, unless its first bytes have been written."""
+        for index, one in enumerate(self.outgoing):
+            if one.buffer is pending.frame:
+                del self.outgoing[index]
+                del self._in_flight[CONTROL_HEADER.unpack_from(pending.frame)[4]]
+                if pending.kind is Request.SUBSCRIBE:
+                    self._lent -= 1
+                return
+
     def _send_queue(self) -> None:
         queue = self._queue
         while queue and len(self._in_flight) < REQUESTS_UNANSWERED:
@@ -295,7 +316,8 @@ class Session:
             self._next_request = request_id % 0xFFFF_FFFF + 1
             self._in_flight[request_id] = pending
             pending.sends += 1
-            self._put(frames.control_frame(pending.kind, request_id, pending.body), descriptor)
+            pending.frame = frames.control_frame(pending.kind, request_id, pending.body)
+            self._put(pending.frame, descriptor)
         # Publications wait until every subscription is asked for again: a client must not miss its own events.
         if self._resumes_first and not self._history_unknown and not any(map(_is_resume, queue)):
             self._resumes_first = False
@@ -370,15 +392,28 @@ class Session:
 
     def _subscribed(self, state: SubscriptionState, pending: Pending) -> None:
         if isinstance(pending.answer, frames.Subscribed) and self.welcome is not None:
+            if pending.withdrawn:
+                self._tell_unsubscribed(state)
+                return
             self.subscriptions[state.id] = state
             state.accept(pending.answer, self.welcome.incarnation)
             state.connection = self.welcome.connection
 
     def unsubscribe(self, state: SubscriptionState) -> Pending | None:
-        """None where there is no agent that could be told; its next one will not hear of the subscription."""
+        """It is no more, whatever its agents say. To be called before the descriptor that it lends is closed.
+
+        None where there is nothing to wait for: no agent has it, or one that may is told when it answers SUBSCRIBE.
+        """
         self.subscriptions.pop(state.id, None)
-        if self.stage is not Stage.READY:
+        for pending in (*self._in_flight.values(), *self._queue):
+            if pending.subscription is state:
+                self.withdraw(pending)
+                return None
+        if self.stage is not Stage.READY or not state.started:
             return None
+        return self._tell_unsubscribed(state)
+
+    def _tell_unsubscribed(self, state: SubscriptionState) -> Pending:
         return self.request(Request.UNSUBSCRIBE, frames.Unsubscribe(state.id))
 
     def _resubscribe(self, state: SubscriptionState) -> None:
@@ -388,10 +423,14 @@ class Session:
         self._queue.append(pending)
 
     def _resubscribed(self, state: SubscriptionState, pending: Pending) -> None:
-        if state.id not in self.subscriptions or self.stage is Stage.ENDED:
-            return
         error = pending.error
         answer = pending.answer
+        if pending.withdrawn:
+            if isinstance(answer, frames.Subscribed) and not answer.history_lost:
+                self._tell_unsubscribed(state)
+            return
+        if state.id not in self.subscriptions or self.stage is Stage.ENDED:
+            return
         if error is not None or not isinstance(answer, frames.Subscribed):
             code = NoticeCode.TOPIC_REMOVED if isinstance(error, UnknownTopic) else NoticeCode.AGENT_LOST
             if isinstance(error, NotPermitted):
@@ -585,9 +624,14 @@ def _is_resume(pending: Pending) -> bool:
     )
 
 
-def _is_of_groups(pending: Pending) -> bool:
-    """Whether ``memberships`` asks for it again where it is wanted still."""
-    return pending.kind in (Request.GROUP_JOIN, Request.GROUP_LEAVE)
+def _outlives(pending: Pending) -> bool:
+    """Whether a request goes to the next agent. What belongs to memberships and started subscriptions is asked for
+    anew there, where it is wanted still."""
+    return (
+        not pending.withdrawn
+        and pending.kind not in (*_ONCE, Request.GROUP_JOIN, Request.GROUP_LEAVE)
+        and not _is_resume(pending)
+    )
 
 
 def _error_of(kind: Request, body: frames.Error) -> ClientError:

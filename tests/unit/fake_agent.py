@@ -102,6 +102,7 @@ class FakeAgent:
         self.refuse: dict[str, int] = {}  # topic: errno of its publications
         self.history_gap = False
         self.out_of_line: list[tuple[int, bool]] = []
+        self.administered: list[frames.Administer] = []
         self.connections = 0
         self.runs = 0
         self._peers: dict[int, Peer] = {}
@@ -267,6 +268,9 @@ class FakeAgent:
         if kind is Request.GOODBYE:
             self._close(peer)
             return
+        if kind is Request.SUBSCRIBE and not peer.descriptors:
+            self._close(peer)
+            return
         decoded: Any = frames.read_body(kind, body) if body else None
         try:
             answer, reply = getattr(self, f"_on_{kind.name.lower()}")(peer, decoded)
@@ -333,6 +337,10 @@ class FakeAgent:
 
     def _on_status(self, peer: Peer, body: None) -> Any:
         return Answer.STATUS, frames.Status({"node_id": 1, "members": [{"node_id": 1}]})
+
+    def _on_administer(self, peer: Peer, body: frames.Administer) -> Any:
+        self.administered.append(body)
+        return Answer.DONE, None
 
     def _on_barrier(self, peer: Peer, body: None) -> Any:
         return Answer.DONE, None

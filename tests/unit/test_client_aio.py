@@ -54,6 +54,26 @@ def test_publish_and_iterate(agent: FakeAgent) -> None:
     run(agent, body)
 
 
+def test_what_was_cancelled_goes_to_no_other_agent(tmp_path: Path) -> None:
+    path = str(tmp_path / "agent.sock")
+    cluster = Cluster()
+    cluster.create("t")
+
+    async def main() -> None:
+        first = FakeAgent(path, cluster)
+        async with ocfcluster.aio.connect(path) as client:
+            first.kill()
+            await asyncio.sleep(0.02)
+            for waiting in (client.subscribe("t").start(), client.remove_topic("t")):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(waiting, 0.05)
+            with FakeAgent(path, cluster) as agent:
+                assert (await (await client.publish("t", b"1")).wait(3)).seq == 1
+                assert agent.connections == 1
+
+    asyncio.run(main())
+
+
 def test_iteration_starts_the_subscription(agent: FakeAgent) -> None:
     async def body(client: AsyncClient) -> None:
         async def later() -> None:

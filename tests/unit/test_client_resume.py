@@ -214,6 +214,48 @@ def test_requests_go_on_with_the_next_agent(path: str, cluster: Cluster) -> None
             client.topic("t", timeout=0.05)
 
 
+def test_a_subscription_that_did_not_start_in_time_is_forgotten(path: str, cluster: Cluster) -> None:
+    first = FakeAgent(path, cluster)
+    with ocfcluster.connect(path) as client:
+        first.kill()
+        with pytest.raises(errors.WouldBlock):
+            client.subscribe("t", timeout=0.05)
+        with FakeAgent(path, cluster) as agent:
+            client.publish("t", b"1").wait(3)
+            assert agent.connections == 1
+
+
+def test_a_subscription_that_an_agent_began_too_late_is_forgotten(path: str, cluster: Cluster) -> None:
+    with FakeAgent(path, cluster) as first, ocfcluster.connect(path) as client:
+        client.publish("t", b"1").wait(3)
+        first.deaf = True
+        with pytest.raises(errors.WouldBlock):
+            client.subscribe("t", timeout=0.05)
+        first.deaf = False
+        client.publish("t", b"2").wait(3)
+        subscribers = first.call(lambda: [one for peer in first._peers.values() for one in peer.subscribers])
+        assert not subscribers
+        first.kill()
+        with FakeAgent(path, cluster) as agent:
+            client.publish("t", b"3").wait(3)
+            assert agent.connections == 1
+
+
+def test_a_command_that_was_not_answered_in_time_is_given_to_no_other_agent(
+    path: str, cluster: Cluster
+) -> None:
+    first = FakeAgent(path, cluster)
+    with ocfcluster.connect(path) as client:
+        first.kill()
+        with pytest.raises(errors.WouldBlock):
+            client.admin.shutdown(timeout=0.05)
+        with pytest.raises(errors.WouldBlock):
+            client.remove_topic("t", timeout=0.05)
+        with FakeAgent(path, cluster) as agent:
+            client.publish("t", b"1").wait(3)
+            assert not agent.administered
+
+
 def test_a_topic_removed_meanwhile_ends_the_subscription(path: str, cluster: Cluster) -> None:
     first = FakeAgent(path, cluster)
     with ocfcluster.connect(path) as client, client.subscribe("u") as gone, client.subscribe("t") as stays:

@@ -152,6 +152,126 @@ def test_administration_is_never_repeated_by_itself() -> None:
     assert not waiting.done
 
 
+def kinds(made: Session) -> list[int]:
+    """The kinds of the requests that are outgoing."""
+    return [CONTROL_HEADER.unpack_from(one.buffer)[1] for one in made.outgoing]
+
+
+def again(made: Session, welcome: frames.Welcome = WELCOME) -> None:
+    """The connection is lost; another one is welcomed."""
+    made.lost("gone")
+    made.connected()
+    made.outgoing.clear()
+    made.receive(control_frame(Answer.WELCOME, 0, welcome))
+
+
+def test_a_command_that_was_not_sent_before_its_agent_went_is_not_carried_out() -> None:
+    made = ready()
+    for _ in range(REQUESTS_UNANSWERED):
+        made.request(Request.BARRIER)
+    unsent = made.request(Request.ADMINISTER, frames.Administer(frames.Administration.SHUTDOWN))
+    again(made)
+    with pytest.raises(NotConnected, match="not carried out"):
+        unsent.result()
+    assert set(kinds(made)) == {Request.BARRIER}
+
+
+def test_a_request_that_was_given_up_goes_to_no_other_agent() -> None:
+    made = ready()
+    under_way = made.request(Request.TOPIC_REMOVE, frames.TopicRemove("t"))
+    made.outgoing.clear()  # written
+    made.withdraw(under_way)
+    made.lost("gone")
+    for _ in range(3):
+        made.withdraw(made.request(Request.TOPIC_REMOVE, frames.TopicRemove("t")))
+    made.connected()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    assert kinds(made) == [Request.HELLO]
+
+
+def test_a_request_that_was_given_up_before_it_was_written_is_not() -> None:
+    made = ready()
+    first = made.request(Request.TOPIC_REMOVE, frames.TopicRemove("t"))
+    second = made.request(Request.BARRIER)
+    made.withdraw(first)
+    assert kinds(made) == [Request.BARRIER]
+    made.receive(control_frame(Answer.DONE, sent(made)[0]))
+    assert second.done
+    written = made.request(Request.TOPIC_REMOVE, frames.TopicRemove("t"))
+    (request_id,) = sent(made)[1:]
+    made.outgoing.clear()
+    made.withdraw(written)
+    made.receive(control_frame(Answer.DONE, request_id))  # its answer is none of an unknown request
+
+
+STARTED = frames.Subscribed("h", [frames.Start("t", 16, 1, False)])
+
+
+def lending(made: Session) -> SubscriptionState:
+    state = made.new_subscription(["t"], False)
+    state.lend = 5
+    made.subscribe(state)
+    return state
+
+
+def test_a_subscription_that_was_given_up_is_asked_for_no_more() -> None:
+    made = ready()
+    under_way = lending(made)
+    made.outgoing.clear()
+    assert made.unsubscribe(under_way) is None
+    made.lost("gone")
+    assert made.unsubscribe(lending(made)) is None
+    made.connected()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    assert kinds(made) == [Request.HELLO]
+
+
+def test_a_descriptor_that_was_not_lent_yet_stays() -> None:
+    made = ready()
+    for _ in range(2 * LENT_SOCKETS_UNANSWERED):
+        made.unsubscribe(lending(made))
+    assert not made.outgoing
+    lending(made)
+    assert kinds(made) == [Request.SUBSCRIBE]
+
+
+def test_an_agent_that_answers_late_is_told_that_the_subscription_was_given_up() -> None:
+    made = ready()
+    state = lending(made)
+    (request_id,) = sent(made)
+    made.outgoing.clear()
+    made.unsubscribe(state)
+    assert not made.outgoing  # it would know no such subscription
+    made.receive(control_frame(Answer.SUBSCRIBED, request_id, STARTED))
+    assert kinds(made) == [Request.UNSUBSCRIBE]
+    assert not made.subscriptions
+    again(made)
+    assert Request.SUBSCRIBE not in kinds(made)
+
+
+def test_a_resumption_that_was_given_up_does_not_hold_up_publications() -> None:
+    made = ready()
+    state = lending(made)
+    made.receive(control_frame(Answer.SUBSCRIBED, sent(made)[0], STARTED))
+    others = [lending(made) for _ in range(LENT_SOCKETS_UNANSWERED)]
+    for one, request_id in zip(others, sent(made)[1:], strict=True):
+        made.receive(control_frame(Answer.SUBSCRIBED, request_id, STARTED))
+        assert one.started
+    producer = made.add_producer(False)
+    made.open(producer)
+    made.receive(control_frame(Answer.PRODUCER, sent(made)[-1], frames.Producer(7)))
+    batch = Batch(Nobody(), "t", 16, 0, b"", [b"x"], 65)
+    producer.queue(batch, 0)
+    made.publish(producer, batch)
+    again(made)
+    assert batch.run not in [one.buffer for one in made.outgoing]  # one resumption waits for its turn
+    last = others[-1]
+    assert made.unsubscribe(last) is None
+    assert batch.run in [one.buffer for one in made.outgoing]
+    assert made.unsubscribe(state) is None  # under way
+    assert state.id not in made.subscriptions
+
+
 def test_a_name_that_is_too_long() -> None:
     with pytest.raises(InvalidArgument):
         Session(library="x", name="n" * 65, resume=True, clock_ns=lambda: 0)
