@@ -235,9 +235,9 @@ class AsyncConnection:
             raise NotConnected("the connection to the agent has ended")
 
     def check_size(self, size: int) -> None:
-        welcome = self.session.welcome
-        if welcome is not None and size > welcome.event_bytes:
-            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {welcome.event_bytes}")
+        event_bytes = self.session.event_bytes
+        if size > event_bytes:
+            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {event_bytes}")
 
     def wait_for_receipt(self, receipt: Receipt, timeout: float | None) -> None:
         raise NotImplementedError("await the receipt")

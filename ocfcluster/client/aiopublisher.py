@@ -21,7 +21,7 @@ from ocfcluster.client.arguments import (
     check_topic,
 )
 from ocfcluster.client.events import Published, Receipt
-from ocfcluster.client.producer import Batch, Producer, run_size, split
+from ocfcluster.client.producer import Batch, Producer, largest_of, run_size, split
 from ocfcluster.client.session import Stage
 from ocfcluster.errors import InvalidArgument, NotConnected, OutcomeUnknown, WouldBlock
 from ocfcluster.limits import RUN_BYTES
@@ -143,11 +143,12 @@ class AsyncPublisher:
         check_timeout(timeout)
         connection = self._client.connection()
         deadline = Deadline(timeout)
+        cuts = split(events, encoded)
         batches: list[Batch] = []
         async with self._turn(deadline):
             info, producer = await self._prepare(connection, topic, deadline)
-            connection.check_size(max(map(len, events)))
-            for begin, end, size in split(events, encoded):
+            connection.check_size(largest_of(events, cuts, connection.session.event_bytes))
+            for begin, end, size in cuts:
                 try:
                     await self._room(connection, producer, size, deadline)
                 except WouldBlock:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Final, Protocol
 
@@ -85,6 +85,11 @@ class Batch:
             and self.size + size + _LENGTH_BYTES <= RUN_BYTES
             and self.count < RUN_COUNT
         )
+
+    def is_of_larger_than(self, event_bytes: int) -> bool:
+        """Whether it is one event, larger than ``event_bytes``, at which an agent would hang up."""
+        data_bytes = self.size - RUN_HEADER_BYTES - len(self.properties) - _LENGTH_BYTES
+        return self.size > RUN_BYTES and data_bytes > event_bytes
 
     def join(self, data: bytes) -> int:
         """Add a publication that ``joins``; its index."""
@@ -319,8 +324,17 @@ def run_size(count: int, data_bytes: int, properties: bytes) -> int:
     return RUN_HEADER_BYTES + len(properties) + _LENGTH_BYTES * count + data_bytes
 
 
-def split(datas: Sequence[bytes], properties: bytes) -> list[tuple[int, int, int]]:
-    """Cut ``datas`` into runs of at most RUN_BYTES and RUN_COUNT: (begin, end, bytes of the run) of each.
+Cut = tuple[int, int, int]  # begin and end among the events, bytes of the run
+
+
+def largest_of(datas: Sequence[bytes], cuts: Iterable[Cut], event_bytes: int) -> int:
+    """Bytes of the largest event, where one may be larger than ``event_bytes``; else 0, without a look at each."""
+    longer = [max(map(len, datas[begin:end])) for begin, end, size in cuts if size > event_bytes]
+    return max(longer, default=0)
+
+
+def split(datas: Sequence[bytes], properties: bytes) -> list[Cut]:
+    """Cut ``datas`` into runs of at most RUN_BYTES and RUN_COUNT.
 
     An event too large for that is alone in its run. Costs no Python step per event.
     """
@@ -328,7 +342,7 @@ def split(datas: Sequence[bytes], properties: bytes) -> list[tuple[int, int, int
     lengths = list(map(len, datas))
     total = len(lengths)
     length = lengths[0]
-    cuts: list[tuple[int, int, int]] = []
+    cuts: list[Cut] = []
     if lengths.count(length) == total:
         each = RUN_COUNT if not length else min(RUN_COUNT, max(1, room // length))
         for begin in range(0, total, each):

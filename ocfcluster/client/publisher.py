@@ -24,7 +24,7 @@ from ocfcluster.client.arguments import (
 )
 from ocfcluster.client.connection import Connection, deadline_of
 from ocfcluster.client.events import Receipt
-from ocfcluster.client.producer import Batch, Producer, run_size, split
+from ocfcluster.client.producer import Batch, Producer, largest_of, run_size, split
 from ocfcluster.client.session import Stage
 from ocfcluster.errors import InvalidArgument, NotConnected, TooLarge, WouldBlock
 from ocfcluster.limits import RUN_BYTES, RUN_COUNT
@@ -186,12 +186,11 @@ class Publisher:
         encoded = as_properties(properties)
         check_re_id(re_id)
         cuts = split(events, encoded)
-        largest = max(map(len, events)) if len(cuts) == len(events) else 0
         connection = self._connected()
         batches: list[Batch] = []
         with connection.lock:
             info, producer = self._prepare(connection, topic, deadline)
-            self._check_size(connection, largest)
+            self._check_size(connection, largest_of(events, cuts, connection.session.event_bytes))
             for begin, end, size in cuts:
                 try:
                     self._wait_for_room(connection, producer, size, deadline)
@@ -264,11 +263,9 @@ class Publisher:
             raise NotConnected("the connection to the agent has ended")
 
     def _check_size(self, connection: Connection, size: int) -> None:
-        welcome = connection.session.welcome
-        if welcome is not None:
-            self._event_bytes = welcome.event_bytes
-        if welcome is not None and size > welcome.event_bytes:
-            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {welcome.event_bytes}")
+        event_bytes = self._event_bytes = connection.session.event_bytes
+        if size > event_bytes:
+            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {event_bytes}")
 
     def flush(self, timeout: float | None = None) -> None:
         """Until everything published here is answered, at most ``timeout`` seconds.

@@ -185,6 +185,12 @@ class Session:
         self._resumes_first = False  # on a new connection, until all subscriptions are asked for again
         self._history_unknown = False  # the agent has no history yet: what belongs to the last one waits
 
+    @property
+    def event_bytes(self) -> int:
+        """Of the cluster's largest event, by the last agent's word. There has been one."""
+        assert self.welcome is not None  # noqa: S101 - for the type checker
+        return self.welcome.event_bytes
+
     # --- the connection's life ----------------------------------------------------------------------------------
 
     def connected(self) -> None:
@@ -601,7 +607,11 @@ class Session:
 
     def _resend(self) -> None:
         """Everything unanswered, in order, on a new connection."""
+        event_bytes = self.event_bytes
         for producer in self.producers:
+            if any(batch.is_of_larger_than(event_bytes) for batch in producer.unanswered):
+                text = f"the cluster takes events of at most {event_bytes} bytes now"
+                producer.abandon(OutcomeUnknown(text))
             if producer.id:
                 for batch in producer.unanswered:
                     if not batch.done:

@@ -221,6 +221,8 @@ def test_unknown_topics_and_bad_names(client: Client) -> None:
             client.publish(name, b"")
     with pytest.raises(errors.TooLarge):
         client.publish("t", bytes(ocfcluster.client.publisher.RUN_BYTES * 100))
+    with pytest.raises(errors.TooLarge):
+        client.publish_many("t", [b"a", b"b", bytes(2 << 20)])
     with pytest.raises(errors.InvalidArgument, match="encode"):
         client.publish("t", "text")  # type: ignore[arg-type]
     with pytest.raises(errors.InvalidArgument):

@@ -8,7 +8,7 @@ import select
 import pytest
 
 from ocfcluster.client.eventsocket import EventSocket
-from ocfcluster.client.producer import Batch
+from ocfcluster.client.producer import Batch, run_size
 from ocfcluster.client.session import Session, Stage, SubscriptionState
 from ocfcluster.errors import (
     InvalidArgument,
@@ -257,12 +257,7 @@ def test_a_resumption_that_was_given_up_does_not_hold_up_publications() -> None:
     for one, request_id in zip(others, sent(made)[1:], strict=True):
         made.receive(control_frame(Answer.SUBSCRIBED, request_id, STARTED))
         assert one.started
-    producer = made.add_producer(False)
-    made.open(producer)
-    made.receive(control_frame(Answer.PRODUCER, sent(made)[-1], frames.Producer(7)))
-    batch = Batch(Nobody(), "t", 16, 0, b"", [b"x"], 65)
-    producer.queue(batch, 0)
-    made.publish(producer, batch)
+    batch = publish(made, b"x")
     again(made)
     assert batch.run not in [one.buffer for one in made.outgoing]  # one resumption waits for its turn
     last = others[-1]
@@ -374,6 +369,33 @@ def test_what_belongs_to_a_history_waits_until_the_agent_knows_its_own() -> None
         published = [one for one in made.outgoing if one.buffer == batch.run]
         assert bool(published) is again
         assert batch.done is not again
+
+
+def publish(made: Session, data: bytes) -> Batch:
+    """A publication under a producer that was just opened."""
+    producer = made.add_producer(False)
+    made.open(producer)
+    made.receive(control_frame(Answer.PRODUCER, sent(made)[-1], frames.Producer(7)))
+    batch = Batch(Nobody(), "t", 16, 0, b"", [data], run_size(1, len(data), b""))
+    producer.queue(batch, 0)
+    made.publish(producer, batch)
+    return batch
+
+
+@pytest.mark.parametrize("data", [b"x", bytes(200_000)])
+def test_what_the_next_agent_would_hang_up_at_is_not_sent_again(data: bytes) -> None:
+    made = ready()
+    batch = publish(made, data)
+    again(made)
+    assert made.outgoing[-1].buffer == batch.run
+    again(made, frames.Welcome(1, "x", "c", "h", 1, 7, 4, len(data), "safe"))
+    assert made.outgoing[-1].buffer == batch.run
+    again(made, frames.Welcome(1, "x", "c", "h", 1, 7, 4, 100_000, "safe"))
+    if len(data) == 1:
+        assert made.outgoing[-1].buffer == batch.run
+    else:
+        assert not made.outgoing
+        assert isinstance(batch.error, OutcomeUnknown)
 
 
 def test_a_resumption_begins_behind_what_the_filter_left_out() -> None:
