@@ -325,6 +325,8 @@ class EventSocket:
             self._told = True
             if self.resume:
                 notice = Notice(notice.code, notice.topic, reason=notice.reason)
+        if notice.code is NoticeCode.TOPIC_REMOVED and not notice.final:
+            self.state.drop(notice.topic)
         self.final = self.final or notice.final
         return Run.of_notice(notice, meta)
 

@@ -88,6 +88,12 @@ class SubscriptionState:
     incarnation: int = 0  # of the agent that has it, or had it last
     started: bool = False
 
+    def drop(self, topic: str) -> None:
+        """The topic is no more; the subscription goes on with its others."""
+        self.topics = [name for name in self.topics if name != topic]
+        for topic_id in [one for one in self.positions if self.names[one] == topic]:
+            del self.positions[topic_id]
+
     def accept(self, answer: frames.Subscribed, incarnation: int) -> None:
         self.incarnation = incarnation
         if answer.cluster_id:
@@ -458,8 +464,14 @@ class Session:
             )
             for start in answer.starts if start.gap_from
         ]  # fmt: skip
+        there = {start.topic_id for start in answer.starts}
+        removed = [state.names[topic_id] for topic_id in state.positions if topic_id not in there]
+        for topic in removed:
+            state.drop(topic)
         state.accept(answer, self.welcome.incarnation)
-        notices = [*gaps, Notice(NoticeCode.RESUMED)]
+        reason = "the topic was removed while the agent was away"
+        gone = [Notice(NoticeCode.TOPIC_REMOVED, topic, reason=reason) for topic in removed]
+        notices = [*gone, *gaps, Notice(NoticeCode.RESUMED)]
         self._effects.append(Resumed(state, notices, self.welcome.connection))
 
     def _end_subscription(self, state: SubscriptionState, notice: Notice) -> None:

@@ -268,6 +268,29 @@ def test_a_topic_removed_meanwhile_ends_the_subscription(path: str, cluster: Clu
             assert names(take(stays, 2)) == ["agent_lost", "resumed"]
 
 
+def test_a_subscription_goes_on_with_the_topics_that_are_left(path: str, cluster: Cluster) -> None:
+    cluster.create("v")
+    first = FakeAgent(path, cluster)
+    with ocfcluster.connect(path) as client, client.subscribe(["t", "u", "v"]) as events:
+        first.remove_topic("t")
+        assert names(take(events, 1)) == ["topic_removed"]
+        first.kill()
+        del cluster.topics["u"]
+        with FakeAgent(path, cluster):
+            got = take(events, 3)
+            assert names(got) == ["agent_lost", "topic_removed", "resumed"]
+            assert got[1].notice is not None
+            assert (got[1].notice.topic, got[1].notice.final) == ("u", False)
+            client.publish("v", b"1").wait(3)
+            assert names(take(events, 1)) == [b"1"]
+        with FakeAgent(path, cluster) as last:
+            assert names(take(events, 2)) == ["agent_lost", "resumed"]
+            last.remove_topic("v")
+            assert names(take(events, 1)) == ["topic_removed"]
+            with pytest.raises(errors.NotConnected):
+                events.get(0)
+
+
 def test_more_subscriptions_than_may_be_lent_at_once_are_resumed(path: str, cluster: Cluster) -> None:
     first = FakeAgent(path, cluster)
     with ocfcluster.connect(path) as client:
