@@ -229,6 +229,12 @@ class Producer:
             self.queue(batch, time_ns)
         return batch
 
+    def give_up_gathering(self, error: ClientError) -> None:
+        """What has gathered is never sent."""
+        batch, self.gathering = self.gathering, None
+        if batch is not None:
+            batch.fail(error)
+
     def _build(self, batch: Batch, time_ns: int) -> None:
         events = batch.events
         if events is None:  # numbered before by a producer that was forgotten

@@ -251,9 +251,7 @@ class Session:
             producer.opening = False
             if producer.unanswered:
                 producer.abandon(OutcomeUnknown(f"publications were unanswered: {reason}"))
-            if producer.gathering is not None:
-                producer.gathering.fail(NotConnected(reason))
-                producer.gathering = None
+            producer.give_up_gathering(NotConnected(reason))
 
     def goodbye(self) -> None:
         """An orderly end: the agent closes what this client has."""
@@ -576,6 +574,8 @@ class Session:
             else:
                 pending.finish(None, _error_of(pending.kind, body))
         elif answer is _OWN_ANSWER.get(pending.kind, answer):
+            if isinstance(pending.body, frames.TopicResolve) and isinstance(body, frames.Topic):
+                self.topics[pending.body.topic] = body  # now, while it is of this history
             pending.finish(body, None)
         else:
             raise MalformedFrame(f"the agent answered {pending.kind.name} with {answer.name}")
@@ -635,7 +635,9 @@ class Session:
         self.topics.clear()
         self.memberships.history_ended(NotConnected(f"the history {self.cluster_id} ended, with its groups"))
         for producer in self.producers:
-            producer.abandon(OutcomeUnknown(f"the history {self.cluster_id} ended"))
+            error = OutcomeUnknown(f"the history {self.cluster_id} ended")
+            producer.abandon(error)
+            producer.give_up_gathering(error)  # its topic's number may be another topic's in the next one
 
 
 def _is_resume(pending: Pending) -> bool:

@@ -13,7 +13,9 @@ import pytest
 import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.client import Subscription
-from ocfcluster.client.events import Event, NoticeCode
+from ocfcluster.client.events import Event, NoticeCode, Receipt
+from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED
+from ocfcluster.wire.run import read_header
 from tests.unit.fake_agent import Cluster, FakeAgent
 
 
@@ -183,6 +185,68 @@ def test_another_history_ends_what_belonged_to_the_old_one(path: str, cluster: C
                 events.get(1)
             assert readable(events)
             assert client.publish("t", b"new").wait(3).seq == 1
+
+
+def other_history() -> Cluster:
+    """In it topics have other numbers."""
+    made = Cluster("history-2")
+    for name in ("other", "t"):
+        made.create(name)
+    return made
+
+
+def topics_of(cluster: Cluster) -> set[int]:
+    return {read_header(run).topic_id for run in cluster.log}
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_who_waits_for_room_in_a_history_that_ends_publishes_in_the_next(
+    path: str, cluster: Cluster, many: bool
+) -> None:
+    first = FakeAgent(path, cluster)
+    first.hold_receipts = True
+    other = other_history()
+    with ocfcluster.connect(path) as client, client.publisher("t") as publisher:
+        receipts: list[Receipt] = []
+
+        def publish() -> None:
+            for i in range(300):
+                if many:
+                    receipts.append(publisher.publish_many([b"%d" % i]))
+                else:
+                    receipts.append(publisher.publish(b"%d" % i, re_id=i))  # each a run of its own
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        end = time.monotonic() + 5
+        while len(receipts) < PRODUCER_RUNS_UNANSWERED:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        first.kill()
+        with FakeAgent(path, other):
+            thread.join(5)
+            publisher.flush(5)
+        assert len(receipts) == 300
+        assert topics_of(other) == {other.topics["t"].topic_id}
+
+
+def test_who_waits_for_a_producer_in_a_history_that_ends_publishes_in_the_next(
+    path: str, cluster: Cluster
+) -> None:
+    first = FakeAgent(path, cluster)
+    other = other_history()
+    with ocfcluster.connect(path) as client:
+        client.topic("t")
+        client.connection().session.topics["t"] = cluster.topics["t"]
+        first.deaf = True
+        thread = threading.Thread(target=client.publish, args=("t", b"x"))
+        thread.start()
+        time.sleep(0.05)
+        first.kill()
+        with FakeAgent(path, other):
+            thread.join(5)
+            client.flush(5)
+        assert topics_of(other) == {other.topics["t"].topic_id}
 
 
 def test_local_publications_end_with_the_agents_incarnation(path: str, cluster: Cluster) -> None:

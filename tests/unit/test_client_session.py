@@ -382,6 +382,30 @@ def publish(made: Session, data: bytes) -> Batch:
     return batch
 
 
+def test_what_gathered_for_a_history_ends_with_it() -> None:
+    made = ready()
+    batch = publish(made, b"x")
+    (producer,) = made.producers
+    gathered = producer.gathering = Batch(Nobody(), "t", 16, 0, b"", [b"y"], 65)
+    again(made)
+    assert producer.gathering is gathered
+    again(made, frames.Welcome(1, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
+    assert producer.gathering is None
+    assert isinstance(batch.error, OutcomeUnknown)
+    assert isinstance(gathered.error, OutcomeUnknown)
+
+
+def test_a_topic_is_known_as_long_as_its_history_goes_on() -> None:
+    made = ready()
+    asked = made.request(Request.TOPIC_RESOLVE, frames.TopicResolve("t"))
+    topic = frames.Topic("t", 16, False, 0)
+    made.receive(control_frame(Answer.TOPIC, sent(made)[0], topic))
+    assert made.topics == {"t": topic}
+    again(made, frames.Welcome(1, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
+    assert asked.done  # whoever asked looks only now
+    assert made.topics == {}
+
+
 @pytest.mark.parametrize("data", [b"x", bytes(200_000)])
 def test_what_the_next_agent_would_hang_up_at_is_not_sent_again(data: bytes) -> None:
     made = ready()
