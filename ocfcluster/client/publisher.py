@@ -270,7 +270,7 @@ class Publisher:
         room = connection.wait_until(
             lambda: producer.has_room_again(size) or session.stage is Stage.ENDED, deadline, deadlocks=True
         )
-        if not room:
+        if not room and not producer.has_room(size):
             raise WouldBlock("the cluster has not taken enough of what was published in the time given")
         return self._prepare(connection, topic, deadline)
 

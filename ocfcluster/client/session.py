@@ -88,6 +88,12 @@ class SubscriptionState:
     incarnation: int = 0  # of the agent that has it, or had it last
     started: bool = False
 
+    def miss(self, topic: str, last_seq: int) -> None:
+        """The events up to ``last_seq`` will not come, and the program is told: no other agent need tell it again."""
+        for topic_id, reached in self.positions.items():
+            if self.names[topic_id] == topic:
+                self.positions[topic_id] = max(reached, last_seq)
+
     def drop(self, topic: str) -> None:
         """The topic is no more; the subscription goes on with its others."""
         self.topics = [name for name in self.topics if name != topic]

@@ -19,6 +19,7 @@ import ocfcluster
 from ocfcluster import errors
 from ocfcluster.cli.exits import explain
 from ocfcluster.client.client import Client
+from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED
 from tests.unit.fake_agent import Cluster, FakeAgent
 
 NOBODY = 65534
@@ -421,6 +422,29 @@ def test_an_event_too_large_for_the_cluster_joins_no_run_of_others(agent: FakeAg
             with pytest.raises(errors.TooLarge):
                 client.publish("t", bytes(101))
         assert [receipt.wait(2).seq for receipt in receipts] == list(range(2, 202))
+
+
+def test_room_at_the_end_of_the_time_is_room(agent: FakeAgent, client: Client) -> None:
+    with client.publisher("t") as publisher:
+        publisher.publish(b"open").wait(2)
+        agent.hold_receipts = True
+        for _ in range(PRODUCER_RUNS_UNANSWERED):
+            publisher.publish_many([b"x"])
+        with pytest.raises(errors.WouldBlock):
+            publisher.publish_many([b"x"], timeout=0.05)
+        producer = publisher._producer
+        assert producer is not None
+        batch = producer.unanswered[0]
+
+        def answer_one() -> None:
+            with client.connection().lock:
+                producer.answered(batch.number, 1, 0, 1, 1)
+
+        timer = threading.Timer(0.05, answer_one)
+        timer.start()
+        publisher.publish_many([b"x"], timeout=0.2)  # there is room, but not for several
+        timer.join()
+        agent.release_receipts()
 
 
 def test_a_very_long_timeout_is_long_and_not_an_error(client: Client) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import select
+import socket
 
 import pytest
 
+from ocfcluster.client.controlsocket import ControlSocket
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.producer import Batch, run_size
-from ocfcluster.client.session import Session, Stage, SubscriptionState
+from ocfcluster.client.session import Outgoing, Session, Stage, SubscriptionState
 from ocfcluster.errors import (
     InvalidArgument,
     MalformedFrame,
@@ -339,6 +341,48 @@ def test_a_truncated_frame_is_told_and_passed_over(event_socket: EventSocket, cu
     assert event.notice is not None
     assert event_socket.take_event() is None
     assert not select.select([event_socket], [], [], 0)[0]
+
+
+def test_a_gap_that_was_told_is_not_told_again(event_socket: EventSocket) -> None:
+    for last_seq, reached in ((5, 5), (3, 5), (0, 5)):  # 0: nobody knows
+        data = frames.encode_notice(frames.Notice(frames.NoticeCode.GAP, "t", 1, last_seq, "too slow"))
+        length = RECORD_HEADER.size + len(data)
+        head = RECORD_HEADER.pack(length, RecordKind.NOTICE, 5, 0, 0, 1, 7, 1, 0, 1, 0)
+        event_socket._writer.send(message(head + data))
+        event = event_socket.take_event()
+        assert event is not None
+        assert event.notice is not None
+        assert event_socket.state.positions == {16: reached}
+
+
+def test_an_agent_that_went_before_a_subscription_began_is_not_told_of() -> None:
+    state = SubscriptionState(1, ["t"], False)
+    made = EventSocket(state, resume=True)
+    try:
+        made._writer.send(message(record(build_run(1, 16, 9, 1, [b"early"]), 1)))
+        assert made.lose(frames.Notice(frames.NoticeCode.AGENT_LOST, reason="gone"))
+        state.started, state.connection = True, 3
+        assert made.take_event() is None
+        assert not select.select([made], [], [], 0)[0]
+    finally:
+        made.close()
+
+
+def test_what_cannot_be_written_ends_the_connection() -> None:
+    made = ready()
+    ours, theirs = socket.socketpair()
+    control = ControlSocket(ours)
+    try:
+        lending(made).lend = 5
+        made.outgoing[0] = Outgoing(made.outgoing[0].buffer, 1 << 20)  # no descriptor of this process
+        made.request(Request.BARRIER)
+        assert control.write(made)
+        assert not made.outgoing
+        assert control.read() == b""
+        assert theirs.recv(1) == b""
+    finally:
+        control.close()
+        theirs.close()
 
 
 def test_frames_of_another_connection_do_not_count(event_socket: EventSocket) -> None:
