@@ -251,7 +251,8 @@ class AsyncPublisher:
         await self._client.connection().flush(list(self._producers.values()), timeout)
 
     async def close(self, timeout: float | None = 5.0) -> None:
-        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice."""
+        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice: what is
+        unanswered then goes on, and its receipts come."""
         if self._closed:
             return
         self._closed = True

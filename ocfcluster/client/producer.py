@@ -180,6 +180,7 @@ class Producer:
         "unanswered",
         "unanswered_bytes",
         "opening",
+        "closing",
         "refusal",
         "_next_number",
     )
@@ -191,6 +192,7 @@ class Producer:
         self.unanswered: deque[Batch] = deque()
         self.unanswered_bytes = 0
         self.opening = False
+        self.closing = False  # nothing more is published; given back when all is answered
         self.refusal: ClientError | None = None  # why the last OPEN failed
         self._next_number = 1
 

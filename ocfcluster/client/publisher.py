@@ -232,6 +232,8 @@ class Publisher:
         if name is None:
             raise InvalidArgument("publish needs a topic")
         while True:
+            if self._closed:
+                raise NotConnected("the publisher is closed")
             connection.check_open()
             if connection.session.stage is Stage.ENDED:
                 raise NotConnected("the connection to the agent has ended")
@@ -290,7 +292,8 @@ class Publisher:
             connection.flush(producers, timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
-        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice."""
+        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice: what is
+        unanswered then goes on, and its receipts come."""
         if self._closed:
             return
         try:

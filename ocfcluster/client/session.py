@@ -364,6 +364,8 @@ class Session:
         else:
             producer.refusal = pending.error or NotConnected("the producer was not opened")
             producer.abandon(producer.refusal)
+        if producer.closing:
+            self._give_back(producer)
 
     def publish(self, producer: Producer, batch: Batch) -> None:
         """Send a batch that was just queued on its producer, as soon as there is a connection and an id."""
@@ -383,6 +385,17 @@ class Session:
         self._put(batch.run)
 
     def close_producer(self, producer: Producer) -> None:
+        """Nothing more is published on it. It is given back as soon as all that was is answered."""
+        batch = producer.close_gathering(self._clock_ns())
+        if batch is not None:
+            self.publish(producer, batch)
+        producer.closing = True
+        self._give_back(producer)
+
+    def _give_back(self, producer: Producer) -> None:
+        """Let a closing producer go, if nothing is left to be heard of it, or to be told to the next agent."""
+        if producer.unanswered or producer.opening or (producer.id and self.stage is Stage.OFFLINE):
+            return
         self.producers.remove(producer)
         if producer.id and self.stage is Stage.READY:
             self.request(Request.CLOSE_PRODUCER, frames.Producer(producer.id))
@@ -530,6 +543,8 @@ class Session:
             if code == errno.EINVAL:
                 self._forget_topics()
             producer.answered(first, count, code, seq, ev_id)
+            if producer.closing:
+                self._give_back(producer)
 
     def _forget_topics(self) -> None:
         self.topics.clear()  # one of them was removed, perhaps made again: ask before the next publication
@@ -626,7 +641,7 @@ class Session:
     def _resend(self) -> None:
         """Everything unanswered, in order, on a new connection."""
         event_bytes = self.event_bytes
-        for producer in self.producers:
+        for producer in list(self.producers):
             if any(batch.is_of_larger_than(event_bytes) for batch in producer.unanswered):
                 text = f"the cluster takes events of at most {event_bytes} bytes now"
                 producer.abandon(OutcomeUnknown(text))
@@ -636,6 +651,8 @@ class Session:
                         self._publish(batch)
             elif producer.unanswered:
                 self.open(producer)
+            if producer.closing:
+                self._give_back(producer)
 
     def _history_ended(self) -> None:
         self.topics.clear()

@@ -447,6 +447,20 @@ def test_room_at_the_end_of_the_time_is_room(agent: FakeAgent, client: Client) -
         agent.release_receipts()
 
 
+def test_receipts_come_also_when_their_publisher_was_closed_too_early(
+    agent: FakeAgent, client: Client
+) -> None:
+    publisher = client.publisher("t")
+    publisher.publish(b"open").wait(2)
+    agent.hold_receipts = True
+    receipt = publisher.publish(b"x")
+    with pytest.raises(errors.WouldBlock):
+        publisher.close(timeout=0.05)
+    agent.release_receipts()
+    assert receipt.wait(2).seq == 2
+    until(lambda: not client.connection().session.producers)
+
+
 def test_a_very_long_timeout_is_long_and_not_an_error(client: Client) -> None:
     with client.subscribe("t") as events:
         client.publish("t", b"x")

@@ -24,6 +24,7 @@ from ocfcluster.wire import frames
 from ocfcluster.wire.frames import (
     CONTROL_HEADER,
     EVENT_HEADER,
+    RECEIPT,
     RECORD_HEADER,
     Answer,
     RecordKind,
@@ -437,6 +438,48 @@ def test_what_gathered_for_a_history_ends_with_it() -> None:
     assert producer.gathering is None
     assert isinstance(batch.error, OutcomeUnknown)
     assert isinstance(gathered.error, OutcomeUnknown)
+
+
+def test_a_closed_producer_is_given_back_when_all_is_answered() -> None:
+    made = ready()
+    batch = publish(made, b"x")
+    (producer,) = made.producers
+    gathered = producer.gathering = Batch(Nobody(), "t", 16, 0, b"", [b"y"], 65)
+    made.close_producer(producer)
+    again(made)
+    assert [one.buffer for one in made.outgoing][1::2] == [batch.run, gathered.run]
+    body = 2 * RECEIPT.pack(7, 1, 2, 0, 1, 1)  # a repeat says nothing new
+    made.outgoing.clear()
+    made.receive(CONTROL_HEADER.pack(len(body), Answer.RECEIPTS, 0, 0, 0) + body)
+    assert batch.done
+    assert gathered.done
+    assert kinds(made) == [Request.CLOSE_PRODUCER]
+    assert not made.producers
+
+
+def test_a_producer_that_was_closed_without_an_agent_is_given_back_to_the_next() -> None:
+    made = ready()
+    publish(made, b"x")
+    (producer,) = made.producers
+    producer.answered(1, 1, 0, 1, 1)
+    made.lost("gone")
+    made.close_producer(producer)
+    assert made.producers
+    made.connected()
+    made.outgoing.clear()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    assert kinds(made) == [Request.CLOSE_PRODUCER]
+    assert not made.producers
+
+
+def test_a_closed_producer_is_no_more_in_another_history() -> None:
+    made = ready()
+    batch = publish(made, b"x")
+    made.close_producer(made.producers[0])
+    again(made, frames.Welcome(1, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
+    assert isinstance(batch.error, OutcomeUnknown)
+    assert not made.outgoing
+    assert not made.producers
 
 
 def test_a_topic_is_known_as_long_as_its_history_goes_on() -> None:
