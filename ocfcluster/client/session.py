@@ -543,7 +543,8 @@ class Session:
             if code == errno.EINVAL:
                 self._forget_topics()
             producer.answered(first, count, code, seq, ev_id)
-            if producer.closing:
+            if producer.closing and not producer.unanswered:
+                by_id.pop(producer_id)
                 self._give_back(producer)
 
     def _forget_topics(self) -> None:

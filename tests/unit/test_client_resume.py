@@ -14,6 +14,7 @@ import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.client import Subscription
 from ocfcluster.client.events import Event, NoticeCode, Receipt
+from ocfcluster.client.session import Stage
 from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED
 from ocfcluster.wire.run import read_header
 from tests.unit.fake_agent import Cluster, FakeAgent
@@ -311,6 +312,12 @@ def test_a_command_that_was_not_answered_in_time_is_given_to_no_other_agent(
     first = FakeAgent(path, cluster)
     with ocfcluster.connect(path) as client:
         first.kill()
+        end = time.monotonic() + 3
+        while (
+            client.connection().session.stage is not Stage.OFFLINE
+        ):  # else it is asked of the one that is gone
+            assert time.monotonic() < end
+            time.sleep(0.002)
         with pytest.raises(errors.WouldBlock):
             client.admin.shutdown(timeout=0.05)
         with pytest.raises(errors.WouldBlock):
