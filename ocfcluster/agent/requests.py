@@ -334,14 +334,12 @@ class Requests:
                 lost = Subscribed(cluster_id, [], history_lost=True)
                 self._answer(client, request.request_id, Answer.SUBSCRIBED, lost)
                 return True
-            topics = [self.topics.find(name) for name in body.topics]
-            missing = [name for name, topic in zip(body.topics, topics, strict=True) if topic is None]
-            if missing and not last_try:
+            known, missing = self.topics.of(body)
+            if missing[0] and not last_try:
                 return False
             if client.gone:
                 event_socket.close()
                 return True
-            known = [topic for topic in topics if topic is not None]
             if not last_try and needs_order(self._agent, known, body):
                 return False
             refusal = self._subscribe_refusal(client, body, known)
@@ -349,8 +347,8 @@ class Requests:
                 self.permissions.wait(client, lambda: _ignore(subscribe(True)), event_socket.close)
                 return True
             code, text = refusal
-            if missing:
-                code, text = self.topics.missing(missing[0])
+            if missing[0] and not (body.positions and known):  # one that goes on does so with what there is
+                code, text = missing
             if not code:
                 code, text = self._start(client, request.request_id, body, predicate, event_socket, known)
             if code:

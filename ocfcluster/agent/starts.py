@@ -79,8 +79,6 @@ class Starts:
         position = self.positions.get(topic.name)
         gap_from, reason = 0, ""
         if position is not None:
-            if position.topic_id != topic.topic_id:
-                raise InvalidArgument(f"topic {topic.name!r} was removed and made again")
             next_seq = min(position.seq, last_seq) + 1
             if next_seq < kept_from:
                 gap_from, next_seq = next_seq, kept_from

@@ -23,6 +23,7 @@ from ocfcluster.wire import control, frames
 from ocfcluster.wire.frames import (
     Answer,
     Body,
+    Subscribe,
     Topic,
     TopicAlter,
     TopicCreate,
@@ -65,6 +66,22 @@ class Topics:
         if is_group(name):
             return errno.ENOMEM, f"no room for {name!r}: {GROUPS} groups have members"
         return errno.EINVAL, f"there is no topic {name!r}"
+
+    def of(self, body: Subscribe) -> tuple[list[NodeTopic], tuple[int, str]]:
+        """The topics that a subscription names, as far as this agent knows, and why the first of those that are not
+        among them is not; 0: all are. For one that goes on, a topic made again under its name is another one."""
+        ids = {canonical(one.topic): one.topic_id for one in body.positions}
+        found: list[NodeTopic] = []
+        faults: list[tuple[int, str]] = []
+        for name in body.topics:
+            topic = self.find(name)
+            if topic is None:
+                faults.append(self.missing(name))
+            elif ids.get(topic.name, topic.topic_id) != topic.topic_id:
+                faults.append((errno.EINVAL, f"topic {name!r} was removed and made again"))
+            else:
+                found.append(topic)
+        return found, faults[0] if faults else (0, "")
 
     def find(self, name: str) -> NodeTopic | None:
         """The topic, or the group that is in use; None: there is none as far as this agent knows."""

@@ -221,8 +221,11 @@ class AsyncConnection:
         if timeout is not None:
             check_timeout(timeout)
         pending = self.session.request(kind, body)
-        self.flush_output()
-        await self.until(lambda: pending.done, timeout)
+        try:
+            self.flush_output()
+            await self.until(lambda: pending.done, timeout)
+        finally:
+            self.session.withdraw(pending)
         return pending.result()
 
     def check_open(self) -> None:
@@ -232,9 +235,9 @@ class AsyncConnection:
             raise NotConnected("the connection to the agent has ended")
 
     def check_size(self, size: int) -> None:
-        welcome = self.session.welcome
-        if welcome is not None and size > welcome.event_bytes:
-            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {welcome.event_bytes}")
+        event_bytes = self.session.event_bytes
+        if size > event_bytes:
+            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {event_bytes}")
 
     def wait_for_receipt(self, receipt: Receipt, timeout: float | None) -> None:
         raise NotImplementedError("await the receipt")
@@ -274,9 +277,9 @@ class AsyncConnection:
             pending.result()
         except BaseException:
             self.sockets.pop(state.id, None)
-            if self.session.unsubscribe(state) is not None:
-                self.flush_output()
+            self.session.unsubscribe(state)
             event_socket.close()
+            self.flush_output()
             raise
         event_socket.generation = self.generation
         if callback is not None:
@@ -298,9 +301,9 @@ class AsyncConnection:
         if event_socket.closed:
             return
         self.dispatcher.remove(event_socket)
-        self._forget(event_socket)
         self.sockets.pop(event_socket.state.id, None)
         pending = self.session.unsubscribe(event_socket.state)
+        self._forget(event_socket)
         self.flush_output()
         if pending is not None:
             with contextlib.suppress(WouldBlock):

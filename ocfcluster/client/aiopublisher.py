@@ -21,7 +21,7 @@ from ocfcluster.client.arguments import (
     check_topic,
 )
 from ocfcluster.client.events import Published, Receipt
-from ocfcluster.client.producer import Batch, Producer, run_size, split
+from ocfcluster.client.producer import Batch, Producer, largest_of, run_size, split
 from ocfcluster.client.session import Stage
 from ocfcluster.errors import InvalidArgument, NotConnected, OutcomeUnknown, WouldBlock
 from ocfcluster.limits import RUN_BYTES
@@ -118,7 +118,10 @@ class AsyncPublisher:
             if batch is not None:
                 connection.flush_gathered()
             size = run_size(1, len(data), encoded)
-            await self._room(connection, producer, max(size, RUN_BYTES), deadline)
+            room = max(size, RUN_BYTES)
+            while not producer.has_room(room):
+                info, producer = await self._wait_for_room(connection, topic, producer, room, deadline)
+                connection.check_size(len(data))
             batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, [data], size)
             producer.gathering = batch
             if size >= RUN_BYTES or not producer.unanswered:
@@ -143,13 +146,19 @@ class AsyncPublisher:
         check_timeout(timeout)
         connection = self._client.connection()
         deadline = Deadline(timeout)
+        cuts = split(events, encoded)
         batches: list[Batch] = []
         async with self._turn(deadline):
             info, producer = await self._prepare(connection, topic, deadline)
-            connection.check_size(max(map(len, events)))
-            for begin, end, size in split(events, encoded):
+            largest = largest_of(events, cuts, min(RUN_BYTES, connection.session.event_bytes))
+            connection.check_size(largest)
+            for begin, end, size in cuts:
                 try:
-                    await self._room(connection, producer, size, deadline)
+                    while not producer.has_room(size):
+                        info, producer = await self._wait_for_room(
+                            connection, topic, producer, size, deadline
+                        )
+                        connection.check_size(largest)
                 except WouldBlock:
                     raise WouldBlock(
                         f"no room in the time given; {begin} of {len(events)} were published"
@@ -194,47 +203,56 @@ class AsyncPublisher:
     async def _prepare(
         self, connection: AsyncConnection, topic: str | None, deadline: Deadline
     ) -> tuple[frames.Topic, Producer]:
-        if self._closed:
-            raise NotConnected("the publisher is closed")
+        """The topic, and an open producer for its scope, as they are now."""
         name = topic if topic is not None else self._topic
         if name is None:
             raise InvalidArgument("publish needs a topic")
-        connection.check_open()
         session = connection.session
-        info = session.topics.get(name)
-        if info is None:
-            answer = await connection.call(
-                Request.TOPIC_RESOLVE, frames.TopicResolve(check_topic(name)), deadline.left()
-            )
-            info = session.topics[name] = answer
-        producer = self._producers.get(info.local)
-        if producer is None:
-            producer = self._producers[info.local] = session.add_producer(info.local)
-        if not producer.id:
-            session.open(producer)
-            connection.flush_output()
-            opening = producer
-            await connection.until(lambda: bool(opening.id) or not opening.opening, deadline.left())
-            if not producer.id:
-                raise producer.refusal or NotConnected("the connection to the agent has ended")
-        return info, producer
+        while True:
+            if self._closed:
+                raise NotConnected("the publisher is closed")
+            connection.check_open()
+            info = session.topics.get(name)
+            if info is None:  # also where the history ended behind the answer
+                body = frames.TopicResolve(check_topic(name))
+                await connection.call(Request.TOPIC_RESOLVE, body, deadline.left())
+                continue
+            producer = self._producers.get(info.local)
+            if producer is None:
+                producer = self._producers[info.local] = session.add_producer(info.local)
+            if producer.id:
+                return info, producer
+            await self._open(connection, producer, deadline)  # whoever waited looks again what the topic is
 
-    async def _room(
-        self, connection: AsyncConnection, producer: Producer, size: int, deadline: Deadline
-    ) -> None:
+    async def _open(self, connection: AsyncConnection, producer: Producer, deadline: Deadline) -> None:
+        connection.session.open(producer)
+        connection.flush_output()
+        await connection.until(lambda: bool(producer.id) or not producer.opening, deadline.left())
+        if not producer.id:
+            raise producer.refusal or NotConnected("the connection to the agent has ended")
+
+    async def _wait_for_room(
+        self,
+        connection: AsyncConnection,
+        topic: str | None,
+        producer: Producer,
+        size: int,
+        deadline: Deadline,
+    ) -> tuple[frames.Topic, Producer]:
+        """Until there is room, and then ``_prepare``: the history may have ended meanwhile, and the topic with it."""
         session = connection.session
-        if not producer.has_room(size):
-            await connection.until(
-                lambda: producer.has_room(size) or session.stage is Stage.ENDED, deadline.left()
-            )
-        connection.check_open()
+        await connection.until(
+            lambda: producer.has_room(size) or session.stage is Stage.ENDED, deadline.left()
+        )
+        return await self._prepare(connection, topic, deadline)
 
     async def flush(self, timeout: float | None = None) -> None:
         """Until everything published here is answered. Raises WouldBlock."""
         await self._client.connection().flush(list(self._producers.values()), timeout)
 
     async def close(self, timeout: float | None = 5.0) -> None:
-        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice."""
+        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice: what is
+        unanswered then goes on, and its receipts come."""
         if self._closed:
             return
         self._closed = True

@@ -407,9 +407,12 @@ class Connection:
     def call_locked(self, kind: Request, body: frames.Body | None, deadline: float | None) -> Any:
         self.check_open()
         pending = self.session.request(kind, body)
-        self.flush_output()
-        if not self.wait_until(lambda: pending.done, deadline):
-            raise WouldBlock(f"the agent did not answer {kind.name} in the time given")
+        try:
+            self.flush_output()
+            if not self.wait_until(lambda: pending.done, deadline):
+                raise WouldBlock(f"the agent did not answer {kind.name} in the time given")
+        finally:
+            self.session.withdraw(pending)
         return pending.result()
 
     def leaves(self, kind: Request, body: frames.Body) -> Pending:
@@ -455,19 +458,18 @@ class Connection:
 
     def _drop(self, state: SubscriptionState, event_socket: EventSocket) -> None:
         self.sockets.pop(state.id, None)
-        if self.session.unsubscribe(state) is not None:
-            self.flush_output()
+        self.session.unsubscribe(state)
         event_socket.close()
+        self.flush_output()
 
     def unsubscribe(self, event_socket: EventSocket, wait: bool = True) -> None:
         """No event after this. The agent is told, and with ``wait`` has stopped."""
         self.dispatcher.remove(event_socket)
         state = event_socket.state
-        event_socket.close()
         with self.lock:
-            if self.sockets.pop(state.id, None) is None or self.closed:
-                return
-            pending = self.session.unsubscribe(state)
+            known = self.sockets.pop(state.id, None) is not None and not self.closed
+            pending = self.session.unsubscribe(state) if known else None
+            event_socket.close()
             self.flush_output()
             if pending is not None and wait:
                 self.wait_until(lambda: pending.done, time.monotonic() + 1.0)

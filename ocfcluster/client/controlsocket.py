@@ -79,7 +79,10 @@ class ControlSocket:
             except BlockingIOError:
                 return False
             except OSError:
-                outgoing.clear()  # the reading side meets the end and tells
+                # Also where it is not the end yet (a descriptor that cannot be lent): what was not written is missing
+                # from the stream, so there is no going on. The reading side meets the end and tells.
+                outgoing.clear()
+                self.shutdown()
                 return True
             while outgoing and sent >= len(outgoing[0].buffer):
                 sent -= len(outgoing.popleft().buffer)

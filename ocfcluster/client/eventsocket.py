@@ -325,6 +325,10 @@ class EventSocket:
             self._told = True
             if self.resume:
                 notice = Notice(notice.code, notice.topic, reason=notice.reason)
+        if notice.code is NoticeCode.TOPIC_REMOVED and not notice.final:
+            self.state.drop(notice.topic)
+        if notice.code is NoticeCode.GAP:
+            self.state.miss(notice.topic, notice.last_seq)
         self.final = self.final or notice.final
         return Run.of_notice(notice, meta)
 
@@ -356,6 +360,8 @@ class EventSocket:
             self.state.connection = 0
             if self.final:
                 return False
+            if not self.state.started:  # it begins with the next agent
+                return True
             if not (self._told and notice.code in (NoticeCode.SHUTDOWN, NoticeCode.AGENT_LOST)):
                 self._memory.append(Frame((self.generation, LAST_TURN), [self.notice_run(notice)]))
                 self.final = notice.final

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class Pending:
     """A request and, once ``done``, its answer or error."""
 
-    __slots__ = ("kind", "body", "subscription", "done", "answer", "error", "on_done", "sends")
+    __slots__ = (
+        "kind", "body", "subscription", "done", "answer", "error", "on_done", "sends", "frame", "withdrawn",
+    )  # fmt: skip
 
     def __init__(
         self, kind: Request, body: frames.Body | None, subscription: SubscriptionState | None
@@ -29,6 +31,8 @@ class Pending:
         self.error: ClientError | None = None
         self.on_done: list[Callable[[], None]] = []
         self.sends = 0
+        self.frame = b""  # as it was sent last
+        self.withdrawn = False  # nobody waits for the answer any more
 
     def finish(self, answer: frames.Body | None, error: ClientError | None) -> None:
         self.done = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Final, Protocol
 
@@ -85,6 +85,11 @@ class Batch:
             and self.size + size + _LENGTH_BYTES <= RUN_BYTES
             and self.count < RUN_COUNT
         )
+
+    def is_of_larger_than(self, event_bytes: int) -> bool:
+        """Whether it is one event, larger than ``event_bytes``, at which an agent would hang up."""
+        data_bytes = self.size - RUN_HEADER_BYTES - len(self.properties) - _LENGTH_BYTES
+        return self.size > RUN_BYTES and data_bytes > event_bytes
 
     def join(self, data: bytes) -> int:
         """Add a publication that ``joins``; its index."""
@@ -175,6 +180,7 @@ class Producer:
         "unanswered",
         "unanswered_bytes",
         "opening",
+        "closing",
         "refusal",
         "_next_number",
     )
@@ -186,6 +192,7 @@ class Producer:
         self.unanswered: deque[Batch] = deque()
         self.unanswered_bytes = 0
         self.opening = False
+        self.closing = False  # nothing more is published; given back when all is answered
         self.refusal: ClientError | None = None  # why the last OPEN failed
         self._next_number = 1
 
@@ -223,6 +230,12 @@ class Producer:
             self.gathering = None
             self.queue(batch, time_ns)
         return batch
+
+    def give_up_gathering(self, error: ClientError) -> None:
+        """What has gathered is never sent."""
+        batch, self.gathering = self.gathering, None
+        if batch is not None:
+            batch.fail(error)
 
     def _build(self, batch: Batch, time_ns: int) -> None:
         events = batch.events
@@ -319,8 +332,17 @@ def run_size(count: int, data_bytes: int, properties: bytes) -> int:
     return RUN_HEADER_BYTES + len(properties) + _LENGTH_BYTES * count + data_bytes
 
 
-def split(datas: Sequence[bytes], properties: bytes) -> list[tuple[int, int, int]]:
-    """Cut ``datas`` into runs of at most RUN_BYTES and RUN_COUNT: (begin, end, bytes of the run) of each.
+Cut = tuple[int, int, int]  # begin and end among the events, bytes of the run
+
+
+def largest_of(datas: Sequence[bytes], cuts: Iterable[Cut], event_bytes: int) -> int:
+    """Bytes of the largest event, where one may be larger than ``event_bytes``; else 0, without a look at each."""
+    longer = [max(map(len, datas[begin:end])) for begin, end, size in cuts if size > event_bytes]
+    return max(longer, default=0)
+
+
+def split(datas: Sequence[bytes], properties: bytes) -> list[Cut]:
+    """Cut ``datas`` into runs of at most RUN_BYTES and RUN_COUNT.
 
     An event too large for that is alone in its run. Costs no Python step per event.
     """
@@ -328,7 +350,7 @@ def split(datas: Sequence[bytes], properties: bytes) -> list[tuple[int, int, int
     lengths = list(map(len, datas))
     total = len(lengths)
     length = lengths[0]
-    cuts: list[tuple[int, int, int]] = []
+    cuts: list[Cut] = []
     if lengths.count(length) == total:
         each = RUN_COUNT if not length else min(RUN_COUNT, max(1, room // length))
         for begin in range(0, total, each):

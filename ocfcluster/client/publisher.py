@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ocfcluster.client.arguments import (
     Data,
@@ -24,7 +24,7 @@ from ocfcluster.client.arguments import (
 )
 from ocfcluster.client.connection import Connection, deadline_of
 from ocfcluster.client.events import Receipt
-from ocfcluster.client.producer import Batch, Producer, run_size, split
+from ocfcluster.client.producer import Batch, Producer, largest_of, run_size, split
 from ocfcluster.client.session import Stage
 from ocfcluster.errors import InvalidArgument, NotConnected, TooLarge, WouldBlock
 from ocfcluster.limits import RUN_BYTES, RUN_COUNT
@@ -145,8 +145,11 @@ class Publisher:
                 return Receipt(batch.alone, index, 1)
             connection.send_gathered(producer)
             connection.flush_output()
+        room = max(size, RUN_BYTES)
+        while not producer.has_room(room):
+            info, producer = self._wait_for_room(connection, topic, producer, room, deadline)
+            self._check_size(connection, len(data))
         batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, [data], size)
-        self._wait_for_room(connection, producer, max(size, RUN_BYTES), deadline)
         if producer.gathering is not None:  # another thread began one while this one waited
             connection.send_gathered(producer)
         producer.gathering = batch
@@ -186,15 +189,17 @@ class Publisher:
         encoded = as_properties(properties)
         check_re_id(re_id)
         cuts = split(events, encoded)
-        largest = max(map(len, events)) if len(cuts) == len(events) else 0
         connection = self._connected()
         batches: list[Batch] = []
         with connection.lock:
             info, producer = self._prepare(connection, topic, deadline)
+            largest = largest_of(events, cuts, min(RUN_BYTES, connection.session.event_bytes))
             self._check_size(connection, largest)
             for begin, end, size in cuts:
                 try:
-                    self._wait_for_room(connection, producer, size, deadline)
+                    while not producer.has_room(size):
+                        info, producer = self._wait_for_room(connection, topic, producer, size, deadline)
+                        self._check_size(connection, largest)
                 except WouldBlock:
                     raise WouldBlock(
                         f"no room in the time given; {begin} of {len(events)} were published"
@@ -222,53 +227,59 @@ class Publisher:
     def _prepare(
         self, connection: Connection, topic: str | None, deadline: float | None
     ) -> tuple[frames.Topic, Producer]:
-        """The topic, and an open producer for its scope. May give the lock away for a while."""
+        """The topic, and an open producer for its scope, as they are now. May give the lock away for a while."""
         name = topic if topic is not None else self._topic
         if name is None:
             raise InvalidArgument("publish needs a topic")
-        connection.check_open()
-        if connection.session.stage is Stage.ENDED:
-            raise NotConnected("the connection to the agent has ended")
-        info = resolve(connection, name, deadline)
-        producer = self._local if info.local else self._global
-        if producer is None:
-            producer = connection.session.add_producer(info.local)
-            if info.local:
-                self._local = producer
-            else:
-                self._global = producer
-        if not producer.id:
-            connection.session.open(producer)
-            connection.flush_output()
-            opened = producer
-            if not connection.wait_until(lambda: bool(opened.id) or not opened.opening, deadline):
-                raise WouldBlock("the cluster has not opened a producer in the time given")
-            if not producer.id:
-                raise producer.refusal or NotConnected("the connection to the agent has ended")
+        while True:
+            if self._closed:
+                raise NotConnected("the publisher is closed")
+            connection.check_open()
+            if connection.session.stage is Stage.ENDED:
+                raise NotConnected("the connection to the agent has ended")
+            info = resolve(connection, name, deadline)
+            producer = self._producer_for(connection, info.local)
+            if producer.id:
+                break
+            self._open(connection, producer, deadline)  # whoever waited looks again what the topic is
         self._last_topic = topic
         self._producer = producer
         return info, producer
 
+    def _producer_for(self, connection: Connection, local: bool) -> Producer:
+        producer = self._local if local else self._global
+        if producer is None:
+            producer = connection.session.add_producer(local)
+            if local:
+                self._local = producer
+            else:
+                self._global = producer
+        return producer
+
+    def _open(self, connection: Connection, producer: Producer, deadline: float | None) -> None:
+        connection.session.open(producer)
+        connection.flush_output()
+        if not connection.wait_until(lambda: bool(producer.id) or not producer.opening, deadline):
+            raise WouldBlock("the cluster has not opened a producer in the time given")
+        if not producer.id:
+            raise producer.refusal or NotConnected("the connection to the agent has ended")
+
     def _wait_for_room(
-        self, connection: Connection, producer: Producer, size: int, deadline: float | None
-    ) -> None:
-        if producer.has_room(size):
-            return
+        self, connection: Connection, topic: str | None, producer: Producer, size: int, deadline: float | None
+    ) -> tuple[frames.Topic, Producer]:
+        """Until there is room, and then ``_prepare``: the history may have ended meanwhile, and the topic with it."""
         session = connection.session
         room = connection.wait_until(
             lambda: producer.has_room_again(size) or session.stage is Stage.ENDED, deadline, deadlocks=True
         )
-        if not room:
+        if not room and not producer.has_room(size):
             raise WouldBlock("the cluster has not taken enough of what was published in the time given")
-        if session.stage is Stage.ENDED:
-            raise NotConnected("the connection to the agent has ended")
+        return self._prepare(connection, topic, deadline)
 
     def _check_size(self, connection: Connection, size: int) -> None:
-        welcome = connection.session.welcome
-        if welcome is not None:
-            self._event_bytes = welcome.event_bytes
-        if welcome is not None and size > welcome.event_bytes:
-            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {welcome.event_bytes}")
+        event_bytes = self._event_bytes = connection.session.event_bytes
+        if size > event_bytes:
+            raise TooLarge(f"an event of {size} bytes; the cluster takes at most {event_bytes}")
 
     def flush(self, timeout: float | None = None) -> None:
         """Until everything published here is answered, at most ``timeout`` seconds.
@@ -281,7 +292,8 @@ class Publisher:
             connection.flush(producers, timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
-        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice."""
+        """Flush, and give the producers back. Raises WouldBlock where ``timeout`` seconds did not suffice: what is
+        unanswered then goes on, and its receipts come."""
         if self._closed:
             return
         try:
@@ -310,10 +322,6 @@ class Publisher:
 def resolve(connection: Connection, name: str, deadline: float | None) -> frames.Topic:
     """The topic of that name. Asks the agent the first time. The lock is held."""
     topics = connection.session.topics
-    info = topics.get(name)
-    if info is None:
-        answer: Any = connection.call_locked(
-            Request.TOPIC_RESOLVE, frames.TopicResolve(check_topic(name)), deadline
-        )
-        info = topics[name] = answer
-    return info
+    while name not in topics:  # also where the history ended behind the answer
+        connection.call_locked(Request.TOPIC_RESOLVE, frames.TopicResolve(check_topic(name)), deadline)
+    return topics[name]

@@ -88,6 +88,18 @@ class SubscriptionState:
     incarnation: int = 0  # of the agent that has it, or had it last
     started: bool = False
 
+    def miss(self, topic: str, last_seq: int) -> None:
+        """The events up to ``last_seq`` will not come, and the program is told: no other agent need tell it again."""
+        for topic_id, reached in self.positions.items():
+            if self.names[topic_id] == topic:
+                self.positions[topic_id] = max(reached, last_seq)
+
+    def drop(self, topic: str) -> None:
+        """The topic is no more; the subscription goes on with its others."""
+        self.topics = [name for name in self.topics if name != topic]
+        for topic_id in [one for one in self.positions if self.names[one] == topic]:
+            del self.positions[topic_id]
+
     def accept(self, answer: frames.Subscribed, incarnation: int) -> None:
         self.incarnation = incarnation
         if answer.cluster_id:
@@ -185,6 +197,12 @@ class Session:
         self._resumes_first = False  # on a new connection, until all subscriptions are asked for again
         self._history_unknown = False  # the agent has no history yet: what belongs to the last one waits
 
+    @property
+    def event_bytes(self) -> int:
+        """Of the cluster's largest event, by the last agent's word. There has been one."""
+        assert self.welcome is not None  # noqa: S101 - for the type checker
+        return self.welcome.event_bytes
+
     # --- the connection's life ----------------------------------------------------------------------------------
 
     def connected(self) -> None:
@@ -211,21 +229,20 @@ class Session:
             return
         self.stage = Stage.OFFLINE
         self.memberships.lost()
-        again = [
-            pending for pending in self._in_flight.values()
-            if pending.kind not in (*_ONCE, Request.GROUP_JOIN, Request.GROUP_LEAVE)
-            and (pending.kind is not Request.SUBSCRIBE or not pending.subscription or not pending.subscription.started)
-        ]  # fmt: skip
-        once = [pending for pending in self._in_flight.values() if pending.kind in _ONCE]
+        sent, unsent = list(self._in_flight.values()), list(self._queue)
         self._in_flight.clear()
-        for pending in once:
-            pending.finish(
-                None, OutcomeUnknown(f"the command may or may not have been carried out: {reason}")
-            )
-        waiting = (
-            pending for pending in self._queue if not _is_resume(pending) and not _is_of_groups(pending)
-        )
-        self._queue = deque([*again, *waiting])
+        self._queue = deque(pending for pending in (*sent, *unsent) if _outlives(pending))
+        for pending in sent:
+            if pending.kind in _ONCE:
+                text = f"the command may or may not have been carried out: {reason}"
+                pending.finish(None, OutcomeUnknown(text))
+        for pending in unsent:
+            if pending.kind not in _ONCE:
+                continue
+            if was is Stage.READY:  # it was meant for the agent that is gone
+                pending.finish(None, NotConnected(f"the command was not carried out: {reason}"))
+            else:
+                self._queue.append(pending)
 
     def end(self, reason: str) -> None:
         """Nothing more will come: everything that waits fails."""
@@ -240,9 +257,7 @@ class Session:
             producer.opening = False
             if producer.unanswered:
                 producer.abandon(OutcomeUnknown(f"publications were unanswered: {reason}"))
-            if producer.gathering is not None:
-                producer.gathering.fail(NotConnected(reason))
-                producer.gathering = None
+            producer.give_up_gathering(NotConnected(reason))
 
     def goodbye(self) -> None:
         """An orderly end: the agent closes what this client has."""
@@ -279,6 +294,28 @@ class Session:
             self._send_queue()
         return pending
 
+    def withdraw(self, pending: Pending) -> None:
+        """Nobody waits for the answer: what was not written yet never is, and nothing goes to another agent."""
+        if pending.done or pending.withdrawn:
+            return
+        pending.withdrawn = True
+        if pending in self._queue:
+            self._queue.remove(pending)
+        else:
+            self._take_out(pending)
+        if self.stage is Stage.READY:
+            self._send_queue()
+
+    def _take_out(self, pending: Pending) -> None:
+        """Take a request out of ``outgoing``, unless its first bytes have been written."""
+        for index, one in enumerate(self.outgoing):
+            if one.buffer is pending.frame:
+                del self.outgoing[index]
+                del self._in_flight[CONTROL_HEADER.unpack_from(pending.frame)[4]]
+                if pending.kind is Request.SUBSCRIBE:
+                    self._lent -= 1
+                return
+
     def _send_queue(self) -> None:
         queue = self._queue
         while queue and len(self._in_flight) < REQUESTS_UNANSWERED:
@@ -295,7 +332,8 @@ class Session:
             self._next_request = request_id % 0xFFFF_FFFF + 1
             self._in_flight[request_id] = pending
             pending.sends += 1
-            self._put(frames.control_frame(pending.kind, request_id, pending.body), descriptor)
+            pending.frame = frames.control_frame(pending.kind, request_id, pending.body)
+            self._put(pending.frame, descriptor)
         # Publications wait until every subscription is asked for again: a client must not miss its own events.
         if self._resumes_first and not self._history_unknown and not any(map(_is_resume, queue)):
             self._resumes_first = False
@@ -326,6 +364,8 @@ class Session:
         else:
             producer.refusal = pending.error or NotConnected("the producer was not opened")
             producer.abandon(producer.refusal)
+        if producer.closing:
+            self._give_back(producer)
 
     def publish(self, producer: Producer, batch: Batch) -> None:
         """Send a batch that was just queued on its producer, as soon as there is a connection and an id."""
@@ -345,6 +385,17 @@ class Session:
         self._put(batch.run)
 
     def close_producer(self, producer: Producer) -> None:
+        """Nothing more is published on it. It is given back as soon as all that was is answered."""
+        batch = producer.close_gathering(self._clock_ns())
+        if batch is not None:
+            self.publish(producer, batch)
+        producer.closing = True
+        self._give_back(producer)
+
+    def _give_back(self, producer: Producer) -> None:
+        """Let a closing producer go, if nothing is left to be heard of it, or to be told to the next agent."""
+        if producer.unanswered or producer.opening or (producer.id and self.stage is Stage.OFFLINE):
+            return
         self.producers.remove(producer)
         if producer.id and self.stage is Stage.READY:
             self.request(Request.CLOSE_PRODUCER, frames.Producer(producer.id))
@@ -370,15 +421,28 @@ class Session:
 
     def _subscribed(self, state: SubscriptionState, pending: Pending) -> None:
         if isinstance(pending.answer, frames.Subscribed) and self.welcome is not None:
+            if pending.withdrawn:
+                self._tell_unsubscribed(state)
+                return
             self.subscriptions[state.id] = state
             state.accept(pending.answer, self.welcome.incarnation)
             state.connection = self.welcome.connection
 
     def unsubscribe(self, state: SubscriptionState) -> Pending | None:
-        """None where there is no agent that could be told; its next one will not hear of the subscription."""
+        """It is no more, whatever its agents say. To be called before the descriptor that it lends is closed.
+
+        None where there is nothing to wait for: no agent has it, or one that may is told when it answers SUBSCRIBE.
+        """
         self.subscriptions.pop(state.id, None)
-        if self.stage is not Stage.READY:
+        for pending in (*self._in_flight.values(), *self._queue):
+            if pending.subscription is state:
+                self.withdraw(pending)
+                return None
+        if self.stage is not Stage.READY or not state.started:
             return None
+        return self._tell_unsubscribed(state)
+
+    def _tell_unsubscribed(self, state: SubscriptionState) -> Pending:
         return self.request(Request.UNSUBSCRIBE, frames.Unsubscribe(state.id))
 
     def _resubscribe(self, state: SubscriptionState) -> None:
@@ -388,10 +452,14 @@ class Session:
         self._queue.append(pending)
 
     def _resubscribed(self, state: SubscriptionState, pending: Pending) -> None:
-        if state.id not in self.subscriptions or self.stage is Stage.ENDED:
-            return
         error = pending.error
         answer = pending.answer
+        if pending.withdrawn:
+            if isinstance(answer, frames.Subscribed) and not answer.history_lost:
+                self._tell_unsubscribed(state)
+            return
+        if state.id not in self.subscriptions or self.stage is Stage.ENDED:
+            return
         if error is not None or not isinstance(answer, frames.Subscribed):
             code = NoticeCode.TOPIC_REMOVED if isinstance(error, UnknownTopic) else NoticeCode.AGENT_LOST
             if isinstance(error, NotPermitted):
@@ -413,8 +481,14 @@ class Session:
             )
             for start in answer.starts if start.gap_from
         ]  # fmt: skip
+        there = {start.topic_id for start in answer.starts}
+        removed = [state.names[topic_id] for topic_id in state.positions if topic_id not in there]
+        for topic in removed:
+            state.drop(topic)
         state.accept(answer, self.welcome.incarnation)
-        notices = [*gaps, Notice(NoticeCode.RESUMED)]
+        reason = "the topic was removed while the agent was away"
+        gone = [Notice(NoticeCode.TOPIC_REMOVED, topic, reason=reason) for topic in removed]
+        notices = [*gone, *gaps, Notice(NoticeCode.RESUMED)]
         self._effects.append(Resumed(state, notices, self.welcome.connection))
 
     def _end_subscription(self, state: SubscriptionState, notice: Notice) -> None:
@@ -469,6 +543,9 @@ class Session:
             if code == errno.EINVAL:
                 self._forget_topics()
             producer.answered(first, count, code, seq, ev_id)
+            if producer.closing and not producer.unanswered:
+                by_id.pop(producer_id)
+                self._give_back(producer)
 
     def _forget_topics(self) -> None:
         self.topics.clear()  # one of them was removed, perhaps made again: ask before the next publication
@@ -519,6 +596,8 @@ class Session:
             else:
                 pending.finish(None, _error_of(pending.kind, body))
         elif answer is _OWN_ANSWER.get(pending.kind, answer):
+            if isinstance(pending.body, frames.TopicResolve) and isinstance(body, frames.Topic):
+                self.topics[pending.body.topic] = body  # now, while it is of this history
             pending.finish(body, None)
         else:
             raise MalformedFrame(f"the agent answered {pending.kind.name} with {answer.name}")
@@ -562,19 +641,27 @@ class Session:
 
     def _resend(self) -> None:
         """Everything unanswered, in order, on a new connection."""
-        for producer in self.producers:
+        event_bytes = self.event_bytes
+        for producer in list(self.producers):
+            if any(batch.is_of_larger_than(event_bytes) for batch in producer.unanswered):
+                text = f"the cluster takes events of at most {event_bytes} bytes now"
+                producer.abandon(OutcomeUnknown(text))
             if producer.id:
                 for batch in producer.unanswered:
                     if not batch.done:
                         self._publish(batch)
             elif producer.unanswered:
                 self.open(producer)
+            if producer.closing:
+                self._give_back(producer)
 
     def _history_ended(self) -> None:
         self.topics.clear()
         self.memberships.history_ended(NotConnected(f"the history {self.cluster_id} ended, with its groups"))
         for producer in self.producers:
-            producer.abandon(OutcomeUnknown(f"the history {self.cluster_id} ended"))
+            error = OutcomeUnknown(f"the history {self.cluster_id} ended")
+            producer.abandon(error)
+            producer.give_up_gathering(error)  # its topic's number may be another topic's in the next one
 
 
 def _is_resume(pending: Pending) -> bool:
@@ -585,9 +672,14 @@ def _is_resume(pending: Pending) -> bool:
     )
 
 
-def _is_of_groups(pending: Pending) -> bool:
-    """Whether ``memberships`` asks for it again where it is wanted still."""
-    return pending.kind in (Request.GROUP_JOIN, Request.GROUP_LEAVE)
+def _outlives(pending: Pending) -> bool:
+    """Whether a request goes to the next agent. What belongs to memberships and started subscriptions is asked for
+    anew there, where it is wanted still."""
+    return (
+        not pending.withdrawn
+        and pending.kind not in (*_ONCE, Request.GROUP_JOIN, Request.GROUP_LEAVE)
+        and not _is_resume(pending)
+    )
 
 
 def _error_of(kind: Request, body: frames.Error) -> ClientError:

@@ -102,6 +102,7 @@ class FakeAgent:
         self.refuse: dict[str, int] = {}  # topic: errno of its publications
         self.history_gap = False
         self.out_of_line: list[tuple[int, bool]] = []
+        self.administered: list[frames.Administer] = []
         self.connections = 0
         self.runs = 0
         self._peers: dict[int, Peer] = {}
@@ -180,11 +181,16 @@ class FakeAgent:
             topic = self.cluster.topics.pop(name)
             for peer in self._peers.values():
                 for subscriber in peer.subscribers.values():
-                    if topic.topic_id in subscriber.topic_ids:
-                        code = frames.NoticeCode.TOPIC_REMOVED
-                        self.notice(subscriber, frames.Notice(code, name, reason="removed", final=True))
+                    self._removed(subscriber, topic)
 
         self.call(go)
+
+    def _removed(self, subscriber: Subscriber, topic: frames.Topic) -> None:
+        if topic.topic_id in subscriber.topic_ids:
+            subscriber.topic_ids.discard(topic.topic_id)
+            final = not subscriber.topic_ids
+            code = frames.NoticeCode.TOPIC_REMOVED
+            self.notice(subscriber, frames.Notice(code, topic.topic, reason="removed", final=final))
 
     def __enter__(self) -> Self:
         return self
@@ -267,6 +273,9 @@ class FakeAgent:
         if kind is Request.GOODBYE:
             self._close(peer)
             return
+        if kind is Request.SUBSCRIBE and not peer.descriptors:
+            self._close(peer)
+            return
         decoded: Any = frames.read_body(kind, body) if body else None
         try:
             answer, reply = getattr(self, f"_on_{kind.name.lower()}")(peer, decoded)
@@ -323,9 +332,7 @@ class FakeAgent:
         topic = self.cluster.topics.pop(body.topic)
         for other in self._peers.values():
             for subscriber in other.subscribers.values():
-                if topic.topic_id in subscriber.topic_ids:
-                    code = frames.NoticeCode.TOPIC_REMOVED
-                    self.notice(subscriber, frames.Notice(code, body.topic, reason="removed", final=True))
+                self._removed(subscriber, topic)
         return Answer.DONE, None
 
     def _on_topic_list(self, peer: Peer, body: None) -> Any:
@@ -333,6 +340,10 @@ class FakeAgent:
 
     def _on_status(self, peer: Peer, body: None) -> Any:
         return Answer.STATUS, frames.Status({"node_id": 1, "members": [{"node_id": 1}]})
+
+    def _on_administer(self, peer: Peer, body: frames.Administer) -> Any:
+        self.administered.append(body)
+        return Answer.DONE, None
 
     def _on_barrier(self, peer: Peer, body: None) -> Any:
         return Answer.DONE, None
@@ -347,8 +358,9 @@ class FakeAgent:
         end = socket.socket(fileno=peer.descriptors.popleft())
         assert (end.family, end.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.setblocking(False)
+        there = [name for name in body.topics if name in self.cluster.topics]
         try:
-            topics = [self._topic(name) for name in body.topics]
+            topics = [self._topic(name) for name in (there if body.positions and there else body.topics)]
         except LookupError:
             end.close()
             raise

@@ -169,6 +169,28 @@ def test_resuming_names_the_gap(agent: Bench) -> None:
         assert sorted(agent.agent.hub.lines[1].subscriptions) == [1, 2]
 
 
+def test_resuming_goes_on_with_the_topics_that_are_left(agent: Bench) -> None:
+    client = agent.client()
+    left, again = client.create_topic("left"), client.create_topic("again")
+    gone = again + 1
+    own, lent = pair()
+    with own, lent:
+        history = "0" * 31 + "1"
+
+        def resume(number: int, topics: dict[str, int]) -> tuple[int, object]:
+            positions = [Position(name, topic_id, 0) for name, topic_id in topics.items()]
+            body = Subscribe(number, list(topics), False, history, positions)
+            return client.call(Request.SUBSCRIBE, body, [lent.fileno()])
+
+        kind, answer = resume(1, {"gone": gone, "left": left, "again": again + 7})
+        assert kind == Answer.SUBSCRIBED
+        assert [(start.topic, start.topic_id) for start in answer.starts] == [("left", left)]
+        kind, answer = resume(2, {"gone": gone, "again": again + 7})
+        assert (kind, answer.errno) == (Answer.ERROR, errno.EINVAL)
+        assert "gone" in answer.message
+        assert sorted(agent.agent.hub.lines[1].subscriptions) == [1]
+
+
 def test_topics_are_created_listed_and_removed(agent: Bench) -> None:
     client = agent.client()
     topic_id = client.create_topic("t")

@@ -13,6 +13,7 @@ import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.aio import AsyncClient
 from ocfcluster.client.events import Event
+from ocfcluster.wire.run import read_header
 from tests.unit.fake_agent import Cluster, FakeAgent
 
 
@@ -52,6 +53,61 @@ def test_publish_and_iterate(agent: FakeAgent) -> None:
             await events.get(0)
 
     run(agent, body)
+
+
+def test_what_was_cancelled_goes_to_no_other_agent(tmp_path: Path) -> None:
+    path = str(tmp_path / "agent.sock")
+    cluster = Cluster()
+    cluster.create("t")
+
+    async def main() -> None:
+        first = FakeAgent(path, cluster)
+        async with ocfcluster.aio.connect(path) as client:
+            first.kill()
+            await asyncio.sleep(0.02)
+            for waiting in (client.subscribe("t").start(), client.remove_topic("t")):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(waiting, 0.05)
+            with FakeAgent(path, cluster) as agent:
+                assert (await (await client.publish("t", b"1")).wait(3)).seq == 1
+                assert agent.connections == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_who_waits_for_room_in_a_history_that_ends_publishes_in_the_next(tmp_path: Path, many: bool) -> None:
+    path = str(tmp_path / "agent.sock")
+    cluster, other = Cluster(), Cluster("history-2")
+    cluster.create("t")
+    for name in ("other", "t"):  # in it topics have other numbers
+        other.create(name)
+
+    async def main() -> None:
+        first = FakeAgent(path, cluster)
+        first.hold_receipts = True
+        published = 0
+        async with ocfcluster.aio.connect(path) as client, client.publisher("t") as publisher:
+
+            async def publish() -> None:
+                nonlocal published
+                for i in range(300):
+                    if many:
+                        await publisher.publish_many([b"x"])
+                    else:
+                        await publisher.publish(b"x", re_id=i)  # each a run of its own
+                    published += 1
+
+            publishing = asyncio.create_task(publish())
+            await asyncio.sleep(0.2)
+            assert not publishing.done()
+            first.kill()
+            with FakeAgent(path, other):
+                await asyncio.wait_for(publishing, 5)
+                await publisher.flush(5)
+        assert {read_header(run).topic_id for run in other.log} == {other.topics["t"].topic_id}
+
+    asyncio.run(main())
 
 
 def test_iteration_starts_the_subscription(agent: FakeAgent) -> None:

@@ -19,6 +19,7 @@ import ocfcluster
 from ocfcluster import errors
 from ocfcluster.cli.exits import explain
 from ocfcluster.client.client import Client
+from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED
 from tests.unit.fake_agent import Cluster, FakeAgent
 
 NOBODY = 65534
@@ -221,6 +222,8 @@ def test_unknown_topics_and_bad_names(client: Client) -> None:
             client.publish(name, b"")
     with pytest.raises(errors.TooLarge):
         client.publish("t", bytes(ocfcluster.client.publisher.RUN_BYTES * 100))
+    with pytest.raises(errors.TooLarge):
+        client.publish_many("t", [b"a", b"b", bytes(2 << 20)])
     with pytest.raises(errors.InvalidArgument, match="encode"):
         client.publish("t", "text")  # type: ignore[arg-type]
     with pytest.raises(errors.InvalidArgument):
@@ -419,6 +422,43 @@ def test_an_event_too_large_for_the_cluster_joins_no_run_of_others(agent: FakeAg
             with pytest.raises(errors.TooLarge):
                 client.publish("t", bytes(101))
         assert [receipt.wait(2).seq for receipt in receipts] == list(range(2, 202))
+
+
+def test_room_at_the_end_of_the_time_is_room(agent: FakeAgent, client: Client) -> None:
+    with client.publisher("t") as publisher:
+        publisher.publish(b"open").wait(2)
+        agent.hold_receipts = True
+        for _ in range(PRODUCER_RUNS_UNANSWERED):
+            publisher.publish_many([b"x"])
+        with pytest.raises(errors.WouldBlock):
+            publisher.publish_many([b"x"], timeout=0.05)
+        producer = publisher._producer
+        assert producer is not None
+        batch = producer.unanswered[0]
+
+        def answer_one() -> None:
+            with client.connection().lock:
+                producer.answered(batch.number, 1, 0, 1, 1)
+
+        timer = threading.Timer(0.05, answer_one)
+        timer.start()
+        publisher.publish_many([b"x"], timeout=0.2)  # there is room, but not for several
+        timer.join()
+        agent.release_receipts()
+
+
+def test_receipts_come_also_when_their_publisher_was_closed_too_early(
+    agent: FakeAgent, client: Client
+) -> None:
+    publisher = client.publisher("t")
+    publisher.publish(b"open").wait(2)
+    agent.hold_receipts = True
+    receipt = publisher.publish(b"x")
+    with pytest.raises(errors.WouldBlock):
+        publisher.close(timeout=0.05)
+    agent.release_receipts()
+    assert receipt.wait(2).seq == 2
+    until(lambda: not client.connection().session.producers)
 
 
 def test_a_very_long_timeout_is_long_and_not_an_error(client: Client) -> None:

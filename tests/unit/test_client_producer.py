@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocfcluster.client.events import Receipt
-from ocfcluster.client.producer import Batch, Producer, run_size, split
+from ocfcluster.client.producer import Batch, Producer, largest_of, run_size, split
 from ocfcluster.errors import NotPermitted, OutcomeUnknown
 from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED, RUN_BYTES, RUN_COUNT
 from ocfcluster.wire.run import check_run, read_header, run_events
@@ -133,3 +133,13 @@ def test_cuts_are_whole_full_and_within_bounds(lengths: list[int], properties: b
 
 def test_many_empty_events_are_cut_by_count() -> None:
     assert [end - begin for begin, end, _ in split([b""] * 70_000, b"")] == [32_768, 32_768, 4_464]
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 1000, 1001, 70_000, 100_000]), min_size=1, max_size=200),
+    st.sampled_from([0, 1000, 80_000, 1 << 20]),
+)
+def test_an_event_that_is_too_large_is_found_among_others(lengths: list[int], most: int) -> None:
+    datas = [bytes(length) for length in lengths]
+    found = largest_of(datas, split(datas, b""), most)
+    assert found == max(lengths) if max(lengths) > most else found <= most

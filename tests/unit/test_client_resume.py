@@ -13,7 +13,10 @@ import pytest
 import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.client import Subscription
-from ocfcluster.client.events import Event, NoticeCode
+from ocfcluster.client.events import Event, NoticeCode, Receipt
+from ocfcluster.client.session import Stage
+from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED
+from ocfcluster.wire.run import read_header
 from tests.unit.fake_agent import Cluster, FakeAgent
 
 
@@ -185,6 +188,68 @@ def test_another_history_ends_what_belonged_to_the_old_one(path: str, cluster: C
             assert client.publish("t", b"new").wait(3).seq == 1
 
 
+def other_history() -> Cluster:
+    """In it topics have other numbers."""
+    made = Cluster("history-2")
+    for name in ("other", "t"):
+        made.create(name)
+    return made
+
+
+def topics_of(cluster: Cluster) -> set[int]:
+    return {read_header(run).topic_id for run in cluster.log}
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_who_waits_for_room_in_a_history_that_ends_publishes_in_the_next(
+    path: str, cluster: Cluster, many: bool
+) -> None:
+    first = FakeAgent(path, cluster)
+    first.hold_receipts = True
+    other = other_history()
+    with ocfcluster.connect(path) as client, client.publisher("t") as publisher:
+        receipts: list[Receipt] = []
+
+        def publish() -> None:
+            for i in range(300):
+                if many:
+                    receipts.append(publisher.publish_many([b"%d" % i]))
+                else:
+                    receipts.append(publisher.publish(b"%d" % i, re_id=i))  # each a run of its own
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        end = time.monotonic() + 5
+        while len(receipts) < PRODUCER_RUNS_UNANSWERED:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        first.kill()
+        with FakeAgent(path, other):
+            thread.join(5)
+            publisher.flush(5)
+        assert len(receipts) == 300
+        assert topics_of(other) == {other.topics["t"].topic_id}
+
+
+def test_who_waits_for_a_producer_in_a_history_that_ends_publishes_in_the_next(
+    path: str, cluster: Cluster
+) -> None:
+    first = FakeAgent(path, cluster)
+    other = other_history()
+    with ocfcluster.connect(path) as client:
+        client.topic("t")
+        client.connection().session.topics["t"] = cluster.topics["t"]
+        first.deaf = True
+        thread = threading.Thread(target=client.publish, args=("t", b"x"))
+        thread.start()
+        time.sleep(0.05)
+        first.kill()
+        with FakeAgent(path, other):
+            thread.join(5)
+            client.flush(5)
+        assert topics_of(other) == {other.topics["t"].topic_id}
+
+
 def test_local_publications_end_with_the_agents_incarnation(path: str, cluster: Cluster) -> None:
     first = FakeAgent(path, cluster)
     with ocfcluster.connect(path) as client:
@@ -214,6 +279,54 @@ def test_requests_go_on_with_the_next_agent(path: str, cluster: Cluster) -> None
             client.topic("t", timeout=0.05)
 
 
+def test_a_subscription_that_did_not_start_in_time_is_forgotten(path: str, cluster: Cluster) -> None:
+    first = FakeAgent(path, cluster)
+    with ocfcluster.connect(path) as client:
+        first.kill()
+        with pytest.raises(errors.WouldBlock):
+            client.subscribe("t", timeout=0.05)
+        with FakeAgent(path, cluster) as agent:
+            client.publish("t", b"1").wait(3)
+            assert agent.connections == 1
+
+
+def test_a_subscription_that_an_agent_began_too_late_is_forgotten(path: str, cluster: Cluster) -> None:
+    with FakeAgent(path, cluster) as first, ocfcluster.connect(path) as client:
+        client.publish("t", b"1").wait(3)
+        first.deaf = True
+        with pytest.raises(errors.WouldBlock):
+            client.subscribe("t", timeout=0.05)
+        first.deaf = False
+        client.publish("t", b"2").wait(3)
+        subscribers = first.call(lambda: [one for peer in first._peers.values() for one in peer.subscribers])
+        assert not subscribers
+        first.kill()
+        with FakeAgent(path, cluster) as agent:
+            client.publish("t", b"3").wait(3)
+            assert agent.connections == 1
+
+
+def test_a_command_that_was_not_answered_in_time_is_given_to_no_other_agent(
+    path: str, cluster: Cluster
+) -> None:
+    first = FakeAgent(path, cluster)
+    with ocfcluster.connect(path) as client:
+        first.kill()
+        end = time.monotonic() + 3
+        while (
+            client.connection().session.stage is not Stage.OFFLINE
+        ):  # else it is asked of the one that is gone
+            assert time.monotonic() < end
+            time.sleep(0.002)
+        with pytest.raises(errors.WouldBlock):
+            client.admin.shutdown(timeout=0.05)
+        with pytest.raises(errors.WouldBlock):
+            client.remove_topic("t", timeout=0.05)
+        with FakeAgent(path, cluster) as agent:
+            client.publish("t", b"1").wait(3)
+            assert not agent.administered
+
+
 def test_a_topic_removed_meanwhile_ends_the_subscription(path: str, cluster: Cluster) -> None:
     first = FakeAgent(path, cluster)
     with ocfcluster.connect(path) as client, client.subscribe("u") as gone, client.subscribe("t") as stays:
@@ -224,6 +337,29 @@ def test_a_topic_removed_meanwhile_ends_the_subscription(path: str, cluster: Clu
             with pytest.raises(errors.NotConnected):
                 gone.get(0)
             assert names(take(stays, 2)) == ["agent_lost", "resumed"]
+
+
+def test_a_subscription_goes_on_with_the_topics_that_are_left(path: str, cluster: Cluster) -> None:
+    cluster.create("v")
+    first = FakeAgent(path, cluster)
+    with ocfcluster.connect(path) as client, client.subscribe(["t", "u", "v"]) as events:
+        first.remove_topic("t")
+        assert names(take(events, 1)) == ["topic_removed"]
+        first.kill()
+        del cluster.topics["u"]
+        with FakeAgent(path, cluster):
+            got = take(events, 3)
+            assert names(got) == ["agent_lost", "topic_removed", "resumed"]
+            assert got[1].notice is not None
+            assert (got[1].notice.topic, got[1].notice.final) == ("u", False)
+            client.publish("v", b"1").wait(3)
+            assert names(take(events, 1)) == [b"1"]
+        with FakeAgent(path, cluster) as last:
+            assert names(take(events, 2)) == ["agent_lost", "resumed"]
+            last.remove_topic("v")
+            assert names(take(events, 1)) == ["topic_removed"]
+            with pytest.raises(errors.NotConnected):
+                events.get(0)
 
 
 def test_more_subscriptions_than_may_be_lent_at_once_are_resumed(path: str, cluster: Cluster) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import select
+import socket
 
 import pytest
 
+from ocfcluster.client.controlsocket import ControlSocket
 from ocfcluster.client.eventsocket import EventSocket
-from ocfcluster.client.producer import Batch
-from ocfcluster.client.session import Session, Stage, SubscriptionState
+from ocfcluster.client.producer import Batch, run_size
+from ocfcluster.client.session import Outgoing, Session, Stage, SubscriptionState
 from ocfcluster.errors import (
     InvalidArgument,
     MalformedFrame,
@@ -22,6 +24,7 @@ from ocfcluster.wire import frames
 from ocfcluster.wire.frames import (
     CONTROL_HEADER,
     EVENT_HEADER,
+    RECEIPT,
     RECORD_HEADER,
     Answer,
     RecordKind,
@@ -152,6 +155,121 @@ def test_administration_is_never_repeated_by_itself() -> None:
     assert not waiting.done
 
 
+def kinds(made: Session) -> list[int]:
+    """The kinds of the requests that are outgoing."""
+    return [CONTROL_HEADER.unpack_from(one.buffer)[1] for one in made.outgoing]
+
+
+def again(made: Session, welcome: frames.Welcome = WELCOME) -> None:
+    """The connection is lost; another one is welcomed."""
+    made.lost("gone")
+    made.connected()
+    made.outgoing.clear()
+    made.receive(control_frame(Answer.WELCOME, 0, welcome))
+
+
+def test_a_command_that_was_not_sent_before_its_agent_went_is_not_carried_out() -> None:
+    made = ready()
+    for _ in range(REQUESTS_UNANSWERED):
+        made.request(Request.BARRIER)
+    unsent = made.request(Request.ADMINISTER, frames.Administer(frames.Administration.SHUTDOWN))
+    again(made)
+    with pytest.raises(NotConnected, match="not carried out"):
+        unsent.result()
+    assert set(kinds(made)) == {Request.BARRIER}
+
+
+def test_a_request_that_was_given_up_goes_to_no_other_agent() -> None:
+    made = ready()
+    under_way = made.request(Request.TOPIC_REMOVE, frames.TopicRemove("t"))
+    made.outgoing.clear()  # written
+    made.withdraw(under_way)
+    made.lost("gone")
+    for _ in range(3):
+        made.withdraw(made.request(Request.TOPIC_REMOVE, frames.TopicRemove("t")))
+    made.connected()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    assert kinds(made) == [Request.HELLO]
+
+
+def test_a_request_that_was_given_up_before_it_was_written_is_not() -> None:
+    made = ready()
+    first = made.request(Request.TOPIC_REMOVE, frames.TopicRemove("t"))
+    second = made.request(Request.BARRIER)
+    made.withdraw(first)
+    assert kinds(made) == [Request.BARRIER]
+    made.receive(control_frame(Answer.DONE, sent(made)[0]))
+    assert second.done
+    written = made.request(Request.TOPIC_REMOVE, frames.TopicRemove("t"))
+    (request_id,) = sent(made)[1:]
+    made.outgoing.clear()
+    made.withdraw(written)
+    made.receive(control_frame(Answer.DONE, request_id))  # its answer is none of an unknown request
+
+
+STARTED = frames.Subscribed("h", [frames.Start("t", 16, 1, False)])
+
+
+def lending(made: Session) -> SubscriptionState:
+    state = made.new_subscription(["t"], False)
+    state.lend = 5
+    made.subscribe(state)
+    return state
+
+
+def test_a_subscription_that_was_given_up_is_asked_for_no_more() -> None:
+    made = ready()
+    under_way = lending(made)
+    made.outgoing.clear()
+    assert made.unsubscribe(under_way) is None
+    made.lost("gone")
+    assert made.unsubscribe(lending(made)) is None
+    made.connected()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    assert kinds(made) == [Request.HELLO]
+
+
+def test_a_descriptor_that_was_not_lent_yet_stays() -> None:
+    made = ready()
+    for _ in range(2 * LENT_SOCKETS_UNANSWERED):
+        made.unsubscribe(lending(made))
+    assert not made.outgoing
+    lending(made)
+    assert kinds(made) == [Request.SUBSCRIBE]
+
+
+def test_an_agent_that_answers_late_is_told_that_the_subscription_was_given_up() -> None:
+    made = ready()
+    state = lending(made)
+    (request_id,) = sent(made)
+    made.outgoing.clear()
+    made.unsubscribe(state)
+    assert not made.outgoing  # it would know no such subscription
+    made.receive(control_frame(Answer.SUBSCRIBED, request_id, STARTED))
+    assert kinds(made) == [Request.UNSUBSCRIBE]
+    assert not made.subscriptions
+    again(made)
+    assert Request.SUBSCRIBE not in kinds(made)
+
+
+def test_a_resumption_that_was_given_up_does_not_hold_up_publications() -> None:
+    made = ready()
+    state = lending(made)
+    made.receive(control_frame(Answer.SUBSCRIBED, sent(made)[0], STARTED))
+    others = [lending(made) for _ in range(LENT_SOCKETS_UNANSWERED)]
+    for one, request_id in zip(others, sent(made)[1:], strict=True):
+        made.receive(control_frame(Answer.SUBSCRIBED, request_id, STARTED))
+        assert one.started
+    batch = publish(made, b"x")
+    again(made)
+    assert batch.run not in [one.buffer for one in made.outgoing]  # one resumption waits for its turn
+    last = others[-1]
+    assert made.unsubscribe(last) is None
+    assert batch.run in [one.buffer for one in made.outgoing]
+    assert made.unsubscribe(state) is None  # under way
+    assert state.id not in made.subscriptions
+
+
 def test_a_name_that_is_too_long() -> None:
     with pytest.raises(InvalidArgument):
         Session(library="x", name="n" * 65, resume=True, clock_ns=lambda: 0)
@@ -226,6 +344,48 @@ def test_a_truncated_frame_is_told_and_passed_over(event_socket: EventSocket, cu
     assert not select.select([event_socket], [], [], 0)[0]
 
 
+def test_a_gap_that_was_told_is_not_told_again(event_socket: EventSocket) -> None:
+    for last_seq, reached in ((5, 5), (3, 5), (0, 5)):  # 0: nobody knows
+        data = frames.encode_notice(frames.Notice(frames.NoticeCode.GAP, "t", 1, last_seq, "too slow"))
+        length = RECORD_HEADER.size + len(data)
+        head = RECORD_HEADER.pack(length, RecordKind.NOTICE, 5, 0, 0, 1, 7, 1, 0, 1, 0)
+        event_socket._writer.send(message(head + data))
+        event = event_socket.take_event()
+        assert event is not None
+        assert event.notice is not None
+        assert event_socket.state.positions == {16: reached}
+
+
+def test_an_agent_that_went_before_a_subscription_began_is_not_told_of() -> None:
+    state = SubscriptionState(1, ["t"], False)
+    made = EventSocket(state, resume=True)
+    try:
+        made._writer.send(message(record(build_run(1, 16, 9, 1, [b"early"]), 1)))
+        assert made.lose(frames.Notice(frames.NoticeCode.AGENT_LOST, reason="gone"))
+        state.started, state.connection = True, 3
+        assert made.take_event() is None
+        assert not select.select([made], [], [], 0)[0]
+    finally:
+        made.close()
+
+
+def test_what_cannot_be_written_ends_the_connection() -> None:
+    made = ready()
+    ours, theirs = socket.socketpair()
+    control = ControlSocket(ours)
+    try:
+        lending(made).lend = 5
+        made.outgoing[0] = Outgoing(made.outgoing[0].buffer, 1 << 20)  # no descriptor of this process
+        made.request(Request.BARRIER)
+        assert control.write(made)
+        assert not made.outgoing
+        assert control.read() == b""
+        assert theirs.recv(1) == b""
+    finally:
+        control.close()
+        theirs.close()
+
+
 def test_frames_of_another_connection_do_not_count(event_socket: EventSocket) -> None:
     event_socket._writer.send(message(record(build_run(1, 16, 9, 1, [b"late"]), 1), connection=2))
     assert event_socket.take_event() is None
@@ -254,6 +414,99 @@ def test_what_belongs_to_a_history_waits_until_the_agent_knows_its_own() -> None
         published = [one for one in made.outgoing if one.buffer == batch.run]
         assert bool(published) is again
         assert batch.done is not again
+
+
+def publish(made: Session, data: bytes) -> Batch:
+    """A publication under a producer that was just opened."""
+    producer = made.add_producer(False)
+    made.open(producer)
+    made.receive(control_frame(Answer.PRODUCER, sent(made)[-1], frames.Producer(7)))
+    batch = Batch(Nobody(), "t", 16, 0, b"", [data], run_size(1, len(data), b""))
+    producer.queue(batch, 0)
+    made.publish(producer, batch)
+    return batch
+
+
+def test_what_gathered_for_a_history_ends_with_it() -> None:
+    made = ready()
+    batch = publish(made, b"x")
+    (producer,) = made.producers
+    gathered = producer.gathering = Batch(Nobody(), "t", 16, 0, b"", [b"y"], 65)
+    again(made)
+    assert producer.gathering is gathered
+    again(made, frames.Welcome(1, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
+    assert producer.gathering is None
+    assert isinstance(batch.error, OutcomeUnknown)
+    assert isinstance(gathered.error, OutcomeUnknown)
+
+
+def test_a_closed_producer_is_given_back_when_all_is_answered() -> None:
+    made = ready()
+    batch = publish(made, b"x")
+    (producer,) = made.producers
+    gathered = producer.gathering = Batch(Nobody(), "t", 16, 0, b"", [b"y"], 65)
+    made.close_producer(producer)
+    again(made)
+    assert [one.buffer for one in made.outgoing][1::2] == [batch.run, gathered.run]
+    body = 2 * RECEIPT.pack(7, 1, 2, 0, 1, 1)  # a repeat says nothing new
+    made.outgoing.clear()
+    made.receive(CONTROL_HEADER.pack(len(body), Answer.RECEIPTS, 0, 0, 0) + body)
+    assert batch.done
+    assert gathered.done
+    assert kinds(made) == [Request.CLOSE_PRODUCER]
+    assert not made.producers
+
+
+def test_a_producer_that_was_closed_without_an_agent_is_given_back_to_the_next() -> None:
+    made = ready()
+    publish(made, b"x")
+    (producer,) = made.producers
+    producer.answered(1, 1, 0, 1, 1)
+    made.lost("gone")
+    made.close_producer(producer)
+    assert made.producers
+    made.connected()
+    made.outgoing.clear()
+    made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
+    assert kinds(made) == [Request.CLOSE_PRODUCER]
+    assert not made.producers
+
+
+def test_a_closed_producer_is_no_more_in_another_history() -> None:
+    made = ready()
+    batch = publish(made, b"x")
+    made.close_producer(made.producers[0])
+    again(made, frames.Welcome(1, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
+    assert isinstance(batch.error, OutcomeUnknown)
+    assert not made.outgoing
+    assert not made.producers
+
+
+def test_a_topic_is_known_as_long_as_its_history_goes_on() -> None:
+    made = ready()
+    asked = made.request(Request.TOPIC_RESOLVE, frames.TopicResolve("t"))
+    topic = frames.Topic("t", 16, False, 0)
+    made.receive(control_frame(Answer.TOPIC, sent(made)[0], topic))
+    assert made.topics == {"t": topic}
+    again(made, frames.Welcome(1, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
+    assert asked.done  # whoever asked looks only now
+    assert made.topics == {}
+
+
+@pytest.mark.parametrize("data", [b"x", bytes(200_000)])
+def test_what_the_next_agent_would_hang_up_at_is_not_sent_again(data: bytes) -> None:
+    made = ready()
+    batch = publish(made, data)
+    again(made)
+    assert made.outgoing[-1].buffer == batch.run
+    again(made, frames.Welcome(1, "x", "c", "h", 1, 7, 4, len(data), "safe"))
+    assert made.outgoing[-1].buffer == batch.run
+    again(made, frames.Welcome(1, "x", "c", "h", 1, 7, 4, 100_000, "safe"))
+    if len(data) == 1:
+        assert made.outgoing[-1].buffer == batch.run
+    else:
+        assert not made.outgoing
+        assert isinstance(batch.error, OutcomeUnknown)
 
 
 def test_a_resumption_begins_behind_what_the_filter_left_out() -> None:
