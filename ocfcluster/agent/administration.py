@@ -96,7 +96,7 @@ class Administrator:
         try:
             self._command(client, operand, then)
         except InvalidArgument as error:
-            self._refuse(client, request.request_id, errno.EINVAL, str(error))
+            self._refuse(client, request.request_id, errno.EINVAL, error.strerror or str(error))
 
     def _tell(self, client: Client, request: Incoming, asked: Administer, command: OperatorCommand) -> None:
         fault = _without_fault(asked.nodes) if asked.command == Administration.BOOTSTRAP_WITHOUT else ""

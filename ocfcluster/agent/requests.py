@@ -451,7 +451,7 @@ class Requests:
         try:
             at = Starts(agent, topics, body)
         except InvalidArgument as error:
-            return errno.EINVAL, str(error)
+            return errno.EINVAL, error.strerror or str(error)
         subscription = agent.hub.add(
             client.line, body.subscription, event_socket, at.names, body.callback, OnSlow(body.on_slow), predicate
         )  # fmt: skip

@@ -15,6 +15,7 @@ from ocfcluster.wire.frames import (
     Administer,
     Administration,
     Answer,
+    Begin,
     Body,
     GroupName,
     OpenProducer,
@@ -110,6 +111,14 @@ def test_a_subscription_that_waits_is_withdrawn_with_the_socket_lent_for_it(tmp_
         made.step()
         assert lent.fileno() == -1
         assert (made.node._controls, made.agent.requests._lent) == ({}, {})
+
+
+def test_a_beginning_that_is_not_there_is_refused_in_words_alone(tmp_path: Path) -> None:
+    with bench(tmp_path) as made:
+        client = made.client()
+        client.create_topic("news")
+        _, answer, _ = client.lend(Subscribe(1, ["news"], False, begins=[Begin("news", 999)]))
+        assert answer.message.startswith("topic 'news' has no event")
 
 
 def test_a_command_behind_publications_is_dropped_with_its_connection_and_they_go_on(tmp_path: Path) -> None:
