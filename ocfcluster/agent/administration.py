@@ -48,7 +48,7 @@ class Administrator:
         self,
         operator: Callable[[OperatorCommand], str],
         keys: Callable[[Administer], str],
-        command: Callable[[control.Operand, Callable[[Outcome], None]], None],
+        command: Callable[[Client | None, control.Operand, Callable[[Outcome], None]], int],
         reload: Callable[[bool, Callable[[dict[str, Any]], None]], str],
         reply: Callable[..., None],
         refuse: Callable[[Client, int, int, str], None],
@@ -94,9 +94,9 @@ class Administrator:
                 self._reply(client, request.request_id, Answer.DONE)
 
         try:
-            self._command(operand, then)
+            self._command(client, operand, then)
         except InvalidArgument as error:
-            self._refuse(client, request.request_id, errno.EINVAL, str(error))
+            self._refuse(client, request.request_id, errno.EINVAL, error.strerror or str(error))
 
     def _tell(self, client: Client, request: Incoming, asked: Administer, command: OperatorCommand) -> None:
         fault = _without_fault(asked.nodes) if asked.command == Administration.BOOTSTRAP_WITHOUT else ""

@@ -36,7 +36,7 @@ class Client:
     __slots__ = (
         "poller", "socket", "session", "connection", "peer", "pidfd", "name", "library", "line", "producers",
         "inbox", "inbox_bytes", "waiting", "reading", "writing", "dirty", "gone", "closing", "publishes",
-        "memberships", "greeting",
+        "memberships", "greeting", "commands",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,7 @@ class Client:
         self.publishes: dict[int, Topic] = {}  # topics, as they stand, that it may publish to
         self.greeting: TimerHandle | None = None  # rings when HELLO has not come in time
         self.memberships: Memberships | None = None  # in groups, once it has asked for one
+        self.commands: set[int] = set()  # tokens of what it has asked of the order and is not answered yet
 
     def read(self, buffer: memoryview) -> int:
         """Read once into the shared ``buffer`` and parse: bytes read, 0 if there are none now, -1 at the end.

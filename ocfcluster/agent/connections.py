@@ -192,6 +192,7 @@ class Connections:
             subscription.socket.close()
         del self.clients[client.connection]
         client.release()
+        self._agent.requests.withdraw(client)
         self._agent.intake.forget_client(client)
         log.debug("client gone", **self._who(client), reason=reason)
 

@@ -517,7 +517,7 @@ class Agent:
                 self.warnings.append(text)
                 log.warning("topic", text=text)
 
-        self.requests.command(control.TopicCreate(name, local, topic.settings()), then)
+        self.requests.command(None, control.TopicCreate(name, local, topic.settings()), then)
 
     def status(self) -> dict[str, Any]:
         return status_document(self)

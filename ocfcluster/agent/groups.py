@@ -10,6 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ocfcluster.agent.access import Right
@@ -62,7 +63,7 @@ class Groups:
         self,
         agent: Agent,
         permissions: Permissions,
-        command: Callable[[control.Operand, Callable[[Outcome], None], bool], None],
+        command: Callable[[Client | None, control.Operand, Callable[[Outcome], None], bool], int],
         answer: Callable[[Client, int, Answer, Body | None], None],
         refuse: Callable[[Client, int, int, str], None],
     ) -> None:
@@ -102,11 +103,11 @@ class Groups:
         group = self._agent.node.groups.by_name.get(name)
         return None if group is None else group.topic
 
-    def want(self, names: Iterable[str]) -> None:
+    def want(self, client: Client, names: Iterable[str]) -> None:
         """Groups among ``names`` that are not in use will be, behind what is ordered now."""
         for name in dict.fromkeys(names):
             if _fault(name) == "" and self.topic(name) is None:
-                self._command(control.GroupOpen(name), _ignore, False)
+                self._command(client, control.GroupOpen(name), _ignore, False)
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -164,11 +165,14 @@ class Groups:
 
     def _memberships(self, client: Client) -> Memberships:
         if client.memberships is None:
-            client.memberships = Memberships(self._order, max(0, client.peer.pid))
+            client.memberships = Memberships(partial(self._order, client), max(0, client.peer.pid))
         return client.memberships
 
-    def _order(self, operand: control.Operand, then: Then) -> None:
-        self._command(operand, lambda outcome: then(outcome.error, outcome.value), True)
+    def _order(self, client: Client, operand: control.Operand, then: Then) -> None:
+        for_whom = (
+            None if isinstance(operand, control.GroupLeave) else client
+        )  # who is gone has to leave still
+        self._command(for_whom, operand, lambda outcome: then(outcome.error, outcome.value), True)
 
     def end(self, client: Client, reason: LeaveReason) -> None:
         """The connection is over, and all that came on it is in the order, or on its way there before this."""

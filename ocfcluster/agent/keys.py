@@ -43,36 +43,38 @@ Members = Sequence[tuple[int, int]]  # the view's other members: node_id, incarn
 log = structlog.get_logger("ocfcluster.agent")
 
 
-def read_key_file(path: str | os.PathLike[str], *, own: bool = True) -> list[ClusterKey]:
+def read_key_file(
+    path: str | os.PathLike[str], *, own: bool = True, named: str = "security.key_file: "
+) -> list[ClusterKey]:
     """The keys of a file that nobody but its owner can read or write, the first being the one that seals.
 
     The owner must be root or this user. Its group may read it where that is the group that this process runs as. With
-    ``own`` False it is an agent's, of another user perhaps, who looks at that itself. Raises ConfigurationError: the
-    file, and what to do about it.
+    ``own`` False it is an agent's, of another user perhaps, who looks at that itself. Raises ConfigurationError:
+    ``named``, which is where the path comes from, the file, and what to do about it.
     """
     file = Path(path)
     try:
         # Not a path that is looked at twice: what is checked is what is read.
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise ConfigurationError(f"security.key_file: {file} is not there; {_MAKE}") from None
+        raise ConfigurationError(f"{named}{file} is not there; {_MAKE}") from None
     except OSError as error:
         raise ConfigurationError(
-            f"security.key_file: {file}: {error.strerror} (the agent runs as uid {os.geteuid()})"
+            f"{named}{file}: {error.strerror} (the agent runs as uid {os.geteuid()})"
         ) from None
     try:
         fault = _permission_fault(os.fstat(descriptor)) if own else ""
         if fault:
-            raise ConfigurationError(f"security.key_file: {file} {fault}")
+            raise ConfigurationError(f"{named}{file} {fault}")
         data = os.read(descriptor, limits.KEY_FILE_BYTES + 1)
     finally:
         os.close(descriptor)
     try:
         return parse_keys(data.decode())
     except UnicodeDecodeError:
-        raise ConfigurationError(f"security.key_file: {file}: is no text; {_MAKE}") from None
+        raise ConfigurationError(f"{named}{file}: is no text; {_MAKE}") from None
     except ConfigurationError as error:
-        raise ConfigurationError(f"security.key_file: {file}: {error}") from None
+        raise ConfigurationError(f"{named}{file}: {error}") from None
 
 
 def _permission_fault(found: os.stat_result) -> str:

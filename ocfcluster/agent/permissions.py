@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 WAIT: Final = -1  # instead of an errno: a name is being looked up
 Handler = Callable[[Client, Incoming, Body | None], None]
-Command = Callable[[control.Operand, Callable[[Outcome], None]], None]
+Command = Callable[[Client | None, control.Operand, Callable[[Outcome], None]], int]
 
 
 class Permissions:
@@ -157,7 +157,7 @@ class Permissions:
         if met():
             go_on()
         elif self._agent.router.views.primary:
-            self._command(control.Barrier(), then)
+            self._command(client, control.Barrier(), then)
         else:  # what a minority knows is all there is to know
             self._count(code)
             self._refuse(client, request.request_id, code, text)

@@ -1,6 +1,7 @@
 """What a client asks besides publishing: greeting, producers, subscriptions, topics, status, barriers.
 
 What needs the order (producers, topics, barriers) goes into it as a command; the answer is given at its place there.
+Where the connection ends before, what still waits here or in the node is withdrawn: nobody wants it any more.
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ _LOOKING: Final = frozenset(
     )
 )
 
+# What a connection that has ended still wants: to be no more what it was.
+_FAREWELLS: Final = frozenset(
+    int(kind) for kind in (Request.CLOSE_PRODUCER, Request.GROUP_LEAVE, Request.GOODBYE)
+)
 _POLICIES: Final = frozenset(int(policy) for policy in OnSlow)
 
 OnOutcome = Callable[[Outcome], None]
@@ -98,7 +103,8 @@ class Requests:
         # What looks at the node's counters waits until all is handed out that the node has delivered.
         self.deferred: list[Callable[[], None]] = []
         self._early: list[Client] = []  # welcomed before there was a history to name
-        self._pending: dict[int, OnOutcome] = {}  # token of a command → what to do at its place in the order
+        # token of a command → who is to be asked no more, and what to do at its place in the order
+        self._pending: dict[int, tuple[Client | None, OnOutcome]] = {}
         self._lent: dict[int, socket.socket] = {}  # token → of a subscription that waits for that place
         self.permissions = permissions = Permissions(agent, self.command, self._answer, self._refuse)
         self.groups = Groups(agent, permissions, self.command, self._answer, self._refuse)
@@ -136,7 +142,8 @@ class Requests:
     def handle(self, client: Client, request: Incoming) -> None:
         """Answer one request, now or at its place in the order."""
         session = client.session
-        if session.stage is Stage.FAILED or session.overflowed:
+        ended = client.gone and request.kind not in _FAREWELLS
+        if ended or session.stage is Stage.FAILED or session.overflowed:
             _close(request.descriptor)
             return
         self._agent.counters.requests += 1
@@ -166,10 +173,27 @@ class Requests:
 
     # --- the order --------------------------------------------------------------------------------------------
 
-    def command(self, operand: control.Operand, then: OnOutcome, behind: bool = False) -> None:
+    def command(
+        self, client: Client | None, operand: control.Operand, then: OnOutcome, behind: bool = False
+    ) -> int:
         """Put ``operand`` into the order, ``behind`` what waits to be published here; ``then`` is called at its
-        place there."""
-        self._pending[self._agent.control(operand, behind)] = then
+        place there. What waits for its way into the order is withdrawn when the connection of ``client`` ends; None:
+        it never is. Gives the command's token."""
+        token = self._agent.control(operand, behind)
+        self._pending[token] = client, then
+        if client is not None:
+            client.commands.add(token)
+        return token
+
+    def withdraw(self, client: Client) -> None:
+        """The connection has ended: what it asked of the order, and is not on its way there, is forgotten."""
+        for token in sorted(client.commands):
+            if self._agent.node.withdraw(token):
+                del self._pending[token]
+                lent = self._lent.pop(token, None)
+                if lent is not None:
+                    lent.close()
+        client.commands.clear()
 
     def forget_history(self) -> None:
         """The order has ended that was asked, and all clients with it."""
@@ -180,9 +204,10 @@ class Requests:
 
     def outcome(self, outcome: Outcome) -> None:
         """The outcome of a command of this agent."""
-        then = self._pending.pop(outcome.first_number, None)
-        if then is not None:
-            then(outcome)
+        client, then = self._pending.pop(outcome.first_number, (None, _ignore))
+        if client is not None:
+            client.commands.discard(outcome.first_number)
+        then(outcome)
 
     def run_deferred(self) -> None:
         """Call when everything that the node has delivered so far is handed out."""
@@ -249,7 +274,7 @@ class Requests:
     def on_goodbye(self, client: Client, _request: Incoming, _: Body | None) -> None:
         self.groups.end(client, LeaveReason.LEFT)
         for producer in sorted(client.producers):
-            self._close_producer(client, producer, lambda _outcome: None)
+            self._close_producer(producer, _ignore)
         client.closing = True
 
     # --- producers --------------------------------------------------------------------------------------------
@@ -274,12 +299,12 @@ class Requests:
                     client, request.request_id, outcome.error, f"no producer: {reason(outcome.error)}"
                 )
             elif client.gone:  # nobody will ever use it
-                self.command(control.Close(outcome.value), lambda _outcome: None)
+                self.command(None, control.Close(outcome.value), _ignore)
             else:
                 self._agent.intake.own(client, outcome.value)
                 self._answer(client, request.request_id, Answer.PRODUCER, Producer(outcome.value))
 
-        self.command(control.Open(), then)
+        self.command(client, control.Open(), then)
 
     def on_close_producer(self, client: Client, request: Incoming, body: Body | None) -> None:
         producer = body.producer if isinstance(body, Producer) else 0
@@ -293,9 +318,9 @@ class Requests:
             else:
                 self._answer(client, request.request_id, Answer.DONE)
 
-        self._close_producer(client, producer, then)
+        self._close_producer(producer, then)
 
-    def _close_producer(self, client: Client, producer: int, then: OnOutcome) -> None:
+    def _close_producer(self, producer: int, then: OnOutcome) -> None:
         if producer & LOCAL_ID:
             self._agent.local.close_producer(producer)
             self._agent.intake.disown(producer)
@@ -306,7 +331,7 @@ class Requests:
             self._agent.intake.disown(producer)
             then(outcome)
 
-        self.command(control.Close(producer), closed)
+        self.command(None, control.Close(producer), closed)
 
     # --- subscriptions ----------------------------------------------------------------------------------------
 
@@ -359,7 +384,7 @@ class Requests:
         # Before the first view nobody knows where a subscription would begin.
         views = self._agent.router.views
         if not views.begun or not subscribe(not views.primary and not any(map(is_group, body.topics))):
-            self.groups.want(body.topics)
+            self.groups.want(client, body.topics)
             self._subscribe_later(client, request, event_socket, subscribe)
 
     def _subscribe_later(
@@ -379,8 +404,7 @@ class Requests:
             else:
                 self.deferred.append(lambda: _ignore(subscribe(True)))
 
-        token = self._agent.control(control.Barrier(), behind=False)
-        self._pending[token] = caught_up
+        token = self.command(client, control.Barrier(), caught_up)
         self._lent[token] = event_socket
 
     def _subscribe_fault(self, client: Client, body: Subscribe) -> tuple[int, str]:
@@ -425,7 +449,7 @@ class Requests:
         try:
             at = Starts(agent, topics, body)
         except InvalidArgument as error:
-            return errno.EINVAL, str(error)
+            return errno.EINVAL, error.strerror or str(error)
         subscription = agent.hub.add(
             client.line, body.subscription, event_socket, at.names, body.callback, OnSlow(body.on_slow), predicate
         )  # fmt: skip
@@ -484,7 +508,7 @@ class Requests:
             else:
                 self._answer(client, request.request_id, Answer.DONE)
 
-        self.command(control.Barrier(), then, behind=True)
+        self.command(client, control.Barrier(), then, behind=True)
 
 
 def _predicate(encoded: bytes) -> tuple[Predicate | None, tuple[int, str]]:

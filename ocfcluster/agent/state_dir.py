@@ -106,7 +106,7 @@ class StateDirectory:
         except FileNotFoundError:
             if (self.path / _RECORD).exists():
                 raise StateDirectoryError(
-                    f"state directory {self.path} has a record and no {_IDENTITY}: restore it from a copy, or empty "
+                    f"state directory {self.path} has a record and no {_IDENTITY}: empty "
                     "the directory, with which the node begins as a stranger"
                 ) from None
             identity = Identity(IDENTITY_VERSION, cluster, node_id, f"{secrets.randbits(64):016x}")
@@ -119,8 +119,7 @@ class StateDirectory:
             store_id = int(identity.store_id, 16)
         except (msgspec.DecodeError, ValueError) as error:
             raise StateDirectoryError(
-                f"{file} is corrupt ({error}): restore it from a copy, or empty the directory, "
-                "with which the node begins as a stranger"
+                f"{file} is corrupt ({error}): empty the directory, with which the node begins as a stranger"
             ) from None
         if identity.version != IDENTITY_VERSION:
             raise StateDirectoryError(

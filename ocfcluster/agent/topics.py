@@ -49,7 +49,7 @@ class Topics:
         agent: Agent,
         permissions: Permissions,
         groups: Groups,
-        command: Callable[[control.Operand, OnOutcome], None],
+        command: Callable[[Client | None, control.Operand, OnOutcome], int],
         answer: Callable[[Client, int, Answer, Body | None], None],
         refuse: Callable[[Client, int, int, str], None],
     ) -> None:
@@ -128,11 +128,11 @@ class Topics:
         # It may have been created and answered elsewhere: catch up with the order first, where there is one.
         if not resolve():
             if is_group(name):
-                self._command(control.GroupOpen(name), then)
+                self._command(client, control.GroupOpen(name), then)
             elif not self._agent.router.views.primary:
                 self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
             else:
-                self._command(control.Barrier(), then)
+                self._command(client, control.Barrier(), then)
 
     def create(self, client: Client, request: Incoming, body: Body | None) -> None:
         if not isinstance(body, TopicCreate):
@@ -202,7 +202,7 @@ class Topics:
         self, client: Client, request: Incoming, operand: control.Operand, then: OnOutcome
     ) -> None:
         try:
-            self._command(operand, then)
+            self._command(client, operand, then)
         except InvalidArgument as error:
             self._refuse(client, request.request_id, errno.EINVAL, error.strerror or str(error))
 

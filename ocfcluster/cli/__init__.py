@@ -29,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     try:
         app(args=None if arguments is None else list(arguments), prog_name="ocfcluster")
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # of a help text, which typer prints
+            raise SystemExit(0) from None
+        raise
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise

@@ -9,6 +9,7 @@ import typer
 
 
 def run(
+    context: typer.Context,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -30,6 +31,11 @@ def run(
 
     Example: ocfcluster agent --config /etc/ocfcluster/agent.toml
     """
+    if (context.find_root().obj or {}).get("socket"):
+        raise typer.BadParameter(
+            "is for commands that look for an agent; where this one listens is node.socket of its configuration",
+            param_hint="--socket",
+        )
     from ocfcluster.agent.main import run_agent
 
     raise typer.Exit(int(run_agent(config, insecure=insecure) or 0))

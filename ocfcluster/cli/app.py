@@ -31,7 +31,10 @@ A cluster-wide event broker: what is published on one node reaches programs on e
 
 The agent is found by --socket, else by OCFCLUSTER_SOCKET, else where an agent of this user listens.
 
-Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 machine set-up, 4 no agent, 5 refused, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 machine set-up, 4 no agent, 5 refused, 6 evicted,
+130 interrupted.
+
+Example: ocfcluster status --watch
 """
 
 app = typer.Typer(

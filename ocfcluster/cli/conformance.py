@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
@@ -46,6 +47,9 @@ def run(
     path = options.socket_path(context, socket)
     with options.connect(context, socket):
         pass  # an agent that is not there is one error, not one per obligation
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # ends the child in which a check hangs, as Ctrl-C does
     results = run(path, others=tuple(others or ()), only=chosen or None)
     if json:
         for result in results:

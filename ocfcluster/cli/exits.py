@@ -44,11 +44,21 @@ _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (OSError, Exit.USAGE),  # a file that was named on the command line
 )
 
-_HINTS: tuple[tuple[type[Exception], str], ...] = (
-    (errors.UnknownTopic, "`ocfcluster topic list` shows the topics, `ocfcluster topic create` makes one"),
-    (errors.TopicExists, "`ocfcluster topic show` tells its scope"),
-    (errors.OutcomeUnknown, "subscribe to the topic to see whether it came"),
-    (errors.WouldBlock, "the cluster takes no more for now; `ocfcluster status` tells its state"),
+# For errors of a class whose text has these words.
+_HINTS: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        errors.UnknownTopic,
+        "no topic",
+        "`ocfcluster topic list` shows the topics, `ocfcluster topic create` makes one",
+    ),
+    (errors.TopicExists, "with scope", "`ocfcluster topic show` tells its scope"),
+    (
+        errors.TopicExists,
+        "other settings",
+        "`ocfcluster topic show` tells them, `ocfcluster topic alter` changes them",
+    ),
+    (errors.OutcomeUnknown, "", "subscribe to the topic to see whether it came"),
+    (errors.WouldBlock, "", "the cluster takes no more for now; `ocfcluster status` tells its state"),
 )
 
 
@@ -73,7 +83,7 @@ def explain(error: Exception) -> str:
     text = " ".join(text.split())
     if text.endswith("start one with `ocfcluster agent`"):
         text += ", or name its socket with --socket"
-    for kind, hint in _HINTS:
-        if isinstance(error, kind) and hint not in text:
+    for kind, words, hint in _HINTS:
+        if isinstance(error, kind) and words in text and hint not in text:
             return f"{text}; {hint}"
     return text

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ocfcluster.wire.keys import ClusterKey
 
 app = typer.Typer(
-    help="Change the cluster's key while it runs: add the new one on every node, use it, drop the old one.",
+    help="Change the cluster's key while it runs: add the new one on every node, use it, drop the old one."
+    " Example: ocfcluster key status",
     no_args_is_help=True,
 )
 
@@ -111,7 +112,7 @@ def add(
     """
     from ocfcluster.agent.keys import read_key_file
 
-    added = read_key_file(file)
+    added = read_key_file(file, named="")
 
     def change(keys: list[ClusterKey]) -> list[ClusterKey]:
         return [*keys, *(key for key in added if key not in keys)]

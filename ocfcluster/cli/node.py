@@ -53,11 +53,15 @@ def add(
 
     Example: ocfcluster node add 4
     """
-    _administer(context, socket, ordered=True, command=lambda admin: admin.add_node(node_id, votes))
-    _done(
-        json, f"node {node_id} is added with {_votes(votes)}; its agent can join now",
-        command="node add", node_id=node_id, votes=votes,
-    )  # fmt: skip
+    with options.connect(context, socket, orders=True) as client:
+        known = node_id in client.status().get("table", {})
+        client.admin.add_node(node_id, votes)
+    text = (
+        f"node {node_id} is in the node table already, with {_votes(votes)}"
+        if known
+        else f"node {node_id} is added with {_votes(votes)}; its agent can join now"
+    )
+    _done(json, text, command="node add", node_id=node_id, votes=votes)
 
 
 @app.command()

@@ -6,10 +6,13 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from ocfcluster.errors import OcfError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,14 +29,24 @@ CONNECTIVITY_TOPIC = "oc.connectivity"
 PLAIN_WIDTH = 200  # columns of a table that does not go to a terminal: nothing is cut in a pipe
 
 
-def print_line(text: str) -> None:
-    """One line on stdout, flushed. A reader that went away ends the command quietly."""
+@contextmanager
+def _writing() -> Iterator[None]:
+    """A reader that went away ends the command quietly; raises OcfError where stdout takes no more."""
     try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        yield
     except BrokenPipeError:
         _stdout_to_nowhere()
         raise typer.Exit(0) from None
+    except OSError as error:
+        _stdout_to_nowhere()
+        raise OcfError(f"standard output: {error.strerror or error}") from None
+
+
+def print_line(text: str) -> None:
+    """One line on stdout, flushed. A reader that went away ends the command quietly."""
+    with _writing():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 def _stdout_to_nowhere() -> None:
@@ -45,13 +58,10 @@ def _stdout_to_nowhere() -> None:
 
 def print_bytes(data: bytes) -> None:
     """``data`` and a newline on stdout as they are, flushed."""
-    try:
+    with _writing():
         sys.stdout.flush()
         sys.stdout.buffer.write(data + b"\n")
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        _stdout_to_nowhere()
-        raise typer.Exit(0) from None
 
 
 def print_json(document: Any) -> None:
@@ -102,11 +112,12 @@ def print_table(
 def show(renderable: Any) -> None:
     """Prints a rich object."""
     target = console()
-    if sys.stdout.isatty():
-        target.print(renderable)
-        return
-    with target.capture() as captured:
-        target.print(renderable)
+    with _writing():
+        if sys.stdout.isatty():
+            target.print(renderable)
+            return
+        with target.capture() as captured:  # which writes as well
+            target.print(renderable)
     for line in captured.get().strip("\n").splitlines():
         print_line(line.rstrip())
 

@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -58,10 +59,10 @@ def run(
     if data is not None and file is not None:
         raise typer.BadParameter("give --data or --file, not both")
     table = parse_properties(properties or [])
-    events = _events(data, file, count)
-    if rate:
-        events = paced(events, rate)
-    with options.connect(context, socket, resume=True) as client:
+    with _opened(file) as source, options.connect(context, socket, resume=True) as client:
+        events = _events(data, source, count, client.event_bytes, lines=file is None)
+        if rate:
+            events = paced(events, rate)
         if json:
             _publish_with_receipts(client, topic, events, re_id, table)
         elif rate or (data is None and file is None):
@@ -86,14 +87,21 @@ def parse_properties(pairs: Iterable[str]) -> dict[str, str]:
     return table
 
 
-def _events(data: str | None, file: Path | None, count: int | None) -> Iterator[bytes]:
+def _opened(file: Path | None) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if file is None or str(file) == "-" else file.open("rb")
+
+
+def _events(
+    data: str | None, source: BinaryIO, count: int | None, event_bytes: int, *, lines: bool
+) -> Iterator[bytes]:
+    """What is to be published. Of what is larger than ``event_bytes`` one byte more is read, which is enough to be
+    refused: a source need not end."""
     if data is not None:
         return repeat(data.encode("utf-8", "surrogateescape"), count or 1)
-    if file is not None:
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return repeat(content, count or 1)
-    lines = (line.rstrip(b"\n") for line in sys.stdin.buffer)
-    return lines if count is None else islice(lines, count)
+    if not lines:
+        return repeat(source.read(event_bytes + 1), count or 1)
+    events = (line.removesuffix(b"\n") for line in iter(lambda: source.readline(event_bytes + 1), b""))
+    return events if count is None else islice(events, count)
 
 
 def paced(events: Iterable[bytes], rate: float) -> Iterator[bytes]:

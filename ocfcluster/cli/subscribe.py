@@ -55,14 +55,14 @@ def run(
         bool, typer.Option("--raw", help="The data alone, as it is, with a newline behind it.")
     ] = False,
     filter: Annotated[  # noqa: A002 - the option's name
-        str,
+        str | None,
         typer.Option(
             metavar="EXPR",
             help='Only events whose properties EXPR lets through: KEY == "VALUE", !=, startswith, present(KEY),'
             " from_node(N), and, or, not, parentheses. The agent leaves the others out.",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
     on_slow: Annotated[
         str,
         typer.Option(
@@ -94,7 +94,7 @@ def run(
         "from_seq": None if from_seq is None else dict.fromkeys(topics, from_seq),
         "from_last": from_last,
         "retained": retained,
-        "filter": _parsed(filter),
+        "filter": None if filter is None else _parsed(filter),
         "on_slow": on_slow,
     }
     if on_slow not in POLICIES:
@@ -112,10 +112,8 @@ def run(
         raise typer.Exit(Exit.FAILED)
 
 
-def _parsed(text: str) -> Filter | None:
+def _parsed(text: str) -> Filter:
     """The filter; where it cannot be read, a usage error that points at the place."""
-    if not text:
-        return None
     from ocfcluster.wire.filter_text import parse_filter
 
     try:

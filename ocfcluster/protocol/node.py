@@ -92,7 +92,9 @@ class Node:
         self._heartbeats = Heartbeats(settings, now)
         self.suspects = False  # this node does not count the sequencer as alive
         self._next_control_token = 1
-        self._waiting_controls: list[bytes] = []  # control runs that came before the first view
+        self._held: dict[
+            int, tuple[bytes, bool]
+        ] = {}  # token → control run that waits here, and whether behind
         self._history_untold = False  # HistoryLost has not been taken yet
         self._reconsider = True  # something has changed that an epoch change may follow from
         self._asked_configuration_at = now - limits.SECOND_NS
@@ -328,28 +330,51 @@ class Node:
     def control(self, operand: Operand, behind: bool = False) -> int:
         """An ordered command; its Outcome carries the returned token as ``first_number``.
 
-        Commands pass publications that wait here, and a closed window. Those that would take away what such
-        publications need come behind them, and so does any with ``behind``. Where COMMANDS_WAITING wait already,
-        the Outcome is ENOMEM.
+        It waits here while nothing is ordered (before the first view, without a majority, while the epoch changes),
+        and can be withdrawn so long. Commands pass publications that wait here, and a closed window. Those that would
+        take away what such publications need come behind them, and so does any with ``behind``. Where
+        COMMANDS_WAITING wait already, the Outcome is ENOMEM.
         """
-        active = self.plane is not None and self.state is State.ACTIVE
-        waiting = (
-            self.plane.controls_waiting if self.plane is not None and active else len(self._waiting_controls)
-        )
         token = self._next_control_token
         self._next_control_token += 1
+        run = control.control_run(operand, token)
+        waiting = len(self._held) + (self.plane.controls_waiting if self.plane is not None else 0)
         if waiting >= limits.COMMANDS_WAITING:
             refused = Outcome(control.kind_of(operand), 0, token, 1, errno.ENOMEM, 0, 0, 0)
             self.outbox.effects.append(Deliver([refused]))
             return token
-        run = control.control_run(operand, token)
-        if self.plane is None or not active:
-            self._waiting_controls.append(run)
-        elif behind or isinstance(operand, _BEHIND):
-            self.plane.publish(run)
-        else:
-            self.plane.control(run)
+        self._held[token] = run, behind or isinstance(operand, _BEHIND)
+        self._let_go()
         return token
+
+    def withdraw(self, token: int) -> bool:
+        """Take back a command that waits here: it has no outcome then. False: it is on its way into the order."""
+        return self._held.pop(token, None) is not None
+
+    def _let_go(self) -> None:
+        """Commands that waited here go on their way, where there is one."""
+        plane = self.plane
+        if plane is None or not self._ordering:
+            return
+        held, self._held = self._held, {}
+        for run, behind in held.values():
+            if behind:
+                plane.publish(run)
+            else:
+                plane.control(run)
+
+    @property
+    def _ordering(self) -> bool:
+        """Whether a command would be ordered now, as far as this node knows. A closed window is no obstacle, though
+        programs are told NOT_PRIMARY where it stays so."""
+        plane = self.plane
+        return (
+            plane is not None
+            and self.state is State.ACTIVE
+            and not plane.frozen
+            and not self.suspects
+            and (self.primary or not plane.window)
+        )
 
     def room(self) -> int:
         """Bytes that may still be published before the callers should wait; 0 or less: wait."""
@@ -361,6 +386,7 @@ class Node:
             or self.leaving
             or not self.primary
             or self._history_untold
+            or self._held  # what is published behind a command does not pass it
         ):
             return 0
         return plane.room()
@@ -495,7 +521,7 @@ class Node:
             due = min(due, self._detector.next_suspicion, self.recovery.initiative.next_timer())
         if self.plane is not None:
             due = min(due, self.plane.next_timer())
-        return due
+        return self.now if self._held and self._ordering else due
 
     def end_burst(self, now: int) -> None:
         """Call after a burst of inputs: does what follows from all of them, once."""
@@ -508,6 +534,8 @@ class Node:
         if self.state in (State.STOPPED, State.EVICTED):
             return
         self.now = now
+        if self._held:
+            self._let_go()
         if self.plane is not None:
             yield from self.plane.end_burst(now)
             self.recovery.try_sync(now)
@@ -532,7 +560,7 @@ class Node:
         """What programs have handed in belongs to the history that has ended: nothing is taken until they are told."""
         self.outbox.effects.append(lost)
         self._history_untold = True
-        self._waiting_controls = []
+        self._held = {}
 
     def _consider(self, now: int) -> None:
         """Something has changed: who is heard, what they say, or the time."""
@@ -575,9 +603,7 @@ class Node:
             return
         self._primacy.installed(plane, self.now)
         self.to(State.ACTIVE, f"epoch {configuration.epoch} with {len(configuration.members)} members")
-        for run in self._waiting_controls:
-            plane.control(run)
-        self._waiting_controls = []
+        self._let_go()
 
     def silence(self, table: dict[int, int]) -> None:
         """Where there is no other node, nobody listens."""

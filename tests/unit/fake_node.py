@@ -91,7 +91,7 @@ class FakeNode:
         self.linked: list[Any] = []  # what it says of who hears whom
         self._items: list[Any] = []
         self._effects: list[Effect] = []
-        self._controls: list[bytes] = []
+        self._controls: dict[int, bytes] = {}  # token → what came before it was active
         self._token = 0
         if active:
             self.activate()
@@ -100,7 +100,7 @@ class FakeNode:
         self.state = State.ACTIVE
         self._effects.append(StateChange(State.ACTIVE, "test"))
         self.view(CONFIGURATION.members)
-        for run in self._controls:
+        for run in self._controls.values():
             self._apply(run)
         self._controls.clear()
 
@@ -152,6 +152,7 @@ class FakeNode:
         self.replicated = ReplicatedState(CONFIGURATION)
         self.configuration = None
         self.state = State.FORMING
+        self._controls.clear()
 
     def _told(self) -> None:
         """What was delivered so far comes before what is told now."""
@@ -190,8 +191,11 @@ class FakeNode:
         if self.state is State.ACTIVE:
             self._apply(run)
         else:
-            self._controls.append(run)
+            self._controls[self._token] = run
         return self._token
+
+    def withdraw(self, token: int) -> bool:
+        return self._controls.pop(token, None) is not None
 
     def timer(self, now: int, wall_ns: int) -> None: ...
 

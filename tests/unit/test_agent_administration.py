@@ -11,7 +11,20 @@ from ocfcluster.ipc.peer import Peer
 from ocfcluster.protocol.effects import Outcome
 from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, Rejoin
 from ocfcluster.wire import control
-from ocfcluster.wire.frames import Administer, Administration, Answer, Request
+from ocfcluster.wire.frames import (
+    Administer,
+    Administration,
+    Answer,
+    Begin,
+    Body,
+    GroupName,
+    OpenProducer,
+    Producer,
+    Request,
+    Subscribe,
+    TopicCreate,
+    TopicResolve,
+)
 from tests.unit.fake_node import Bench, FakeNode, bench
 
 ORDERED = [
@@ -58,6 +71,73 @@ def test_ordered_commands_are_answered_at_their_place(
         order.decide(0)
         made.agent.settle(0)
         assert client.answers() == [(Answer.DONE, request_id, None)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        *((Request.ADMINISTER, asked) for asked, _ in ORDERED),
+        (Request.TOPIC_CREATE, TopicCreate("ghost", False)),
+        (Request.TOPIC_RESOLVE, TopicResolve("ghost")),
+        (Request.GROUP_JOIN, GroupName("group:ghost")),
+        (Request.OPEN_PRODUCER, OpenProducer(False)),
+        (Request.BARRIER, None),
+    ],
+)
+def test_what_still_waits_is_withdrawn_when_its_connection_ends(
+    tmp_path: Path, kind: Request, asked: Body | None
+) -> None:
+    with bench(tmp_path, active=False) as made:
+        clients = [made.client(), made.client()]
+        for client in clients:
+            client.ask(kind, asked)
+            assert client.answers() == []
+        clients[0].close()
+        made.step()
+        assert len(made.node._controls) == 1  # the other one's
+        clients[1].close()
+        made.step()
+        assert made.node._controls == {}
+        assert made.agent.requests._pending == {}
+
+
+def test_a_subscription_that_waits_is_withdrawn_with_the_socket_lent_for_it(tmp_path: Path) -> None:
+    with bench(tmp_path, active=False) as made:
+        client = made.client()
+        _, answer, _ = client.lend(Subscribe(1, ["t", "group:ghost"], False))
+        assert answer is None
+        (lent,) = made.agent.requests._lent.values()
+        client.close()
+        made.step()
+        assert lent.fileno() == -1
+        assert (made.node._controls, made.agent.requests._lent) == ({}, {})
+
+
+def test_a_beginning_that_is_not_there_is_refused_in_words_alone(tmp_path: Path) -> None:
+    with bench(tmp_path) as made:
+        client = made.client()
+        client.create_topic("news")
+        _, answer, _ = client.lend(Subscribe(1, ["news"], False, begins=[Begin("news", 999)]))
+        assert answer.message.startswith("topic 'news' has no event")
+
+
+def test_a_command_behind_publications_is_dropped_with_its_connection_and_they_go_on(tmp_path: Path) -> None:
+    with bench(tmp_path) as made:
+        client, other = made.client(), made.client()
+        topic_id, producer = client.create_topic("t"), client.open_producer()
+        made.node.space = 0
+        client.publish(topic_id, producer, 1, b"x")
+        client.ask(Request.TOPIC_CREATE, TopicCreate("ghost", False))
+        client.ask(Request.CLOSE_PRODUCER, Producer(producer))
+        made.step()
+        client.close()
+        made.step()
+        made.node.space = 1 << 30
+        assert other.call(Request.BARRIER)[0] == Answer.DONE
+        assert made.node.published == 1
+        assert "ghost" not in made.node.topics
+        assert producer not in made.agent.intake.owners
+        assert made.agent.intake._orphans == {}  # what gives up something is done in any case
 
 
 @pytest.mark.parametrize(

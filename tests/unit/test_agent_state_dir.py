@@ -82,7 +82,7 @@ def test_every_truncation_and_bit_flip_of_a_record_is_found(tmp_path: Path) -> N
 def test_a_corrupt_identity_is_refused(tmp_path: Path, content: bytes) -> None:
     StateDirectory(tmp_path, "blue", 3).close()
     (tmp_path / "identity.json").write_bytes(content)
-    with pytest.raises(StateDirectoryError, match=r"identity\.json is corrupt.*empty the directory"):
+    with pytest.raises(StateDirectoryError, match=r"identity\.json is corrupt.*: empty the directory"):
         StateDirectory(tmp_path, "blue", 3)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from ocfcluster import errors
@@ -71,3 +76,86 @@ def test_a_bug_shows_its_traceback_when_asked(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OCFCLUSTER_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main(["status"])
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (errors.UnknownTopic("there is no topic 'news'"), "topic create"),
+        (errors.UnknownTopic("topic 'news' has no event 999 yet: the next one is 6"), ""),
+        (errors.TopicExists("topic 'news' exists with scope local"), "tells its scope"),
+        (
+            errors.TopicExists("topic 'news' exists with other settings; alter it to change them"),
+            "topic alter",
+        ),
+    ],
+)
+def test_a_hint_is_about_what_went_wrong(error: errors.ClientError, hint: str) -> None:
+    text = explain(error)
+    assert text.startswith(str(error.strerror))
+    assert hint in text
+    assert hint or text == error.strerror
+
+
+def test_an_agent_does_not_pass_over_a_socket_that_is_for_other_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ocfcluster.agent.main.run_agent", lambda *_, **__: 0)
+    with pytest.raises(SystemExit) as ended:
+        main(["--socket", "/x", "agent"])
+    assert ended.value.code == 2
+    assert "node.socket" in capsys.readouterr().err
+
+
+def test_an_empty_filter_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["subscribe", "t", "--filter", "", "--socket", "/nowhere"])
+    assert ended.value.code == 2
+    assert "--filter" in capsys.readouterr().err
+
+
+INTERRUPTED = """
+import contextlib, os, time
+from ocfcluster.cli import main, options
+from ocfcluster.conformance import registry, runner
+
+def hangs(context):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+options.connect = lambda *_, **__: contextlib.nullcontext()
+runner.checks = lambda: [registry.Check("A1", "hangs", hangs, 60.0)]
+main(["conformance", "A1", "--socket", "/nowhere"])
+"""
+
+
+def test_a_check_that_hangs_ends_with_the_command_that_is_told_to_end() -> None:
+    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        child = int(command.stdout.readline())
+        command.send_signal(signal.SIGTERM)
+        command.wait(30)
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+    pytest.fail("the check's process has outlived the command")
+
+
+def test_a_reader_of_help_that_went_away_is_no_failure() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "ocfcluster", "--help"], stdout=closed, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_output_that_is_full_is_named_and_is_no_mistake_of_usage() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ocfcluster", "limits"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == "ocfcluster: standard output: No space left on device\n"

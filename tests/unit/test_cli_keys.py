@@ -190,7 +190,7 @@ def test_what_cannot_be_is_said(client: Recorder, tmp_path: Path, capsys: pytest
     loose = write_keys(tmp_path / "loose", NEW)
     loose.chmod(0o644)
     assert run("key", "add", str(loose)) == 2
-    assert "mode 0644" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"ocfcluster: {loose} has mode 0644")  # the argument is wrong
     assert client.asked == []
     assert read_key_file(client.file) == [OLD]
 

@@ -23,6 +23,9 @@ class Recorder:
         self.orders: list[bool] = []
         self.admin = Admin(self)  # type: ignore[arg-type]
 
+    def status(self) -> dict[str, Any]:
+        return {"table": {1: 1, 2: 1, 3: 1}}
+
     def connection(self) -> Self:
         return self
 
@@ -107,6 +110,13 @@ def test_it_asks_once_and_says_so(
     assert not told.err
     assert run(*arguments, "--json") == 0
     assert json.loads(capsys.readouterr().out) == document
+
+
+def test_a_node_that_is_in_the_table_is_not_said_to_be_added(
+    client: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("node", "add", "2") == 0
+    assert capsys.readouterr().out == "node 2 is in the node table already, with 1 vote\n"
 
 
 @each_command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from ocfcluster.cli import main
-from ocfcluster.cli.publish import _publish_with_receipts, parse_properties
+from ocfcluster.cli.publish import _events, _publish_with_receipts, parse_properties
 
 
 class NeverDelivered:
@@ -70,3 +71,15 @@ def test_a_closed_standard_stream_is_no_bug(closed: int) -> None:
     )
     assert done.returncode == 4
     assert "internal error" not in done.stderr
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_no_more_is_read_than_an_event_may_have_and_one_byte(lines: bool) -> None:
+    source = io.BytesIO(bytes(1000))
+    assert len(next(_events(None, source, None, 64, lines=lines))) == 65
+    assert source.tell() == 65
+
+
+def test_a_line_of_the_largest_size_is_one_event() -> None:
+    source = io.BytesIO(b"x" * 64 + b"\n\nlast")
+    assert list(_events(None, source, None, 64, lines=True)) == [b"x" * 64, b"", b"last"]

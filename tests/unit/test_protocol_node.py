@@ -423,6 +423,80 @@ def test_a_node_table_that_does_not_fit_a_datagram_is_refused_at_the_start() -> 
         Node(settings_of(70, table), 0, WALL_NS)
 
 
+def test_a_command_that_waits_to_form_can_be_withdrawn() -> None:
+    world = World(2)
+    node = world.nodes[2]
+    ghost = node.control(control.TopicCreate("ghost", False))
+    kept = node.control(control.TopicCreate("kept", False))
+    assert (node.withdraw(ghost), node.withdraw(ghost)) == (True, False)
+    world.form()
+    world.until(lambda: any(one.first_number == kept for one in world.outcomes[2]))
+    assert "ghost" not in world.nodes[1].topics
+    assert not node.withdraw(kept)
+
+
+@pytest.mark.parametrize(("nodes", "here", "gone"), [(3, 1, {2, 3}), (3, 2, {1, 3}), (5, 1, {3, 4, 5})])
+def test_without_a_majority_commands_wait_in_the_node_and_can_be_withdrawn(
+    nodes: int, here: int, gone: set[int]
+) -> None:
+    world = World(nodes).form()
+    topic_id, producer = world.topic(), world.producer(here)
+    node = world.nodes[here]
+    world.paused = gone
+    world.until(lambda: not node.primary)
+    stop, ghost, kept = (
+        node.control(one)
+        for one in (control.Shutdown(), control.TopicCreate("ghost", False), control.TopicRemove("t"))
+    )
+    world.run(SECOND_NS)
+    assert node.withdraw(stop)
+    assert node.withdraw(ghost)
+    world.paused = set()
+    world.until(lambda: node.room() > 0)
+    world.publish(here, publication(topic_id, producer, 1, [b"behind the command"]))
+    world.until(lambda: any(one.producer == producer for one in world.outcomes[here]))
+    [removed] = [one for one in world.outcomes[here] if (one.producer, one.first_number) == (0, kept)]
+    assert removed.error == 0
+    assert world.count(here) == 0  # the topic was gone before it
+    assert [one.state for one in world.nodes.values()] == [State.ACTIVE] * nodes
+    assert not {"ghost", "t"} & set(node.topics)
+
+
+def test_a_command_waits_while_the_sequencer_is_suspected() -> None:
+    world = World(3).form()
+    node = world.nodes[3]
+    world.kill(1)
+    world.until(lambda: node.suspects)
+    assert (node.primary, world.plane(3).frozen) == (True, False)
+    assert node.withdraw(node.control(control.TopicCreate("ghost", False)))
+    kept = node.control(control.TopicCreate("kept", False))
+    world.until(lambda: any(one.first_number == kept for one in world.outcomes[3]))
+    assert ("ghost" in node.topics, "kept" in node.topics) == (False, True)
+
+
+def test_a_command_waits_while_the_epoch_changes_for_a_node_that_joins() -> None:
+    world = World(3).form()
+    node = world.nodes[2]
+    world.kill(3)
+    world.until(lambda: world.members(2) == [1, 2])
+    world.restart(3)
+    world.until(lambda: world.plane(2).frozen)
+    assert (node.primary, node.suspects) == (True, False)
+    assert node.withdraw(node.control(control.TopicCreate("ghost", False)))
+    kept = node.control(control.TopicCreate("kept", False))
+    world.until(lambda: any(one.first_number == kept for one in world.outcomes[2]))
+    assert ("ghost" in node.topics, "kept" in node.topics) == (False, True)
+
+
+def test_a_command_on_its_way_into_the_order_cannot_be_withdrawn() -> None:
+    world = World(3).form()
+    token = world.nodes[2].control(control.TopicCreate("made", False))
+    assert not world.nodes[2].withdraw(token)
+    world.settle(2)
+    world.until(lambda: any(one.first_number == token for one in world.outcomes[2]))
+    assert "made" in world.nodes[1].topics
+
+
 def test_commands_that_nobody_can_order_do_not_pile_up() -> None:
     node = Node(settings_of(1, {1: 1, 2: 1}), 0, WALL_NS)  # forms for ever
     tokens = [node.control(control.Barrier()) for _ in range(limits.COMMANDS_WAITING + 2)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ocfcluster import limits
 from ocfcluster.protocol.effects import HistoryLost, Notification, NotificationCode, State, View
 from ocfcluster.protocol.operator import NewHistory
+from ocfcluster.wire import control
 from tests.unit.protocol_world import SECOND_NS, World, publication, traffic
 
 SOON = limits.SUSPICION_NS + limits.QUORUM_LOST_AFTER_NS
@@ -135,6 +136,8 @@ def test_a_window_that_a_member_closes_which_cannot_be_removed_is_told_and_resto
     assert told(world, 1) == []
     world.run(limits.BACKLOG_GRACE_NS)
     assert told(world, 1) == told(world, 2) == [NOT]
+    assert world.control(2, control.TopicCreate("through the closed window", False)).error == 0
+    assert told(world, 1) == told(world, 2) == [NOT]
     world.paused = set()
     world.until(lambda: told(world, 1) == told(world, 2) == [NOT, RESTORED])
     assert all(world.nodes[one].configuration.epoch == 1 for one in (1, 2, 3))  # type: ignore[union-attr]
@@ -149,5 +152,12 @@ def test_who_slept_is_not_told_that_it_is_back_by_what_waited_in_its_socket() ->
     primacy.woke(world.now)
     world.run(suspicion_ns - SECOND_NS // 5)
     assert not node.primary  # although it hears everybody, in its epoch
+    world.settle(1)
+    assert node.withdraw(node.control(control.TopicCreate("ghost", False)))
+    node.control(control.TopicCreate("kept", False))
+    assert node.next_timer() > world.now
+    primacy.primary = True
+    assert node.next_timer() == world.now  # it goes its way at once
+    primacy.primary = False
     world.run(SECOND_NS // 2)
     assert node.primary
