@@ -52,7 +52,7 @@ class AsyncConnection:
             library=f"python-asyncio {__version__}", name=name, resume=resume, clock_ns=time.time_ns
         )
         self.sockets: dict[int, EventSocket] = {}
-        self.dispatcher = Dispatcher(self.out_of_line)
+        self.dispatcher = Dispatcher(self.out_of_line, self._readable)
         self.control: ControlSocket | None = None
         self.generation = 0
         self.closed = False
@@ -267,27 +267,34 @@ class AsyncConnection:
         except OSError as error:
             raise LimitReached(f"no descriptors for another subscription: {error}") from None
         self.sockets[state.id] = event_socket
+
+        def answered() -> None:
+            event_socket.generation = self.generation
+
+        if callback is not None:
+            self.dispatcher.add(event_socket, callback)
         try:
             pending = self.session.subscribe(state)
+            pending.on_done.insert(0, answered)  # before the session calls its frames good
             self.flush_output()
             await self.until(lambda: pending.done, None)
             pending.result()
         except BaseException:
+            self.dispatcher.remove(event_socket)
             self.sockets.pop(state.id, None)
             if self.session.unsubscribe(state) is not None:
                 self.flush_output()
             event_socket.close()
             raise
-        event_socket.generation = self.generation
         if callback is not None:
-            self.dispatcher.add(event_socket, callback)
+            self.dispatcher.start(event_socket)
             self.loop.add_reader(event_socket.fileno(), self._dispatch, event_socket)
         return event_socket
 
     def _dispatch(self, event_socket: EventSocket) -> None:
         """One frame for each call, so that other things get their turn of the loop."""
         try:
-            if not self.dispatcher.dispatch(event_socket) and event_socket.early:
+            if self.dispatcher.dispatch(event_socket) is None:
                 self._readable()
         except ClientError:  # ended, or closed by a callback before
             if not event_socket.closed:

@@ -316,7 +316,7 @@ def descriptors_are_numbered_without_the_lock() -> None:
     """Two threads that subscribe at the same moment get the same event descriptor."""
 
     def subscribe(_original: Any, topic: str, fn: Any = None) -> int:
-        client, subscription = ocf._ask(lambda client: (client, client.subscribe_for(topic, fn is not None)))
+        client, subscription = ocf._ask(lambda client: (client, client.subscribe_for(topic, fn, manual=True)))
         ed = ocf._next_descriptor
         time.sleep(0.002)
         ocf._next_descriptor = ed + 1

@@ -13,6 +13,7 @@ import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.aio import AsyncClient
 from ocfcluster.client.events import Event
+from tests.unit.early import EarlyAgent
 from tests.unit.fake_agent import Cluster, FakeAgent
 
 
@@ -32,6 +33,14 @@ def run(agent: FakeAgent, body: Callable[[AsyncClient], Awaitable[None]]) -> Non
             await asyncio.wait_for(body(client), 10)
 
     asyncio.run(main())
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("not within the time given")
 
 
 def test_publish_and_iterate(agent: FakeAgent) -> None:
@@ -282,5 +291,56 @@ def test_tasks_that_wait_for_room_keep_the_order_of_their_calls(agent: FakeAgent
                 small.append(event.data)
         assert small == [b"many", b"0", b"2", b"3", b"4"]
         assert len(await asyncio.gather(*tasks, return_exceptions=True)) == 7
+
+    run(agent, body)
+
+
+def test_a_new_subscription_has_its_place_in_the_order_before_its_answer_is_read(agent: FakeAgent) -> None:
+    agent.kill()
+    early = EarlyAgent(agent.path, agent.cluster, "u", "t")
+    seen: list[bytes] = []
+    began: list[list[bytes]] = []
+
+    async def body(client: AsyncClient) -> None:
+        async def subscribe() -> None:
+            await client.subscribe("u", lambda event: seen.append(event.data))
+            began.append(seen.copy())
+
+        first = await client.subscribe("t", lambda event: seen.append(event.data))
+        task = asyncio.create_task(subscribe())
+        await eventually(lambda: early.written.is_set() and bool(select.select([first], [], [], 0)[0]))
+        await asyncio.sleep(0.05)
+        assert seen == []
+        early.answer.set()
+        await task
+        await eventually(lambda: len(seen) == 2)
+        assert seen == [b"1", b"2"]
+        assert began == [[]]  # no callback before the subscription is there
+
+    with early:
+        run(early, body)
+
+
+def test_a_subscription_that_goes_on_keeps_its_place_in_the_order(agent: FakeAgent) -> None:
+    seen: list[bytes] = []
+    notices: list[str] = []
+
+    def keep(event: Event) -> None:
+        if event.notice is None:
+            seen.append(event.data)
+        else:
+            notices.append(event.notice.name)
+
+    async def body(client: AsyncClient) -> None:
+        await client.subscribe("t", keep)
+        await client.subscribe("u", keep)
+        agent.kill()
+        with EarlyAgent(agent.path, agent.cluster, "u", "t") as early:
+            await eventually(lambda: "resumed" in notices)
+            await asyncio.sleep(0.05)
+            assert seen == []
+            early.answer.set()
+            await eventually(lambda: len(seen) == 2)
+            assert seen == [b"1", b"2"]
 
     run(agent, body)
