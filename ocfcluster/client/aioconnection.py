@@ -294,11 +294,15 @@ class AsyncConnection:
     def _dispatch(self, event_socket: EventSocket) -> None:
         """One frame for each call, so that other things get their turn of the loop."""
         try:
-            if self.dispatcher.dispatch(event_socket) is None:
-                self._readable()
+            pending = self.dispatcher.is_pending(event_socket)
         except ClientError:  # ended, or closed by a callback before
             if not event_socket.closed:
                 self.loop.remove_reader(event_socket.fileno())
+            return
+        if pending:
+            pending = self.dispatcher.dispatch()  # what a callback raises is the loop's exception handler's
+        if pending is None:
+            self._readable()
 
     async def unsubscribe(self, event_socket: EventSocket) -> None:
         """No event after this."""

@@ -141,7 +141,7 @@ class Dispatcher:
             self._thread = me
             try:
                 if only is not None:
-                    pending = self._is_pending(only)
+                    pending = self.is_pending(only)
                     if not pending:
                         return pending
                 entries = list(self._entries.values())
@@ -169,7 +169,11 @@ class Dispatcher:
             if ran is None:
                 self._pump()
 
-    def _is_pending(self, event_socket: EventSocket) -> bool | None:
+    def is_pending(self, event_socket: EventSocket) -> bool | None:
+        """Whether ``dispatch`` has something to do for one subscription; None where that waits for an answer.
+
+        Raises InvalidArgument where it is closed or has no callback, NotConnected where it has ended.
+        """
         entry = self._entries.get(event_socket)
         if entry is None:
             raise InvalidArgument("the subscription is closed or has no callback")
@@ -250,9 +254,6 @@ class Dispatcher:
                 self._run_manual(entry, key)
             else:
                 self._run_plain(entry, key)
-        except InvalidArgument:
-            if not event_socket.closed:
-                raise
         finally:
             if not event_socket.is_inside(key):
                 entry.key = None
@@ -272,7 +273,7 @@ class Dispatcher:
                             return
                 finally:
                     event_socket.advance(taken)
-            last = event_socket.take_event()
+            last = self._take(event_socket)
             if last is not None:
                 callback(last)
             if entry.removed:
@@ -281,7 +282,7 @@ class Dispatcher:
     def _run_manual(self, entry: Entry, key: tuple[int, int]) -> None:
         event_socket = entry.socket
         while event_socket.is_inside(key) and not entry.removed:
-            event = event_socket.take_event()
+            event = self._take(event_socket)
             if event is None:
                 return
             entry.held = event
@@ -295,6 +296,14 @@ class Dispatcher:
             if entry.blocked:
                 self._out_of_line(event_socket, True, event)
                 return
+
+    @staticmethod
+    def _take(event_socket: EventSocket) -> Event | None:
+        """The next event of the current frame; None where another thread has closed the subscription."""
+        try:
+            return event_socket.take_event()
+        except InvalidArgument:
+            return None
 
     @staticmethod
     def _is_held(entry: Entry) -> bool:

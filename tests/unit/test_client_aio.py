@@ -344,3 +344,27 @@ def test_a_subscription_that_goes_on_keeps_its_place_in_the_order(agent: FakeAge
             assert seen == [b"1", b"2"]
 
     run(agent, body)
+
+
+def test_what_a_callback_raises_is_told_and_ends_nothing(agent: FakeAgent) -> None:
+    """Also where it is an error of the library, which the subscription itself could have raised."""
+    seen: list[bytes] = []
+    told: list[str] = []
+
+    def picky(event: Event) -> None:
+        seen.append(event.data)
+        if event.data.startswith(b"bad"):
+            raise errors.InvalidArgument(event.data.decode())
+
+    async def body(client: AsyncClient) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context["exception"].strerror))
+        for topic in ("t", "u"):
+            await client.subscribe(topic, picky)
+        for topic, data in (("t", b"bad 1"), ("u", b"bad 2"), ("u", b"3"), ("t", b"4")):
+            await (await client.publish(topic, data))
+        await eventually(lambda: len(seen) == 4)
+        assert seen == [b"bad 1", b"bad 2", b"3", b"4"]
+        assert told == ["bad 1", "bad 2"]
+
+    run(agent, body)

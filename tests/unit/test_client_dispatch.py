@@ -339,3 +339,14 @@ def test_nobody_waits_for_what_came_late_on_a_connection_that_has_ended(agent: F
                 if seen.data:
                     break
             assert seen.data == [b"2"]
+
+
+def test_what_a_callback_raises_comes_out_also_if_it_closed_its_subscription(client: Client) -> None:
+    def closing(event: Event) -> None:
+        subscription.close()
+        raise errors.InvalidArgument("mine")
+
+    subscription = client.subscribe("a", on_event=closing)
+    client.publish("a", b"").wait(2)
+    with pytest.raises(errors.InvalidArgument, match="mine"):
+        client.dispatch(2)
