@@ -323,7 +323,6 @@ class Connection:
         """
         if done():
             return True
-        led = False
         try:
             while not done():
                 if deadlocks and self.session.full:
@@ -338,15 +337,19 @@ class Connection:
                     finally:
                         self._waiting -= 1
                 else:
-                    led = True
                     self._read_here(left)
             return True
         finally:
-            if led and not self._reading:
-                if self._waiting:
-                    self._changed.notify_all()
-                elif not self._ticks_left:
-                    self._watch(self._mask | select.EPOLLIN)
+            self._leave()
+
+    def _leave(self) -> None:
+        """A thread waits no longer: another one reads the control connection, and the library's behind the last."""
+        if self._reading:
+            return
+        if self._waiting:
+            self._changed.notify_all()
+        elif not self._ticks_left:
+            self._watch(self._mask | select.EPOLLIN)
 
     def _read_here(self, left: float | None) -> None:
         control = self.control
@@ -388,6 +391,7 @@ class Connection:
                 self._changed.wait(0.01)
             finally:
                 self._waiting -= 1
+                self._leave()
 
     def wait_for_receipt(self, receipt: Receipt, timeout: float | None) -> None:
         """Until the receipt is done. Raises WouldBlock, WouldDeadlock, OutcomeUnknown."""
