@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import select
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.client import Subscription
+from ocfcluster.client.controlsocket import dial_path
 from ocfcluster.client.events import Event, NoticeCode
 from tests.unit.fake_agent import Cluster, FakeAgent
 
@@ -336,3 +340,32 @@ def test_a_child_process_has_nothing_of_its_parents_and_disturbs_nothing(path: s
         assert client.publish("t", b"parent").wait(2).seq == 3
         assert names(take(events, 1)) == [b"parent"]
         assert len(cluster.next_number) >= 1
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """While this lasts nobody in the process can open another one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_client_without_a_free_descriptor_tries_again(path: str, cluster: Cluster) -> None:
+    first = FakeAgent(path, cluster)
+    with ocfcluster.connect(path) as client:
+        connection = client.connection()
+        with no_descriptors():
+            first.kill()
+            tries = set()
+            end = time.monotonic() + 10
+            while len(tries) < 4:  # each puts off the next one
+                tries.add(connection._retry_at)
+                assert time.monotonic() < end
+                time.sleep(0.002)
+            with pytest.raises(errors.AgentUnreachable, match="Too many open files"):
+                dial_path(path)
+        with FakeAgent(path, cluster):
+            assert client.publish("t", b"1").wait(5).seq == 1
