@@ -112,8 +112,8 @@ class Client:
         if self._closed:
             raise NotConnected("the client is closed")
         if self._pid != os.getpid():
-            self._pid = os.getpid()
             self._connection = self._open()
+            self._pid = os.getpid()
         return self._connection
 
     @property

@@ -566,7 +566,10 @@ class Connection:
             thread.join(1.0)
 
     def abandon_in_child(self) -> None:
-        """After a fork: close this process's copies, tell nobody. Locks may have been held: they are made anew."""
+        """After a fork: close this process's copies, tell nobody. Locks may have been held: they are made anew.
+
+        Also of a connection that was closed, or abandoned by the fork before.
+        """
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self.closed = True
@@ -576,8 +579,9 @@ class Connection:
                 control.close()
         self.control = None
         self._epoll.close()
-        os.close(self._wake)
-        self._wake = -1
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
         for event_socket in self.sockets.values():
             event_socket.abandon_in_child()
         self.sockets.clear()
