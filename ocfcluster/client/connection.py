@@ -453,7 +453,7 @@ class Connection:
                 event_socket.generation = self.generation
 
             if callback is not None:
-                self.dispatcher.add(event_socket, callback, manual)
+                self.dispatcher.add(event_socket, callback, manual=manual)
             try:
                 pending = self.session.subscribe(state)
                 pending.on_done.insert(0, answered)  # before the session calls its frames good

@@ -97,8 +97,8 @@ def the_function_is_never_called() -> None:
 def descriptors_are_served_in_turn() -> None:
     """Whatever callback descriptor has an event is served, not the one whose event is next in the order."""
 
-    def choose(_original: Any, self: Dispatcher) -> Entry | None:
-        for entry in self._entries.values():
+    def choose(_original: Any, self: Dispatcher, entries: list[Entry]) -> Entry | None:
+        for entry in entries:
             self._look(entry)
             if entry.key is not None and entry.held is None and not entry.removed:
                 return entry
