@@ -160,7 +160,10 @@ class EmbeddedAgent:
             raise AgentUnreachable("the embedded agent is one of the process that this one was forked from")
         if self._loop is None or self._ended.is_set():
             raise AgentUnreachable("the embedded agent has ended")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise AgentUnreachable(f"no connection to the embedded agent: {error.strerror}") from None
         try:
             self._loop.call_soon_threadsafe(self._hand_over, theirs)
         except RuntimeError:

@@ -187,18 +187,17 @@ def oc_ev_subscribe(
             client,
             client.subscribe_for(
                 topic,
-                fn is not None,
+                fn,
                 None,
                 filter,
                 on_slow,
+                manual=True,
                 from_seq=from_seq,
                 from_last=from_last,
                 retained=retained,
             ),
         )
     )
-    if fn is not None:
-        client.connection().dispatcher.add(subscription.event_socket, fn, manual=True)
     with _lock:
         ed = _next_descriptor
         _next_descriptor += 1

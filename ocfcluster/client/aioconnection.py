@@ -52,7 +52,7 @@ class AsyncConnection:
             library=f"python-asyncio {__version__}", name=name, resume=resume, clock_ns=time.time_ns
         )
         self.sockets: dict[int, EventSocket] = {}
-        self.dispatcher = Dispatcher(self.out_of_line)
+        self.dispatcher = Dispatcher(self.out_of_line, self._readable)
         self.control: ControlSocket | None = None
         self.generation = 0
         self.closed = False
@@ -270,31 +270,42 @@ class AsyncConnection:
         except OSError as error:
             raise LimitReached(f"no descriptors for another subscription: {error}") from None
         self.sockets[state.id] = event_socket
+
+        def answered() -> None:
+            event_socket.generation = self.generation
+
+        if callback is not None:
+            self.dispatcher.add(event_socket, callback)
         try:
             pending = self.session.subscribe(state)
+            pending.on_done.insert(0, answered)  # before the session calls its frames good
             self.flush_output()
             await self.until(lambda: pending.done, None)
             pending.result()
         except BaseException:
+            self.dispatcher.remove(event_socket)
             self.sockets.pop(state.id, None)
             self.session.unsubscribe(state)
             event_socket.close()
             self.flush_output()
             raise
-        event_socket.generation = self.generation
         if callback is not None:
-            self.dispatcher.add(event_socket, callback)
+            self.dispatcher.start(event_socket)
             self.loop.add_reader(event_socket.fileno(), self._dispatch, event_socket)
         return event_socket
 
     def _dispatch(self, event_socket: EventSocket) -> None:
         """One frame for each call, so that other things get their turn of the loop."""
         try:
-            if not self.dispatcher.dispatch(event_socket) and event_socket.early:
-                self._readable()
+            pending = self.dispatcher.is_pending(event_socket)
         except ClientError:  # ended, or closed by a callback before
             if not event_socket.closed:
                 self.loop.remove_reader(event_socket.fileno())
+            return
+        if pending:
+            pending = self.dispatcher.dispatch()  # what a callback raises is the loop's exception handler's
+        if pending is None:
+            self._readable()
 
     async def unsubscribe(self, event_socket: EventSocket) -> None:
         """No event after this."""

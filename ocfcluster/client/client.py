@@ -112,8 +112,8 @@ class Client:
         if self._closed:
             raise NotConnected("the client is closed")
         if self._pid != os.getpid():
-            self._pid = os.getpid()
             self._connection = self._open()
+            self._pid = os.getpid()
         return self._connection
 
     @property
@@ -186,34 +186,32 @@ class Client:
         ``"drop_oldest"``, with a notice of the gap; ``"disconnect"``, the end, after a notice.
         Raises UnknownTopic, NotPermitted, InvalidArgument (FilterError for the text of a filter), LimitReached.
         """
-        check_callback(on_event)
-        subscription = self.subscribe_for(
-            topics, on_event is not None, timeout, filter, on_slow,
+        return self.subscribe_for(
+            topics, on_event, timeout, filter, on_slow,
             from_seq=from_seq, from_last=from_last, retained=retained,
         )  # fmt: skip
-        if on_event is not None:
-            self.connection().dispatcher.add(subscription.event_socket, on_event)
-        return subscription
 
     def subscribe_for(
         self,
         topics: str | Iterable[str],
-        callback: bool,
+        on_event: Callable[[Event], object] | None,
         timeout: float | None = None,
         filter: Filter | str | None = None,  # noqa: A002
         on_slow: str = "block",
         *,
+        manual: bool = False,
         from_seq: FromSeq | None = None,
         from_last: int | None = None,
         retained: bool = False,
     ) -> Subscription:
-        """A subscription whose callback, if it is to have one, the caller gives to the dispatcher."""
+        """As ``subscribe``. With ``manual`` the program says when an event that a callback got is done."""
+        check_callback(on_event)
         names = [check_topic(name) for name in as_topics(topics)]
         wanted, policy = as_filter(filter), as_policy(on_slow)
         earlier = as_earlier(names, from_seq, from_last, retained)
         connection = self.connection()
-        event_socket = connection.subscribe(names, callback, timeout, wanted, policy, earlier)
-        return Subscription(self, connection, event_socket, callback)
+        event_socket = connection.subscribe(names, on_event, timeout, wanted, policy, earlier, manual)
+        return Subscription(self, connection, event_socket, on_event is not None)
 
     def dispatch(self, timeout: float | None = None) -> None:
         """Run callbacks in this thread until no callback subscription is left, at most ``timeout`` seconds.

@@ -25,7 +25,7 @@ from typing import Any, Final
 from ocfcluster import __version__
 from ocfcluster.client.arguments import check_timeout
 from ocfcluster.client.controlsocket import ControlSocket, Dial
-from ocfcluster.client.dispatch import Dispatcher, out_of_line
+from ocfcluster.client.dispatch import Callback, Dispatcher, out_of_line
 from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.pending import Pending
@@ -72,7 +72,7 @@ class Connection:
             library=f"python {__version__}", name=name, resume=resume, clock_ns=time.time_ns
         )
         self.sockets: dict[int, EventSocket] = {}
-        self.dispatcher = Dispatcher(self.out_of_line)
+        self.dispatcher = Dispatcher(self.out_of_line, self.pump)
         self.control: ControlSocket | None = None
         self.generation = 0  # of connections
         self.closed = False
@@ -323,7 +323,6 @@ class Connection:
         """
         if done():
             return True
-        led = False
         try:
             while not done():
                 if deadlocks and self.session.full:
@@ -338,15 +337,19 @@ class Connection:
                     finally:
                         self._waiting -= 1
                 else:
-                    led = True
                     self._read_here(left)
             return True
         finally:
-            if led and not self._reading:
-                if self._waiting:
-                    self._changed.notify_all()
-                elif not self._ticks_left:
-                    self._watch(self._mask | select.EPOLLIN)
+            self._leave()
+
+    def _leave(self) -> None:
+        """A thread waits no longer: another one reads the control connection, and the library's behind the last."""
+        if self._reading:
+            return
+        if self._waiting:
+            self._changed.notify_all()
+        elif not self._ticks_left:
+            self._watch(self._mask | select.EPOLLIN)
 
     def _read_here(self, left: float | None) -> None:
         control = self.control
@@ -388,6 +391,7 @@ class Connection:
                 self._changed.wait(0.01)
             finally:
                 self._waiting -= 1
+                self._leave()
 
     def wait_for_receipt(self, receipt: Receipt, timeout: float | None) -> None:
         """Until the receipt is done. Raises WouldBlock, WouldDeadlock, OutcomeUnknown."""
@@ -429,31 +433,42 @@ class Connection:
     def subscribe(
         self,
         topics: list[str],
-        callback: bool,
+        callback: Callback | None,
         timeout: float | None,
         encoded_filter: bytes = b"",
         on_slow: int = 0,
         earlier: Earlier = FROM_NOW_ON,
+        manual: bool = False,
     ) -> EventSocket:
         """A subscription that has started. Raises UnknownTopic, LimitReached, ..."""
         with self.lock:
             self.check_open()
-            state = self.session.new_subscription(topics, callback, encoded_filter, on_slow, earlier)
+            state = self.session.new_subscription(
+                topics, callback is not None, encoded_filter, on_slow, earlier
+            )
             try:
                 event_socket = EventSocket(state, self.resume)
             except OSError as error:
                 raise LimitReached(f"no descriptors for another subscription: {error}") from None
             self.sockets[state.id] = event_socket
+
+            def answered() -> None:
+                event_socket.generation = self.generation
+
+            if callback is not None:
+                self.dispatcher.add(event_socket, callback, manual=manual)
             try:
                 pending = self.session.subscribe(state)
+                pending.on_done.insert(0, answered)  # before the session calls its frames good
                 self.flush_output()
                 if not self.wait_until(lambda: pending.done, deadline_of(timeout)):
                     raise WouldBlock("the agent did not answer SUBSCRIBE in the time given")
                 pending.result()
             except BaseException:
+                self.dispatcher.remove(event_socket)
                 self._drop(state, event_socket)
                 raise
-            event_socket.generation = self.generation
+            self.dispatcher.start(event_socket)
             return event_socket
 
     def _drop(self, state: SubscriptionState, event_socket: EventSocket) -> None:
@@ -553,7 +568,10 @@ class Connection:
             thread.join(1.0)
 
     def abandon_in_child(self) -> None:
-        """After a fork: close this process's copies, tell nobody. Locks may have been held: they are made anew."""
+        """After a fork: close this process's copies, tell nobody. Locks may have been held: they are made anew.
+
+        Also of a connection that was closed, or abandoned by the fork before.
+        """
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self.closed = True
@@ -563,8 +581,9 @@ class Connection:
                 control.close()
         self.control = None
         self._epoll.close()
-        os.close(self._wake)
-        self._wake = -1
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
         for event_socket in self.sockets.values():
             event_socket.abandon_in_child()
         self.sockets.clear()

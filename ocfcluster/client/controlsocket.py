@@ -27,7 +27,10 @@ Dial = Callable[[], socket.socket]  # makes a connection to the agent; raises Ag
 
 def dial_path(path: str) -> socket.socket:
     """A connection to the agent at ``path``. Raises AgentUnreachable with the path that was tried."""
-    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise AgentUnreachable(f"no connection to the agent at {path}: {error.strerror}") from None
     connecting.setblocking(False)
     try:
         connecting.connect(path)

@@ -3,6 +3,11 @@
 Every frame of a callback subscription carries its turn, and the agent writes turn n only when every smaller one is
 in some socket. So after a look at turn n one more look at the sockets that were empty finds every smaller turn, and
 where n is the next one after the last dispatched no further look is needed at all.
+
+A frame may be in its socket before the answer to SUBSCRIBE has been read, without which it cannot be opened. Its turn
+can be read, and larger ones of the same connection wait for it. They do not wait for long: an agent writes a frame only
+behind the SUBSCRIBE that it accepts, so the answer is on its way on that connection, or the connection ends, and what
+was early on it is dropped. A subscription that is asked for, and has no frame yet, holds up nobody.
 """
 
 from __future__ import annotations
@@ -33,7 +38,9 @@ def out_of_line(event_socket: EventSocket, out: bool, event: Event | None) -> fr
 class Entry:
     """One callback subscription."""
 
-    __slots__ = ("dispatcher", "socket", "callback", "manual", "key", "held", "blocked", "ended", "removed")
+    __slots__ = (
+        "dispatcher", "socket", "callback", "manual", "starting", "key", "held", "blocked", "ended", "removed",
+    )  # fmt: skip
 
     def __init__(
         self, dispatcher: Dispatcher, event_socket: EventSocket, callback: Callback, manual: bool
@@ -42,6 +49,9 @@ class Entry:
         self.socket = event_socket
         self.callback = callback
         self.manual = manual  # the program says when an event is done
+        self.starting = (
+            not event_socket.state.started
+        )  # it has its place in the order, and no callback runs yet
         self.key: tuple[int, int] | None = None  # of the frame whose events are next
         self.held: Event | None = None  # given out and not done
         self.blocked = False  # the agent was told that nothing waits for this one
@@ -50,10 +60,16 @@ class Entry:
 
 
 class Dispatcher:
-    """Runs callbacks; one thread at a time, any thread. ``out_of_line`` tells the agent who holds up nobody."""
+    """Runs callbacks; one thread at a time, any thread.
 
-    def __init__(self, out_of_line: Callable[[EventSocket, bool, Event | None], None]) -> None:
+    ``out_of_line`` tells the agent who holds up nobody; ``pump`` waits a moment for answers on the control connection.
+    """
+
+    def __init__(
+        self, out_of_line: Callable[[EventSocket, bool, Event | None], None], pump: Callable[[], None]
+    ) -> None:
         self._out_of_line = out_of_line
+        self._pump = pump
         self._entries: dict[EventSocket, Entry] = {}
         self._dispatching = threading.Lock()
         self._thread = 0  # that dispatches
@@ -65,8 +81,15 @@ class Dispatcher:
     # --- entries ------------------------------------------------------------------------------------------------
 
     def add(self, event_socket: EventSocket, callback: Callback, manual: bool = False) -> None:
+        """Before the agent is asked for the subscription; then callbacks run from ``start`` on. Or later: at once."""
         self._entries[event_socket] = Entry(self, event_socket, callback, manual)
         self.wake()
+
+    def start(self, event_socket: EventSocket) -> None:
+        entry = self._entries.get(event_socket)
+        if entry is not None:
+            entry.starting = False
+            self.wake()
 
     def remove(self, event_socket: EventSocket) -> None:
         entry = self._entries.pop(event_socket, None)
@@ -105,10 +128,11 @@ class Dispatcher:
 
     # --- dispatching --------------------------------------------------------------------------------------------
 
-    def dispatch(self, only: EventSocket | None = None) -> bool:
+    def dispatch(self, only: EventSocket | None = None) -> bool | None:
         """Run the callbacks of the next frame. False where nothing is pending (of ``only``: on that one).
 
-        Never waits for events. Raises WouldDeadlock inside a callback, NotConnected where ``only`` has ended.
+        None where something is, but waits for an answer on the control connection. Never waits itself. Raises
+        WouldDeadlock inside a callback, NotConnected where ``only`` has ended.
         """
         me = threading.get_ident()
         if self._thread == me:
@@ -116,33 +140,51 @@ class Dispatcher:
         with self._dispatching:
             self._thread = me
             try:
-                if only is not None and not self._is_pending(only):
-                    return False
-                entry = self._choose()
+                if only is not None:
+                    pending = self.is_pending(only)
+                    if not pending:
+                        return pending
+                entries = list(self._entries.values())
+                entry = self._choose(entries)
                 if entry is None:
-                    return False
+                    return None if self._early(entries) else False
+                if entry.starting:
+                    return None
                 self._run_frame(entry)
                 return True
             finally:
                 self._thread = 0
 
     def handle(self, event_socket: EventSocket) -> None:
-        """Dispatch what is pending on one subscription, smaller turns of the others first. Never waits.
+        """Dispatch what is pending on one subscription, smaller turns of the others first. Never waits for events.
 
-        What comes meanwhile is dispatched too, but not for ever: a stream of events does not keep the caller.
+        What comes meanwhile is dispatched too, but not for ever: a stream of events does not keep the caller. Nor does
+        an agent that has written an event, and does not come to say whose it is.
         """
         until = time.monotonic() + HANDLE_EVENT_NS / SECOND_NS
-        while self.dispatch(event_socket) and time.monotonic() < until:
-            pass
+        while True:
+            ran = self.dispatch(event_socket)
+            if ran is False or time.monotonic() >= until:
+                return
+            if ran is None:
+                self._pump()
 
-    def _is_pending(self, event_socket: EventSocket) -> bool:
+    def is_pending(self, event_socket: EventSocket) -> bool | None:
+        """Whether ``dispatch`` has something to do for one subscription; None where that waits for an answer.
+
+        Raises InvalidArgument where it is closed or has no callback, NotConnected where it has ended.
+        """
         entry = self._entries.get(event_socket)
         if entry is None:
             raise InvalidArgument("the subscription is closed or has no callback")
         self._look(entry)
         if entry.ended is not None:
             raise entry.ended
-        return entry.key is not None and entry.held is None
+        if entry.held is not None:
+            return False
+        if entry.key is None:
+            return None if event_socket.early else False
+        return True
 
     def _look(self, entry: Entry) -> None:
         if entry.key is None and entry.ended is None and not entry.removed:
@@ -163,8 +205,20 @@ class Dispatcher:
                 best = entry
         return best
 
-    def _choose(self) -> Entry | None:
-        entries = list(self._entries.values())
+    def _early(self, entries: list[Entry]) -> list[tuple[int, int]]:
+        """Connections and turns of frames that cannot be opened yet. Every entry has been looked at."""
+        return [
+            entry.socket.early
+            for entry in entries
+            if entry.key is None
+            and entry.socket.early is not None
+            and entry.held is None
+            and entry.ended is None
+            and not entry.removed
+        ]
+
+    def _choose(self, entries: list[Entry]) -> Entry | None:
+        """Whose frame is next in the order, as far as that is known."""
         best = self._best(entries)
         generation, turn = self._last
         if best is not None and best.key == (generation, turn + 1):
@@ -175,7 +229,19 @@ class Dispatcher:
             best = self._best(entries)
             if best is None or best.key == (generation, turn + 1):
                 return best
-        return best
+        return None if best is None or self._is_behind(best, self._early(entries)) else best
+
+    @staticmethod
+    def _is_behind(entry: Entry, early: list[tuple[int, int]]) -> bool:
+        """Whether a smaller turn of the connection that it is on waits to be opened."""
+        if not early or entry.key is None:
+            return False
+        generation, turn = entry.key
+        event_socket = entry.socket
+        if generation != event_socket.generation:
+            return False
+        connection = event_socket.state.connection  # 0 once that one has ended: nobody waits for it then
+        return any(its == connection and one < turn for its, one in early)
 
     def _run_frame(self, entry: Entry) -> None:
         key = entry.key
@@ -188,9 +254,6 @@ class Dispatcher:
                 self._run_manual(entry, key)
             else:
                 self._run_plain(entry, key)
-        except InvalidArgument:
-            if not event_socket.closed:
-                raise
         finally:
             if not event_socket.is_inside(key):
                 entry.key = None
@@ -210,7 +273,7 @@ class Dispatcher:
                             return
                 finally:
                     event_socket.advance(taken)
-            last = event_socket.take_event()
+            last = self._take(event_socket)
             if last is not None:
                 callback(last)
             if entry.removed:
@@ -219,7 +282,7 @@ class Dispatcher:
     def _run_manual(self, entry: Entry, key: tuple[int, int]) -> None:
         event_socket = entry.socket
         while event_socket.is_inside(key) and not entry.removed:
-            event = event_socket.take_event()
+            event = self._take(event_socket)
             if event is None:
                 return
             entry.held = event
@@ -233,6 +296,14 @@ class Dispatcher:
             if entry.blocked:
                 self._out_of_line(event_socket, True, event)
                 return
+
+    @staticmethod
+    def _take(event_socket: EventSocket) -> Event | None:
+        """The next event of the current frame; None where another thread has closed the subscription."""
+        try:
+            return event_socket.take_event()
+        except InvalidArgument:
+            return None
 
     @staticmethod
     def _is_held(entry: Entry) -> bool:
@@ -249,7 +320,8 @@ class Dispatcher:
             raise NoSubscription("there is no subscription with a callback")
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._entries:
-            if self.dispatch():
+            ran = self.dispatch()
+            if ran:
                 continue
             entries = list(self._entries.values())
             ended = [entry.ended for entry in entries if entry.ended is not None]
@@ -258,7 +330,10 @@ class Dispatcher:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
-            self._wait(entries, left)
+            if ran is None:
+                self._pump()
+            else:
+                self._wait(entries, left)
 
     def _wait(self, entries: list[Entry], left: float | None) -> None:
         with self._state:

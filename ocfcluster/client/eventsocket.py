@@ -72,7 +72,8 @@ class EventSocket:
         self.generation = 1  # of connections
         self.closed = False
         self.final = False  # a final notice has been seen, so the next agent is not asked to go on
-        self.early = False  # the next frame waits until the session knows its connection
+        # Connection and turn of the next frame, while the answer that says whose it is has not been read.
+        self.early: tuple[int, int] | None = None
         self.drainer = 0  # the thread that took the last frame
         self.damaged = 0  # runs whose bytes did not agree with their checksum
         self._reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -196,6 +197,7 @@ class EventSocket:
         """Make the next frame the current one. False where there is none."""
         if self.closed:
             raise InvalidArgument("the subscription is closed")
+        self.early = None
         while True:
             if self._memory:
                 frame = self._memory.popleft()
@@ -217,7 +219,6 @@ class EventSocket:
 
     def _peek(self) -> Frame | None:
         """The frame at the head of the socket, left there; what does not count any more is removed."""
-        self.early = False
         while True:
             try:
                 message = self._reader.recv(FRAME_BYTES, _PEEK)
@@ -227,7 +228,7 @@ class EventSocket:
             if connection == self.state.connection and connection:
                 return self._open(message, None)
             if connection and not self.state.connection:
-                self.early = True
+                self.early = (connection, EVENT_HEADER.unpack_from(message)[2])
                 return None
             self._discard()  # a bell that has been heard, or late frames of a connection that was lost
             if connection == 0:

@@ -97,8 +97,8 @@ def the_function_is_never_called() -> None:
 def descriptors_are_served_in_turn() -> None:
     """Whatever callback descriptor has an event is served, not the one whose event is next in the order."""
 
-    def choose(_original: Any, self: Dispatcher) -> Entry | None:
-        for entry in self._entries.values():
+    def choose(_original: Any, self: Dispatcher, entries: list[Entry]) -> Entry | None:
+        for entry in entries:
             self._look(entry)
             if entry.key is not None and entry.held is None and not entry.removed:
                 return entry
@@ -316,7 +316,7 @@ def descriptors_are_numbered_without_the_lock() -> None:
     """Two threads that subscribe at the same moment get the same event descriptor."""
 
     def subscribe(_original: Any, topic: str, fn: Any = None) -> int:
-        client, subscription = ocf._ask(lambda client: (client, client.subscribe_for(topic, fn is not None)))
+        client, subscription = ocf._ask(lambda client: (client, client.subscribe_for(topic, fn, manual=True)))
         ed = ocf._next_descriptor
         time.sleep(0.002)
         ocf._next_descriptor = ed + 1

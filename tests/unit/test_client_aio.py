@@ -14,6 +14,7 @@ from ocfcluster import errors
 from ocfcluster.client.aio import AsyncClient
 from ocfcluster.client.events import Event
 from ocfcluster.wire.run import read_header
+from tests.unit.early import EarlyAgent
 from tests.unit.fake_agent import Cluster, FakeAgent
 
 
@@ -33,6 +34,14 @@ def run(agent: FakeAgent, body: Callable[[AsyncClient], Awaitable[None]]) -> Non
             await asyncio.wait_for(body(client), 10)
 
     asyncio.run(main())
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("not within the time given")
 
 
 def test_publish_and_iterate(agent: FakeAgent) -> None:
@@ -338,5 +347,80 @@ def test_tasks_that_wait_for_room_keep_the_order_of_their_calls(agent: FakeAgent
                 small.append(event.data)
         assert small == [b"many", b"0", b"2", b"3", b"4"]
         assert len(await asyncio.gather(*tasks, return_exceptions=True)) == 7
+
+    run(agent, body)
+
+
+def test_a_new_subscription_has_its_place_in_the_order_before_its_answer_is_read(agent: FakeAgent) -> None:
+    agent.kill()
+    early = EarlyAgent(agent.path, agent.cluster, "u", "t")
+    seen: list[bytes] = []
+    began: list[list[bytes]] = []
+
+    async def body(client: AsyncClient) -> None:
+        async def subscribe() -> None:
+            await client.subscribe("u", lambda event: seen.append(event.data))
+            began.append(seen.copy())
+
+        first = await client.subscribe("t", lambda event: seen.append(event.data))
+        task = asyncio.create_task(subscribe())
+        await eventually(lambda: early.written.is_set() and bool(select.select([first], [], [], 0)[0]))
+        await asyncio.sleep(0.05)
+        assert seen == []
+        early.answer.set()
+        await task
+        await eventually(lambda: len(seen) == 2)
+        assert seen == [b"1", b"2"]
+        assert began == [[]]  # no callback before the subscription is there
+
+    with early:
+        run(early, body)
+
+
+def test_a_subscription_that_goes_on_keeps_its_place_in_the_order(agent: FakeAgent) -> None:
+    seen: list[bytes] = []
+    notices: list[str] = []
+
+    def keep(event: Event) -> None:
+        if event.notice is None:
+            seen.append(event.data)
+        else:
+            notices.append(event.notice.name)
+
+    async def body(client: AsyncClient) -> None:
+        await client.subscribe("t", keep)
+        await client.subscribe("u", keep)
+        agent.kill()
+        with EarlyAgent(agent.path, agent.cluster, "u", "t") as early:
+            await eventually(lambda: "resumed" in notices)
+            await asyncio.sleep(0.05)
+            assert seen == []
+            early.answer.set()
+            await eventually(lambda: len(seen) == 2)
+            assert seen == [b"1", b"2"]
+
+    run(agent, body)
+
+
+def test_what_a_callback_raises_is_told_and_ends_nothing(agent: FakeAgent) -> None:
+    """Also where it is an error of the library, which the subscription itself could have raised."""
+    seen: list[bytes] = []
+    told: list[str] = []
+
+    def picky(event: Event) -> None:
+        seen.append(event.data)
+        if event.data.startswith(b"bad"):
+            raise errors.InvalidArgument(event.data.decode())
+
+    async def body(client: AsyncClient) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context["exception"].strerror))
+        for topic in ("t", "u"):
+            await client.subscribe(topic, picky)
+        for topic, data in (("t", b"bad 1"), ("u", b"bad 2"), ("u", b"3"), ("t", b"4")):
+            await (await client.publish(topic, data))
+        await eventually(lambda: len(seen) == 4)
+        assert seen == [b"bad 1", b"bad 2", b"3", b"4"]
+        assert told == ["bad 1", "bad 2"]
 
     run(agent, body)

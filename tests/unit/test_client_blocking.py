@@ -467,3 +467,31 @@ def test_a_very_long_timeout_is_long_and_not_an_error(client: Client) -> None:
         event = events.get(1e12)
         assert event is not None
         assert event.data == b"x"
+
+
+@pytest.mark.parametrize("other", ["wait", "pump"])
+def test_the_connection_is_watched_after_several_threads_have_waited(
+    agent: FakeAgent, client: Client, other: str
+) -> None:
+    """Whoever leaves last gives it back to the library's thread: also who has only seen another one read."""
+    connection = client.connection()
+    client.publish("t", b"0").wait(2)
+    agent.hold_receipts = True
+    receipt = client.publish("t", b"1")
+    until(lambda: not connection._ticks_left)
+
+    def pump() -> None:
+        while not receipt.done():
+            connection.pump()
+
+    first = threading.Thread(target=receipt.wait)
+    first.start()
+    until(lambda: connection._reading)
+    second = threading.Thread(target=receipt.wait if other == "wait" else pump)
+    second.start()
+    until(lambda: connection._waiting == 1)
+    agent.release_receipts()
+    first.join(5)
+    second.join(5)
+    last = client.publish("t", b"2")
+    until(last.done)

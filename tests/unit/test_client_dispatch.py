@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import select
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,11 @@ import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.client import Client
 from ocfcluster.client.events import Event
-from tests.unit.fake_agent import Cluster, FakeAgent
+from ocfcluster.wire import frames
+from ocfcluster.wire.frames import EVENT_HEADER
+from ocfcluster.wire.run import RunKind, build_run
+from tests.unit.early import EarlyAgent
+from tests.unit.fake_agent import Cluster, FakeAgent, Peer
 
 
 @pytest.fixture
@@ -192,3 +198,155 @@ def test_a_full_callback_socket_keeps_the_order(agent: FakeAgent, client: Client
     assert not select.select(
         [one.socket for one in client.connection().dispatcher._entries.values()], [], [], 0
     )[0]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class Seen:
+    """A callback that keeps data, and nothing of notices but their names."""
+
+    def __init__(self) -> None:
+        self.data: list[bytes] = []
+        self.notices: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        if event.notice is None:
+            self.data.append(event.data)
+        else:
+            self.notices.append(event.notice.name)
+
+
+def test_a_new_subscription_has_its_place_in_the_order_before_its_answer_is_read(agent: FakeAgent) -> None:
+    """Its first event is in the socket, a later one of another topic too, and SUBSCRIBED is not there yet."""
+    agent.kill()
+    seen = Seen()
+    with EarlyAgent(agent.path, agent.cluster, "b", "a") as early, ocfcluster.connect(agent.path) as client:
+        first = client.subscribe("a", on_event=seen)
+        thread = threading.Thread(target=client.subscribe, args=("b", seen))
+        thread.start()
+        assert early.written.wait(5)
+        assert select.select([first], [], [], 5)[0]
+        client.dispatch(0.05)
+        client.connection().dispatcher.handle(first.event_socket)
+        assert seen.data == []
+        early.answer.set()
+        thread.join(5)
+        client.dispatch(0.05)
+        assert seen.data == [b"1", b"2"]
+
+
+def test_a_subscription_that_goes_on_keeps_its_place_in_the_order(agent: FakeAgent) -> None:
+    """After a reconnect one subscription goes on, and the answer for another, which has an event, is not there yet."""
+    seen = Seen()
+    with ocfcluster.connect(agent.path) as client:
+        client.subscribe("a", on_event=seen)
+        client.subscribe("b", on_event=seen)
+        agent.kill()
+        with EarlyAgent(agent.path, agent.cluster, "b", "a") as early:
+            assert early.written.wait(5)
+            while "resumed" not in seen.notices:
+                client.dispatch(0.05)
+            client.dispatch(0.05)
+            assert seen.data == []
+            early.answer.set()
+            client.dispatch(0.05)
+            assert seen.data == [b"1", b"2"]
+            assert seen.notices.count("resumed") == 2
+
+
+def test_nobody_waits_for_an_answer_once_the_connection_has_ended(agent: FakeAgent) -> None:
+    agent.kill()
+    seen = Seen()
+    late: list[BaseException] = []
+
+    def subscribe(client: Client) -> None:
+        try:
+            client.subscribe("b", on_event=seen)
+        except errors.NotConnected as error:
+            late.append(error)
+
+    early = EarlyAgent(agent.path, agent.cluster, "b", "a")
+    with early, ocfcluster.connect(agent.path, resume=False) as client:
+        first = client.subscribe("a", on_event=seen)
+        thread = threading.Thread(target=subscribe, args=(client,))
+        thread.start()
+        assert early.written.wait(5)
+        assert select.select([first], [], [], 5)[0]
+        (peer,) = early._peers.values()
+        peer.stream.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+        assert [type(error) for error in late] == [errors.NotConnected]
+        with pytest.raises(errors.NotConnected):
+            client.dispatch(5)
+        assert seen.data == [b"2"]
+        assert seen.notices == ["agent_lost"]
+
+
+def test_nobody_waits_for_a_subscription_that_is_asked_for_and_has_no_event(agent: FakeAgent) -> None:
+    """The agent takes its time for the answer; what comes for others does not wait for it."""
+    seen = Seen()
+    with ocfcluster.connect(agent.path) as client:
+        client.subscribe("a", on_event=seen)
+        agent.deaf = True
+        with pytest.raises(errors.WouldBlock):
+            client.subscribe("b", on_event=seen, timeout=0.05)
+        assert len(client.connection().dispatcher) == 1
+        agent.deaf = False
+        asked = threading.Event()
+        answer = threading.Event()
+        subscribe = agent._on_subscribe
+
+        def slow(peer: Peer, body: frames.Subscribe) -> object:
+            asked.set()
+            topic_id = agent.cluster.topics["a"].topic_id
+            agent.deliver(build_run(RunKind.PUBLICATION, topic_id, 0, 1, [b"a"]), topic_id, 1, 1)
+            answer.wait(5)
+            return subscribe(peer, body)
+
+        agent._on_subscribe = slow  # type: ignore[method-assign]
+        thread = threading.Thread(target=client.subscribe, args=("b", seen))
+        thread.start()
+        assert asked.wait(5)
+        while not seen.data:
+            client.dispatch(0.05)
+        assert seen.data == [b"a"]
+        answer.set()
+        thread.join(5)
+
+
+def test_nobody_waits_for_what_came_late_on_a_connection_that_has_ended(agent: FakeAgent) -> None:
+    """It lies in the socket of a subscription whose next agent takes its time to go on with it."""
+    seen = Seen()
+    with ocfcluster.connect(agent.path) as client:
+        client.subscribe("a", on_event=seen)
+        pulled = client.subscribe("c", on_event=seen)
+        other = client.subscribe("b", on_event=seen)
+        client.connection().dispatcher.remove(pulled.event_socket)  # its turn is none that callbacks get
+        agent.kill()
+        while len(seen.notices) < 2:
+            client.dispatch(0.05)
+        with socket.socket(fileno=os.dup(other.event_socket.state.lend)) as end:
+            end.send(EVENT_HEADER.pack(77, other.event_socket.state.id, 1, 0, 0))
+        with EarlyAgent(agent.path, agent.cluster, "b", "c", "a", publish_late=False) as early:
+            assert early.written.wait(5)
+            for _ in range(100):
+                client.dispatch(0.05)
+                if seen.data:
+                    break
+            assert seen.data == [b"2"]
+
+
+def test_what_a_callback_raises_comes_out_also_if_it_closed_its_subscription(client: Client) -> None:
+    def closing(event: Event) -> None:
+        subscription.close()
+        raise errors.InvalidArgument("mine")
+
+    subscription = client.subscribe("a", on_event=closing)
+    client.publish("a", b"").wait(2)
+    with pytest.raises(errors.InvalidArgument, match="mine"):
+        client.dispatch(2)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import select
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client.client import Subscription
+from ocfcluster.client.controlsocket import dial_path
 from ocfcluster.client.events import Event, NoticeCode, Receipt
 from ocfcluster.client.session import Stage
 from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED
@@ -472,3 +477,81 @@ def test_a_child_process_has_nothing_of_its_parents_and_disturbs_nothing(path: s
         assert client.publish("t", b"parent").wait(2).seq == 3
         assert names(take(events, 1)) == [b"parent"]
         assert len(cluster.next_number) >= 1
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """While this lasts nobody in the process can open another one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_client_without_a_free_descriptor_tries_again(path: str, cluster: Cluster) -> None:
+    first = FakeAgent(path, cluster)
+    with ocfcluster.connect(path) as client:
+        connection = client.connection()
+        with no_descriptors():
+            first.kill()
+            tries = set()
+            end = time.monotonic() + 10
+            while len(tries) < 4:  # each puts off the next one
+                tries.add(connection._retry_at)
+                assert time.monotonic() < end
+                time.sleep(0.002)
+            with pytest.raises(errors.AgentUnreachable, match="Too many open files"):
+                dial_path(path)
+        with FakeAgent(path, cluster):
+            assert client.publish("t", b"1").wait(5).seq == 1
+
+
+def in_a_child(body: Callable[[], int]) -> int:
+    """The code that ``body`` gives in a forked child, which prints nothing; 99 where it raises."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            sys.stderr = open(writing, "w", buffering=1, closefd=False)  # noqa: SIM115
+            sys.unraisablehook = sys.__unraisablehook__
+            code = body()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with open(reading, "rb") as output:
+        said = output.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert said == b""
+    return code
+
+
+def test_a_child_of_a_child_has_nothing_either(path: str, cluster: Cluster) -> None:
+    """A program that becomes a daemon forks twice, and uses none of its clients in between."""
+    with FakeAgent(path, cluster), ocfcluster.connect(path) as client, ocfcluster.connect(path) as other:
+        mine = {os.readlink(f"/proc/self/fd/{one.connection().control.fileno()}") for one in (client, other)}
+
+        def use() -> int:
+            with os.scandir("/proc/self/fd") as entries:
+                there = {os.readlink(entry) for entry in entries if os.path.lexists(entry)}
+            assert not mine & there
+            return client.publish("t", b"").wait(3).seq
+
+        assert in_a_child(lambda: in_a_child(use)) == 1
+        assert client.publish("t", b"").wait(2).seq == 2
+
+
+def test_a_child_that_finds_no_agent_tries_again_when_it_is_used_again(path: str, cluster: Cluster) -> None:
+    first = FakeAgent(path, cluster)
+    with ocfcluster.connect(path) as client:
+        first.kill()
+
+        def use() -> int:
+            with pytest.raises(errors.AgentUnreachable):
+                client.publish("t", b"")
+            with FakeAgent(path, cluster):
+                return client.publish("t", b"").wait(3).seq
+
+        assert in_a_child(use) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -98,6 +99,17 @@ def test_other_programs_reach_it_where_a_socket_is_configured(tmp_path: Path) ->
             inside.publish("t", b"hello")
             assert next(events).data == b"hello"
     assert not Path(path).exists()
+
+
+def test_without_a_free_descriptor_there_is_no_connection_to_it() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with EmbeddedAgent() as agent:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            with pytest.raises(AgentUnreachable, match="Too many open files"):
+                agent._dial()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_forked_child_has_no_agent_and_leaves_its_parents_alone() -> None:
