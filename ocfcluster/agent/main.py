@@ -19,7 +19,7 @@ from typing import Any, Final, TextIO, cast
 import structlog
 
 from ocfcluster import limits
-from ocfcluster.agent.config import AgentConfig, load
+from ocfcluster.agent.config import AgentConfig, configured_by, load
 from ocfcluster.agent.incarnations import Incarnations
 from ocfcluster.agent.logfile import standard_error
 from ocfcluster.agent.reload import Reloader
@@ -52,7 +52,8 @@ def run_agent(config: AgentConfig | Path | None = None, *, insecure: bool = Fals
             settings, temporary = config, False
         _configure_log(settings)
         raise_descriptor_limit()
-        return _run(settings, temporary=temporary, file=file, read=partial(load, insecure=insecure))
+        with configured_by(file):
+            return _run(settings, temporary=temporary, file=file, read=partial(load, insecure=insecure))
     except ConfigurationError as error:
         standard_error.write(f"ocfcluster agent: {error}\n")
         return EXIT_CONFIGURATION
