@@ -197,6 +197,10 @@ class AgentConfig(Section, frozen=True):
     def socket_path(self) -> str:
         return self.node.socket or default_socket_path()
 
+    def state_path(self) -> Path:
+        """The state directory: the one that is named, else beside the socket."""
+        return Path(self.node.state_dir or f"{self.socket_path()}.state")
+
     def transport(self) -> Literal["multicast", "unicast", "memory"]:
         """The chosen one; where none is chosen, multicast for a cluster and memory for a node that is alone."""
         if self.network.transport is not None:

@@ -77,7 +77,7 @@ def _run(
     if temporary and not config.node.state_dir:
         made_directory = tempfile.mkdtemp(prefix="ocfcluster-")
         warnings.append("the state directory is temporary: this node forgets its topics when it stops")
-    state_path = Path(made_directory or config.node.state_dir or f"{socket_path}.state")
+    state_path = Path(made_directory) if made_directory else config.state_path()
     warnings += descriptor_warnings(config)
     if not config.cluster.table():
         warnings.append("no cluster.nodes are configured: this node runs alone, for development")
