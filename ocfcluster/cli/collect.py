@@ -158,8 +158,8 @@ def _parts(
 
 
 def _read_named_by_agent(file: Path) -> bytes:
-    """What looks like a configuration, whatever its values. The agent is mostly another user's than who collects, and could name any file:
-    nothing else goes in. Raises OSError."""
+    """What looks like a configuration, whatever its values. The agent is mostly another user's than who collects, and
+    could name any file: nothing else goes in. Raises OSError."""
     from ocfcluster.agent.config import AgentConfig
 
     with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as opened:
