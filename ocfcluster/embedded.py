@@ -30,7 +30,7 @@ from typing import Final, Self
 
 import structlog
 
-from ocfcluster.agent.config import AgentConfig, load
+from ocfcluster.agent.config import AgentConfig, configured_by, load
 from ocfcluster.agent.incarnations import Incarnations
 from ocfcluster.agent.main import loop_runner
 from ocfcluster.client import Client
@@ -53,6 +53,7 @@ class EmbeddedAgent:
     """
 
     def __init__(self, config: AgentConfig | str | os.PathLike[str] | None = None) -> None:
+        file = None if config is None or isinstance(config, AgentConfig) else Path(config)
         if config is None:
             config = AgentConfig()
         elif not isinstance(config, AgentConfig):
@@ -67,11 +68,12 @@ class EmbeddedAgent:
         self._ended = threading.Event()
         self._error: BaseException | None = None
         self._exit_code = 0
-        state_path = self._state_path()
-        runner = loop_runner(config)
+        with configured_by(file):
+            state_path = self._state_path()
+            runner = loop_runner(config)
         _log_to_logging()
         self._thread = threading.Thread(
-            target=lambda: self._work(runner, state_path), name="ocfcluster-agent", daemon=True
+            target=lambda: self._work(runner, state_path, file), name="ocfcluster-agent", daemon=True
         )
         self._thread.start()
         if not self._began.wait(_START_S):
@@ -129,9 +131,10 @@ class EmbeddedAgent:
 
     # --- the agent's thread -------------------------------------------------------------------------------------
 
-    def _work(self, runner: object, state_path: Path) -> None:
+    def _work(self, runner: object, state_path: Path, file: Path | None) -> None:
         try:
-            self._exit_code = runner(self._serve(state_path))  # type: ignore[operator]
+            with configured_by(file):
+                self._exit_code = runner(self._serve(state_path))  # type: ignore[operator]
         except BaseException as error:  # noqa: BLE001 - whoever waits is told, or ``failed`` says it
             self._error = error
         finally:
@@ -147,10 +150,12 @@ class EmbeddedAgent:
         return await agents.run()
 
     def _state_path(self) -> Path:
-        if self.config.node.state_dir:
-            return Path(self.config.node.state_dir)
+        if self.config.node.state_dir or self.config.node.socket:
+            return self.config.state_path()
         if len(self.config.cluster.table()) > 1:
-            raise ConfigurationError("node.state_dir: the agent of a cluster needs one, on a disk")
+            raise ConfigurationError(
+                "node.state_dir: the agent of a cluster needs one, on a disk; or node.socket, beside which it then is"
+            )
         self._temporary = tempfile.mkdtemp(prefix="ocfcluster-")
         return Path(self._temporary)
 

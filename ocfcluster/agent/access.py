@@ -74,7 +74,10 @@ class Gate:
         self._topics = topics
 
     def access(self, topic: Topic) -> Access:
-        """The lists that hold for a topic or group."""
+        """The lists that hold for a topic or group. The cluster's own topics have settings like any other, of which
+        all but who may subscribe says nothing: components publish there, and nobody alters them."""
+        if topic.topic_id < FIRST_TOPIC_ID:
+            return Access(publish=(), subscribe=topic.settings.access.subscribe, administer=())
         if topic.name.startswith(GROUP_PREFIX):
             rule = rule_for(topic.name, self._topics())
             return Access() if rule is None else rule.settings.access

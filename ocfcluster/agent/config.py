@@ -6,6 +6,8 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -14,7 +16,7 @@ import msgspec
 from ocfcluster import limits
 from ocfcluster.agent.names import administration_fault
 from ocfcluster.client.locate import default_socket_path
-from ocfcluster.errors import ConfigurationError
+from ocfcluster.errors import ConfigurationError, SetupError
 from ocfcluster.limits import MILLISECOND_NS, SECOND_NS
 from ocfcluster.protocol.settings import Limits as ReplicatedLimits
 from ocfcluster.protocol.settings import Timing as NodeTiming
@@ -36,7 +38,6 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 NodeId = Annotated[int, msgspec.Meta(ge=1, le=NODE_ID_MAXIMUM)]
 Votes = Annotated[int, msgspec.Meta(ge=0, le=VOTES_MAXIMUM)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=3_600_000)]
-ClusterName = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.CLUSTER_NAME_BYTES)]
 EventBytes = Annotated[int, msgspec.Meta(ge=1024, le=limits.EVENT_BYTES_CEILING)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
 Mtu = Annotated[int, msgspec.Meta(ge=limits.MTU_MINIMUM, le=limits.MTU_MAXIMUM)]
@@ -47,7 +48,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cluster(Section, frozen=True):
-    name: ClusterName = "ocfcluster"
+    name: str = "ocfcluster"
     nodes: dict[NodeId, Votes] | list[NodeId] = []
     delivery: Literal["safe", "agreed"] = "safe"
     bootstrap: Literal["all", "majority"] = "all"
@@ -196,6 +197,10 @@ class AgentConfig(Section, frozen=True):
     def socket_path(self) -> str:
         return self.node.socket or default_socket_path()
 
+    def state_path(self) -> Path:
+        """The state directory: the one that is named, else beside the socket."""
+        return Path(self.node.state_dir or f"{self.socket_path()}.state")
+
     def transport(self) -> Literal["multicast", "unicast", "memory"]:
         """The chosen one; where none is chosen, multicast for a cluster and memory for a node that is alone."""
         if self.network.transport is not None:
@@ -242,7 +247,7 @@ def load(path: str | os.PathLike[str], *, insecure: bool = False) -> AgentConfig
     try:
         config = msgspec.convert(document, AgentConfig, str_keys=True)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{file}: {_explain(str(error))}") from None
+        raise ConfigurationError(f"{file}: {_explain(str(error), document)}") from None
     if insecure:
         security = msgspec.structs.replace(config.security, insecure=True)
         config = msgspec.structs.replace(config, security=security)
@@ -250,6 +255,21 @@ def load(path: str | os.PathLike[str], *, insecure: bool = False) -> AgentConfig
     if problem:
         raise ConfigurationError(f"{file}: {problem}")
     return config
+
+
+_ABOUT_A_KEY: Final = re.compile(r"(network '[^']*': )?[a-z]+\.[a-z_]+: ")
+
+
+@contextmanager
+def configured_by(file: Path | None) -> Iterator[None]:
+    """What is found wrong with a key only when it is used is said with the ``file`` that it is from, as ``load`` says
+    it; None: it is from none. A machine that is not ready is not the file's fault, unless a key is named first."""
+    try:
+        yield
+    except (ConfigurationError, SetupError) as error:
+        if file is None or not (isinstance(error, ConfigurationError) or _ABOUT_A_KEY.match(str(error))):
+            raise
+        raise type(error)(f"{file}: {error}") from error
 
 
 _SECTIONS: Final[dict[str, type[Section]]] = {
@@ -262,14 +282,15 @@ _UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>[^`]*)`$
 _EXPECTED: Final = re.compile(
     r"^Expected `(?P<expected>[^`]*)`(?P<bound> [<>=]+ [-0-9]+)?(?:, got `(?P<got>[^`]*)`)?"
 )
+_MISSING: Final = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$")
 _TOML_NAMES: Final = {
     "int": "a whole number", "str": "text in quotes", "bool": "true or false", "array": "a list [...]",
-    "object": "a table", "null": "nothing", "float": "a number",
+    "object": "a table", "null": "nothing", "float": "a floating-point number",
 }  # fmt: skip
 
 
-def _explain(message: str) -> str:
-    """msgspec's message in terms of the file: the key first, then what would be right."""
+def _explain(message: str, document: dict[str, Any]) -> str:
+    """msgspec's message about ``document`` in terms of the file: the key first, then what would be right."""
     match = _AT.match(message)
     what, where = (match["what"], match["where"] or "") if match else (message, "")
     key = where.replace("[...]", "")
@@ -281,6 +302,11 @@ def _explain(message: str) -> str:
         name = f"{key}.{unknown['name']}" if key else unknown["name"]
         known = ", ".join(sorted(_SECTIONS[section].__struct_fields__))
         return f"{name}: unknown key; known here: {known}"
+    missing = _MISSING.match(what)
+    if missing:
+        return f"{key}.{missing['name']}: is missing; each of {section} needs one"
+    if key == "cluster.nodes" and isinstance(document["cluster"]["nodes"], dict):
+        return _wrong_node(document["cluster"]["nodes"])
     expected = _EXPECTED.match(what)
     if "matching regex" in what:
         return f"{key}: is malformed{_choices(section, key)}"
@@ -288,9 +314,21 @@ def _explain(message: str) -> str:
         wanted = " or ".join(_TOML_NAMES.get(kind.strip(), kind) for kind in expected["expected"].split("|"))
         got = f", not {_TOML_NAMES.get(expected['got'], expected['got'])}" if expected["got"] else ""
         return f"{key}: must be {wanted}{expected['bound'] or ''}{got}"
-    if "missing required field" in what:
-        return f"{key or section}: {what[0].lower()}{what[1:]}"
     return f"{key}: {what[0].lower()}{what[1:]}{_choices(section, key)}"
+
+
+def _wrong_node(nodes: dict[str, Any]) -> str:
+    """The first entry of a node table that is none; msgspec's message does not tell it from the others."""
+    for node_id, votes in nodes.items():
+        try:
+            msgspec.convert({node_id: votes}, dict[NodeId, Votes], str_keys=True)
+        except msgspec.ValidationError:
+            entry = f"{node_id!r} = {votes!r}"
+            return (
+                f"cluster.nodes: {entry:.80}: a node's id is a whole number from 1 to {NODE_ID_MAXIMUM}, "
+                f"its votes are one from 0 to {VOTES_MAXIMUM}"
+            )
+    raise RuntimeError("a node table that is wrong, and no entry of it is")
 
 
 def _choices(section: str, key: str) -> str:
@@ -331,8 +369,11 @@ def _impossible_security(config: AgentConfig) -> str:
 def _impossible_cluster(config: AgentConfig, document: dict[str, Any]) -> str:
     table = config.cluster.table()
     nodes = config.cluster.nodes
-    if len(config.cluster.name.encode()) > limits.CLUSTER_NAME_BYTES:
-        return f"cluster.name: at most {limits.CLUSTER_NAME_BYTES} bytes of UTF-8"
+    name_bytes = len(config.cluster.name.encode())
+    if not 1 <= name_bytes <= limits.CLUSTER_NAME_BYTES:
+        return f"cluster.name: must have 1 to {limits.CLUSTER_NAME_BYTES} bytes of UTF-8, not {name_bytes}"
+    if not table and "nodes" in document.get("cluster", {}):
+        return "cluster.nodes: names no node; name each of the cluster's, or remove it for one that is alone"
     if len(table) > limits.NODES:
         return f"cluster.nodes: names {len(table)} nodes; at most {limits.NODES} are supported"
     if not isinstance(nodes, dict) and len(table) != len(nodes):

@@ -19,7 +19,7 @@ from typing import Any, Final, TextIO, cast
 import structlog
 
 from ocfcluster import limits
-from ocfcluster.agent.config import AgentConfig, load
+from ocfcluster.agent.config import AgentConfig, configured_by, load
 from ocfcluster.agent.incarnations import Incarnations
 from ocfcluster.agent.logfile import standard_error
 from ocfcluster.agent.reload import Reloader
@@ -52,7 +52,8 @@ def run_agent(config: AgentConfig | Path | None = None, *, insecure: bool = Fals
             settings, temporary = config, False
         _configure_log(settings)
         raise_descriptor_limit()
-        return _run(settings, temporary=temporary, file=file, read=partial(load, insecure=insecure))
+        with configured_by(file):
+            return _run(settings, temporary=temporary, file=file, read=partial(load, insecure=insecure))
     except ConfigurationError as error:
         standard_error.write(f"ocfcluster agent: {error}\n")
         return EXIT_CONFIGURATION
@@ -76,7 +77,7 @@ def _run(
     if temporary and not config.node.state_dir:
         made_directory = tempfile.mkdtemp(prefix="ocfcluster-")
         warnings.append("the state directory is temporary: this node forgets its topics when it stops")
-    state_path = Path(made_directory or config.node.state_dir or f"{socket_path}.state")
+    state_path = Path(made_directory) if made_directory else config.state_path()
     warnings += descriptor_warnings(config)
     if not config.cluster.table():
         warnings.append("no cluster.nodes are configured: this node runs alone, for development")

@@ -14,6 +14,7 @@ import msgspec
 from ocfcluster.agent.access import Gate, Right, Verdict, is_rule, rule_for
 from ocfcluster.agent.clients import Client
 from ocfcluster.agent.config import AccessSection
+from ocfcluster.agent.local_news import TOPIC as LOCAL_NEWS
 from ocfcluster.agent.names import administration_fault, canonical, name_fault
 from ocfcluster.ipc.session import Incoming, Stage
 from ocfcluster.ipc.subscription import Subscription
@@ -137,7 +138,7 @@ class Permissions:
         return door
 
     def _topic(self, name: str) -> Topic | None:
-        return self._agent.node.topics.get(canonical(name))
+        return LOCAL_NEWS if name == LOCAL_NEWS.name else self._agent.node.topics.get(canonical(name))
 
     def _caught_up(
         self, client: Client, request: Incoming, met: Callable[[], bool], go_on: Callable[[], None],

@@ -100,7 +100,7 @@ class Change(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a reload would do; ``error`` is what is wrong with the file, and ``refused`` what it may not change."""
+    """What a reload would do; ``error`` is what is wrong in ``file``, and ``refused`` what it may not change."""
 
     file: str
     config: AgentConfig | None
@@ -208,7 +208,7 @@ def plan(
         found = _other_families(running, config, changes(running, config, table))
         peers = peer_addresses(config) if config.transport() == "unicast" else []
     except OcfError as error:
-        return Plan(str(file), None, [], [], str(error))
+        return Plan(str(file), None, [], [], str(error).removeprefix(f"{file}: "))
     return Plan(str(file), config, peers, found)
 
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ocfcluster.agent.clients import Client
 from ocfcluster.agent.current import OWN_LINE
 from ocfcluster.agent.groups import Groups
@@ -104,7 +106,7 @@ class Topics:
             self._agent.last_seq(topic),
             subscribers,
             aliases_of(topic.name),
-            topic.settings,
+            msgspec.structs.replace(topic.settings, access=self._permissions.gate.access(topic)),
             *kept_now(self._agent, topic),
         )
 

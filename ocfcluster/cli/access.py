@@ -10,6 +10,7 @@ import typer
 
 from ocfcluster.cli import output
 from ocfcluster.errors import UnknownTopic
+from ocfcluster.limits import RESERVED_PREFIX
 from ocfcluster.wire.topics import ANYBODY, Access, TopicSettings, principal_fault
 
 if TYPE_CHECKING:
@@ -78,11 +79,12 @@ def rows(rights: TopicAccess) -> Iterator[tuple[str, str]]:
     """The answer for people: a heading and a text in each row."""
     if rights.rule:
         yield "rule", output.printable(rights.rule)
+    reserved = rights.topic.startswith(RESERVED_PREFIX)  # there not even root may
     for grant in rights.grants:
         who = (
             "anybody"
             if ANYBODY in grant.principals
-            else ", ".join(grant.principals) or "administrators alone"
+            else ", ".join(grant.principals) or ("the cluster itself" if reserved else "administrators alone")
         )
         yield grant.right, output.printable(who)
     yield "you are", f"uid {rights.uid}"

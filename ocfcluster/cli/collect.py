@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -13,18 +14,17 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ocfcluster.cli import options, output
 
-if TYPE_CHECKING:
-    from ocfcluster.client import Client
-
 DEFAULT_CONFIGURATION = Path("/etc/ocfcluster/agent.toml")
+CONFIGURATION_BYTES = 1 << 20
 JOURNAL_LINES = 100_000
 JOURNAL_TIMEOUT_S = 60
 SYSTEM_FILES = (
@@ -50,8 +50,15 @@ def run(
         ),
     ] = None,
     config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="The agent's configuration.")
-    ] = DEFAULT_CONFIGURATION,
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="The agent's configuration.",
+            show_default=f"what the agent says, else {DEFAULT_CONFIGURATION}",
+        ),
+    ] = None,
     unit: Annotated[
         str, typer.Option("--unit", help="The agent's systemd unit, whose journal goes in.")
     ] = "ocfcluster",
@@ -106,22 +113,40 @@ def _write(path: Path, archive: bytes, *, new: bool) -> None:
 
 
 def _parts(
-    context: typer.Context, socket: str | None, config: Path, unit: str, since: str, missing: list[str]
+    context: typer.Context,
+    socket: str | None,
+    config: Path | None,
+    unit: str,
+    since: str,
+    missing: list[str],
 ) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file."""
+    """Name and content of each file. ``config`` None: the file that the agent was started with."""
+    configuration: Path | None = config or DEFAULT_CONFIGURATION
+    read: Callable[[Path], bytes] = Path.read_bytes
     yield "versions.json", _json(versions())
     path = options.socket_path(context, socket)
     try:
         with options.connect(context, path, orders=False) as client:
-            for name, document in _of_the_agent(client):
-                yield name, _json(document)
+            status = client.status()
+            if config is None:
+                file = status.get("configuration", {}).get("file")
+                configuration, read = Path(file) if file else None, _read_named_by_agent
+            yield "status.json", _json(status)
+            yield "topics.json", _json([str(topic) for topic in client.topics()])
     except OSError as error:
         missing.append(f"status: {error.strerror}")
-    for source, name in ((config, "agent.toml"), *((Path(one), one[1:]) for one in SYSTEM_FILES)):
+    if configuration is None:
+        missing.append("configuration: the agent was started without a file")
+    else:
         try:
-            yield name, source.read_bytes()
+            yield "agent.toml", read(configuration)
         except OSError as error:
-            missing.append(f"{source}: {error.strerror}")
+            missing.append(f"{configuration}: {error.strerror}")
+    for name in SYSTEM_FILES:
+        try:
+            yield name[1:], Path(name).read_bytes()
+        except OSError as error:
+            missing.append(f"{name}: {error.strerror}")
     yield "interfaces.json", _json(_interfaces())
     journal = _journal(unit, since)
     if isinstance(journal, bytes):
@@ -132,9 +157,20 @@ def _parts(
         yield "missing.txt", "\n".join([*missing, ""]).encode()
 
 
-def _of_the_agent(client: Client) -> Iterator[tuple[str, Any]]:
-    yield "status.json", client.status()
-    yield "topics.json", [str(topic) for topic in client.topics()]
+def _read_named_by_agent(file: Path) -> bytes:
+    """What looks like a configuration, whatever its values. The agent is mostly another user's than who collects, and
+    could name any file: nothing else goes in. Raises OSError."""
+    from ocfcluster.agent.config import AgentConfig
+
+    with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as opened:
+        content = opened.read(CONFIGURATION_BYTES) or b""  # None: a pipe
+    try:
+        known = tomllib.loads(content.decode()).keys() <= set(AgentConfig.__struct_fields__)
+    except (ValueError, RecursionError):
+        known = False
+    if not known:
+        raise OSError(errno.EINVAL, "does not look like a configuration; --config FILE takes it as it is")
+    return content
 
 
 def versions() -> dict[str, Any]:

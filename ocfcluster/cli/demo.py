@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from types import FrameType
@@ -44,6 +45,9 @@ def run(
 
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
+    # Its clients leave publications unanswered where it is interrupted, which nobody wants to know of then; whatever
+    # fails otherwise is raised, and the check looks at each receipt.
+    logging.getLogger("ocfcluster.client").setLevel(logging.ERROR)
     say = _Teller(quiet=json)
     cluster = DemoCluster()
     began = time.monotonic()

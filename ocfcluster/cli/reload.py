@@ -58,7 +58,7 @@ def _print(document: Mapping[str, Any], *, check: bool) -> None:
         said = "nothing differs" if not changes else "all of this can change" if check else "done"
         output.print_line(f"{document['file']}: {said}")
     else:
-        text = document["reason"] if document["error"] else f"{document['file']}: {document['reason']}"
+        text = f"{document['file']}: {document['reason']}"
         output.tell(text if check else f"nothing has changed: {text}")
 
 

@@ -47,17 +47,12 @@ def _split_peer(peer: str, default_port: int) -> tuple[str, int]:
         well_formed = True
     else:
         host, port_text, well_formed = peer, str(default_port), True
-    if not (
-        well_formed
-        and host
-        and port_text.isascii()
-        and port_text.isdigit()
-        and len(port_text) <= _PORT_DIGITS
-        and 0 < int(port_text) < 65_536
-    ):
+    if not (well_formed and host and port_text.isascii() and port_text.isdigit()):
         raise ConfigurationError(
             f'network.peers: {peer!r} is not of the form "host:port" or "[IPv6 address]:port"'
         )
+    if len(port_text) > _PORT_DIGITS or not 0 < int(port_text) < 65_536:
+        raise ConfigurationError(f"network.peers: {peer!r:.80}: a port is a number from 1 to 65535")
     return host, int(port_text)
 
 

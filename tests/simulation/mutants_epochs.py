@@ -405,7 +405,12 @@ EPOCHS = (
         _base_need_not_be_held,
     ),
     Mutant("installed twice", "a view takes two places", (*ORDER, "exception", "views"), _installed_twice),
-    Mutant("nothing is cut off", "orders behind the base stay", (*ORDER, "exception", "views"), _cut_not_cut),
+    Mutant(
+        "nothing is cut off",
+        "orders behind the base stay",
+        (*ORDER, "exception", "views", "order time"),
+        _cut_not_cut,
+    ),
     Mutant(
         "votes cleared first",
         "votes are cleared in a write before the configuration",

@@ -460,6 +460,14 @@ def test_rights_are_explained(world: World) -> None:
         "oc.membership",
         [False, True, False],
     )
+    for name in ("oc.membership", "oc.local"):
+        rights = root.call(Request.TOPIC_ACCESS, TopicResolve(name))[1]
+        assert [grant.principals for grant in rights.grants] == [[], ["*"], []]
+        topic = root.call(Request.TOPIC_RESOLVE, TopicResolve(name))[1]
+        assert topic.settings.access == Access((), ("*",), ())
+    listed = {topic.topic: topic.settings.access for topic in root.call(Request.TOPIC_LIST)[1].topics}
+    assert listed["oc.connectivity"] == Access((), ("*",), ())
+    assert listed["t"] == Access(("user:alice", "user:alise"), ("*",), ("group:ops",))
     refused(eve.call(Request.TOPIC_ACCESS, TopicResolve("no")), errno.EINVAL)
     refused(eve.call(Request.TOPIC_ACCESS, TopicResolve("")), errno.EINVAL)
     world.names.slow = True

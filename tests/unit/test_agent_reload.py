@@ -161,7 +161,10 @@ def test_what_is_wrong_is_said_as_at_the_start(tmp_path: Path, text: str, words:
     planned = plan(write(tmp_path, text), AgentConfig(), None)
     assert not planned.works
     assert words in planned.error
-    assert planned.document(applied=False)["reason"] == planned.error
+    document = planned.document(applied=False)
+    assert document["file"] == str(tmp_path / "agent.toml")
+    assert document["file"] not in document["error"]
+    assert document["reason"] == planned.error
 
 
 def test_peers_of_another_family_need_another_socket(tmp_path: Path) -> None:
@@ -448,6 +451,7 @@ def test_the_command_says_what_and_leaves_with_why(
         assert words in printed.out
     for words in err:
         assert words in printed.err
+    assert printed.err.count(f"{tmp_path}/agent.toml: ") == bool(code)
     assert answers.checks == [check]
     if code and not check:
         assert "nothing has changed" in printed.err

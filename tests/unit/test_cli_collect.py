@@ -70,6 +70,35 @@ def test_an_archive_has_status_configuration_log_and_versions(
     assert capsys.readouterr().out.strip() == str(file)
 
 
+@pytest.mark.parametrize(
+    ("content", "goes_in"),
+    [
+        ("[node]\nid = 7\nmistake = 1\n", True),
+        ("root:*:19000:0\n", False),
+        ("[other]\npassword = 1\n", False),
+    ],
+)
+def test_the_configuration_is_that_of_the_agent_and_no_other_file_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, goes_in: bool
+) -> None:
+    config = tmp_path / "1.toml"
+    config.write_text(content)
+    said = {"state": "active", "configuration": {"file": str(config)}}
+    monkeypatch.setattr(Agent, "status", lambda _: said)
+    monkeypatch.setattr("ocfcluster.cli.options.connect", lambda *_, **__: Agent())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    file = tmp_path / "node.tar.gz"
+    run(str(file))
+    inside = contents(file.read_bytes())
+    assert inside.get("agent.toml") == (content.encode() if goes_in else None)
+    assert (f"{config}: does not look like" in inside["missing.txt"].decode()) is not goes_in
+    run(str(file), "--config", str(config))
+    assert contents(file.read_bytes())["agent.toml"] == content.encode()
+    del said["configuration"]
+    run(str(file))
+    assert "started without a file" in contents(file.read_bytes())["missing.txt"].decode()
+
+
 def test_what_cannot_be_had_is_named_and_the_rest_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

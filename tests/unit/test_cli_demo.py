@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from ocfcluster.cli import main
 from ocfcluster.cli.demo import _show
 from ocfcluster.cli.demo_check import Check, check, excerpt
+from ocfcluster.cli.demo_cluster import DemoCluster
 from ocfcluster.cli.demo_work import PUBLISHERS, Gap, Seen, Work
 from ocfcluster.components.membership import TOPIC as MEMBERSHIP
 
@@ -232,6 +235,34 @@ def test_the_excerpt_is_what_each_node_has_about_the_changes() -> None:
     assert stretches[0][2].nodes[2] == Seen(MEMBERSHIP, 2, 32, VIEWS[6])
     assert stretches[0][2].nodes[KILLED] is None
     assert stretches[1][2].nodes[KILLED] == stretches[1][2].nodes[3]
+
+
+def test_clients_of_an_interrupted_demo_say_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = io.StringIO()
+    library = logging.getLogger("ocfcluster.client")
+    handler = logging.StreamHandler(said)
+
+    def interrupted(*_: object) -> None:
+        library.warning("closed with 8 publications unanswered: their outcome is unknown")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for name in ("_configure", "_start"):
+        monkeypatch.setattr(DemoCluster, name, lambda _: None)
+    monkeypatch.setattr(DemoCluster, "wait_active", lambda *_: None)
+    monkeypatch.setattr("ocfcluster.cli.demo_work.run_work", interrupted)
+    library.addHandler(handler)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["demo", "--json"])
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(logging.NOTSET)
+    assert ended.value.code == 130
+    assert said.getvalue() == ""
+    assert "closed with" not in capsys.readouterr().err
 
 
 def test_it_runs() -> None:

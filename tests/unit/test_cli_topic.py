@@ -142,6 +142,17 @@ def test_rights_are_shown(agent: Agent, capsys: pytest.CaptureFixture[str]) -> N
     assert run("show", "no") == 5
 
 
+def test_nobody_but_the_cluster_publishes_on_its_own_topics(
+    agent: Agent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent.settings = TopicSettings(access=Access((), ("*",), ()))
+    assert run("show", "oc.membership") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "publish:          the cluster itself" in lines
+    assert "subscribe:        anybody" in lines
+    assert "administer:       the cluster itself" in lines
+
+
 def test_rights_are_shown_to_programs(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", "orders", "--json") == 0
     shown = json.loads(capsys.readouterr().out)

@@ -19,7 +19,7 @@ from ocfcluster.agent.config import AgentConfig, Cluster, Node
 from ocfcluster.embedded import EmbeddedAgent
 from ocfcluster.errors import AgentUnreachable, ConfigurationError, StateDirectoryError
 from ocfcluster.wire.frames import NoticeCode
-from tests.cluster import LoopbackCluster
+from tests.cluster import LoopbackCluster, free_port
 
 
 @pytest.fixture
@@ -85,6 +85,10 @@ def test_what_is_wrong_is_said_where_it_is_made(tmp_path: Path, others: set[thre
         EmbeddedAgent(AgentConfig(cluster=Cluster(nodes=[1, 2, 3])))
     with pytest.raises(ConfigurationError, match="no-such-file"):
         EmbeddedAgent(tmp_path / "no-such-file")
+    file = tmp_path / "agent.toml"
+    file.write_text(f"[node]\nstate_dir = '{tmp_path}/state'\n[security]\nkey_file = '/nowhere/key'")
+    with pytest.raises(ConfigurationError, match=rf"^{file}: security\.key_file: /nowhere/key"):
+        EmbeddedAgent(file)
     config = AgentConfig(node=Node(state_dir=str(tmp_path / "state")))
     with EmbeddedAgent(config), pytest.raises(StateDirectoryError, match="in use"):
         EmbeddedAgent(config)
@@ -110,6 +114,18 @@ def test_without_a_free_descriptor_there_is_no_connection_to_it() -> None:
                 agent._dial()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_state_directory_that_is_not_named_is_beside_the_socket(tmp_path: Path) -> None:
+    file = tmp_path / "1.toml"
+    file.write_text(
+        "[cluster]\nnodes = [1, 2]\n[node]\nid = 1\n"
+        f"socket = '{tmp_path}/agent.sock'\n"
+        f"[network]\ntransport = 'unicast'\npeers = ['127.0.0.1']\nport = {free_port()}\n"
+    )
+    with EmbeddedAgent(str(file)) as agent, agent.connect() as client:
+        assert client.status()["state_dir"] == f"{tmp_path}/agent.sock.state"
+    assert (tmp_path / "agent.sock.state" / "identity.json").exists()
 
 
 def test_a_forked_child_has_no_agent_and_leaves_its_parents_alone() -> None:
