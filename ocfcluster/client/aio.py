@@ -196,6 +196,17 @@ class AsyncSubscription:
         if self._socket is not None:
             await self._client.unsubscribe(self._socket)
 
+    def __del__(self) -> None:
+        event_socket = self._socket
+        if event_socket is None or event_socket.closed or self._on_event is not None:
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self._client.unsubscribe_later(event_socket)
+
+    def __repr__(self) -> str:
+        closed = self._socket is not None and self._socket.closed
+        return f"<AsyncSubscription to {', '.join(self._topics)}{' (closed)' if closed else ''}>"
+
 
 class AsyncClient:
     """A connection to an agent, on the running loop."""
@@ -259,6 +270,12 @@ class AsyncClient:
             event_socket.close()
         else:
             await self._connection.unsubscribe(event_socket)
+
+    def unsubscribe_later(self, event_socket: EventSocket) -> None:
+        """For the garbage collector, which may run in any thread and amid anything: in a turn of the loop."""
+        if self._connection is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._connection.loop.call_soon_threadsafe(self._connection.drop, event_socket)
 
     # --- publishing and subscribing -----------------------------------------------------------------------------
 

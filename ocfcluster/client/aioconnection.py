@@ -18,6 +18,7 @@ from ocfcluster.client.controlsocket import ControlSocket, Dial
 from ocfcluster.client.dispatch import Dispatcher, out_of_line
 from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.client.pending import Pending
 from ocfcluster.client.producer import Producer
 from ocfcluster.client.session import Lost, Session, Stage
 from ocfcluster.client.starting import FROM_NOW_ON, Earlier
@@ -307,15 +308,20 @@ class AsyncConnection:
         if pending is None:
             self._readable()
 
-    async def unsubscribe(self, event_socket: EventSocket) -> None:
-        """No event after this."""
+    def drop(self, event_socket: EventSocket) -> Pending | None:
+        """No event after this. What the agent will answer; None where it need not be told."""
         if event_socket.closed:
-            return
+            return None
         self.dispatcher.remove(event_socket)
         self.sockets.pop(event_socket.state.id, None)
         pending = self.session.unsubscribe(event_socket.state)
         self._forget(event_socket)
         self.flush_output()
+        return pending
+
+    async def unsubscribe(self, event_socket: EventSocket) -> None:
+        """No event after this. The agent is told, and has stopped."""
+        pending = self.drop(event_socket)
         if pending is not None:
             with contextlib.suppress(WouldBlock):
                 await self.until(lambda: pending.done, 1.0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import select
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -127,14 +129,30 @@ def test_iteration_starts_the_subscription(agent: FakeAgent) -> None:
 
         task = asyncio.create_task(later())
         got = []
-        async for event in client.subscribe("t"):
+        events = client.subscribe("t")
+        async for event in events:
             got.append(event.data)
             if len(got) == 2:
                 break
+        await events.close()
         await task
         assert got == [b"1", b"2"]
         with pytest.raises(errors.UnknownTopic):
             await anext(client.subscribe("nowhere"))
+
+    run(agent, body)
+
+
+def test_an_unreferenced_subscription_is_unsubscribed(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        events = await client.subscribe("t")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del events
+            gc.collect()
+        assert [warning.category for warning in caught] == [ResourceWarning]
+        await eventually(lambda: not any(peer.subscribers for peer in agent._peers.values()))
+        assert not client.connection().sockets
 
     run(agent, body)
 
@@ -195,6 +213,7 @@ def test_several_tasks_share_a_subscription(agent: FakeAgent) -> None:
         await client.publish_many("t", [b"end"] * 3)
         await asyncio.gather(*tasks)
         assert sorted(seen) == list(range(1, 101))
+        await events.close()
 
     run(agent, body)
 
@@ -212,6 +231,7 @@ def test_cancelling_a_get_leaves_the_subscription_usable(agent: FakeAgent) -> No
         await client.publish("t", b"x")
         event = await events.get(2)
         assert event is not None
+        await events.close()
 
     run(agent, body)
 
@@ -321,6 +341,7 @@ def test_tasks_that_publish_at_once_keep_the_order_of_their_calls(agent: FakeAge
         await asyncio.gather(*[publish("u" if i in (5, 11) else "t", i) for i in range(20)])
         assert calls == [b"%d" % i for i in range(20)] * 2
         assert await take(40) == calls
+        await events.close()
 
     run(agent, body)
 
@@ -347,6 +368,7 @@ def test_tasks_that_wait_for_room_keep_the_order_of_their_calls(agent: FakeAgent
                 small.append(event.data)
         assert small == [b"many", b"0", b"2", b"3", b"4"]
         assert len(await asyncio.gather(*tasks, return_exceptions=True)) == 7
+        await events.close()
 
     run(agent, body)
 
