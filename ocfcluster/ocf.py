@@ -298,7 +298,11 @@ def oc_ev_get_event(ed: int, timeout: int = -1) -> Event | None:
 
 
 def oc_ev_event_done(event: Event) -> int:
-    """The program is done with an event that a callback or get_event got. EINVAL if it was done, or is none."""
+    """The program is done with an event that a callback or get_event got. EINVAL if it was done, or is none.
+
+    An event is not done because its callback raised: the exception comes out of handle_event and handle_events, and
+    the next event of the descriptor waits for this.
+    """
     if not isinstance(event, Event):
         raise InvalidArgument("that is no event")
     held = event.held

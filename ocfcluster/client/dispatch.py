@@ -294,8 +294,9 @@ class Dispatcher:
                 if entry.held is not None:
                     with self._state:  # event_done of another thread may come at any moment
                         entry.blocked = self._is_held(entry)
+                if entry.blocked:
+                    self._out_of_line(event_socket, True, event)
             if entry.blocked:
-                self._out_of_line(event_socket, True, event)
                 return
             if deadline is not None and time.monotonic() >= deadline:
                 return

@@ -161,6 +161,30 @@ def test_a8_event_done(agent: FakeAgent) -> None:
     refused(errno.EINVAL, oc_ev_event_done, None)
 
 
+def test_a9_the_event_of_a_callback_that_raised_is_not_done(agent: FakeAgent) -> None:
+    held: list[Event] = []
+
+    def bad(event: Event) -> None:
+        held.append(event)
+        raise ValueError("a mistake of the program")
+
+    ed = oc_ev_subscribe("t", bad)
+    for data in (b"1", b"2"):
+        oc_ev_publish("t", data).wait(2)
+    with pytest.raises(ValueError, match="a mistake"):
+        oc_ev_handle_event(ed)
+    oc_ev_topic_list()  # answered behind what the agent was told before
+    assert [out for _, out in agent.out_of_line] == [True]
+    oc_ev_handle_event(ed)
+    assert [event.data for event in held] == [b"1"]
+    oc_ev_event_done(held[0])
+    with pytest.raises(ValueError, match="a mistake"):
+        oc_ev_handle_event(ed)
+    assert [event.data for event in held] == [b"1", b"2"]
+    oc_ev_topic_list()
+    assert [out for _, out in agent.out_of_line] == [True, False, True]
+
+
 def test_a9_event_done_from_another_thread_lets_the_next_come(agent: FakeAgent) -> None:
     seen: list[bytes] = []
 
