@@ -217,7 +217,8 @@ def oc_ev_unsubscribe(ed: int) -> int:
 def oc_ev_get_fd(ed: int) -> int:
     """The descriptor for select, poll and epoll: readable exactly while something waits to be taken. EINVAL.
 
-    With edge-triggered epoll or signals take until ``oc_ev_get_event`` gives None.
+    With edge-triggered epoll or signals take until ``oc_ev_get_event`` gives None; not in a signal handler, which may
+    call none of these functions.
     """
     return _of(ed).subscription.fileno()
 
