@@ -73,10 +73,11 @@ class Dispatcher:
         self._entries: dict[EventSocket, Entry] = {}
         self._dispatching = threading.Lock()
         self._thread = 0  # that dispatches
-        self._state = threading.Lock()  # of entries' held and blocked
+        self._state = threading.Lock()  # of entries' held and blocked, and of what wakes
         self._last = (0, 0)  # key dispatched last
         self._wake = -1
-        self._polls = 0
+        self._polls = 0  # threads that wait in run
+        self._closed = False
 
     # --- entries ------------------------------------------------------------------------------------------------
 
@@ -110,8 +111,9 @@ class Dispatcher:
     def wake(self) -> None:
         """Have the thread that waits in ``run`` look again."""
         if self._polls:
-            with contextlib.suppress(OSError):
-                os.eventfd_write(self._wake, 1)
+            with self._state:
+                if self._wake >= 0:
+                    os.eventfd_write(self._wake, 1)
 
     def done(self, entry: Entry, event: Event) -> None:
         """The program is done with an event that ``manual`` gave out. Raises InvalidArgument if it was before."""
@@ -359,14 +361,20 @@ class Dispatcher:
                 entry.socket.leave_wait()
             with self._state:
                 self._polls -= 1
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+                self._close_wake()
 
     def close(self) -> None:
+        """The descriptor goes, with the last thread that waits at it."""
         with self._state:
-            if self._wake >= 0 and not self._polls:
-                os.close(self._wake)
-                self._wake = -1
+            self._closed = True
+            self._close_wake()
+
+    def _close_wake(self) -> None:
+        if self._closed and not self._polls and self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
 
     def abandon_in_child(self) -> None:
         self._entries.clear()

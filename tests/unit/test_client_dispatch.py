@@ -172,6 +172,22 @@ def test_dispatching_keeps_its_time(client: Client, monkeypatch: pytest.MonkeyPa
     assert seen == datas
 
 
+def test_closing_gives_back_what_a_thread_waits_at(agent: FakeAgent) -> None:
+    with ocfcluster.connect(agent.path) as client:
+        client.subscribe("a", on_event=print)
+        dispatcher = client.connection().dispatcher
+        thread = threading.Thread(target=client.dispatch)
+        thread.start()
+        wait_for(lambda: dispatcher._polls == 1)
+        wake = dispatcher._wake
+        assert os.readlink(f"/proc/self/fd/{wake}") == "anon_inode:[eventfd]"
+    thread.join(10)
+    assert not thread.is_alive()
+    assert dispatcher._wake == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(wake)
+
+
 def test_dispatching_inside_a_callback_is_refused(client: Client) -> None:
     raised: list[type[BaseException]] = []
 
