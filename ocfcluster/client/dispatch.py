@@ -324,20 +324,26 @@ class Dispatcher:
         """
         if not self._entries:
             raise NoSubscription("there is no subscription with a callback")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        ended = self.serve(None if timeout is None else time.monotonic() + timeout)
+        if ended is not None:
+            raise NotConnected(ended.strerror or "every subscription has ended")
+
+    def serve(self, deadline: float | None = None) -> ClientError | None:
+        """Until no callback subscription is left, or ``deadline``. Why they have ended, where all have."""
         while self._entries:
             ran = self.dispatch(deadline=deadline)
             entries = [] if ran else list(self._entries.values())
             ended = [entry.ended for entry in entries if entry.ended is not None]
             if entries and len(ended) == len(entries):
-                raise NotConnected(ended[0].strerror or "every subscription has ended")
+                return ended[0]
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                return
+                return None
             if ran is None:
                 self._pump()
             elif not ran:
                 self._wait(entries, left)
+        return None
 
     def _wait(self, entries: list[Entry], left: float | None) -> None:
         with self._state:
