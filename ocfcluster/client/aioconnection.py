@@ -346,27 +346,26 @@ class AsyncConnection:
         """What ``take`` gives as soon as there is something; None after ``timeout`` seconds."""
         deadline = None if timeout is None else self.loop.time() + timeout
         while True:
+            if deadline is not None and self.loop.time() >= deadline:
+                return None
             if event_socket.early:  # the answer that says whose frame it is comes on the control connection
                 await asyncio.sleep(0.001)
-            elif not await self._until_readable(event_socket, deadline):
-                return None
+            else:
+                await self._until_readable(event_socket, deadline)
             taken = take()
             if taken is not None:
                 return taken
 
-    async def _until_readable(self, event_socket: EventSocket, deadline: float | None) -> bool:
+    async def _until_readable(self, event_socket: EventSocket, deadline: float | None) -> None:
+        """Or closed, or until ``deadline``."""
         future: asyncio.Future[None] = self.loop.create_future()
         takers = self._takers.setdefault(event_socket, [])
         if not takers:
             self.loop.add_reader(event_socket.fileno(), self._wake_takers, event_socket)
         takers.append(future)
-        handle = self.loop.call_at(deadline, future.cancel) if deadline is not None else None
+        handle = self.loop.call_at(deadline, _set, future) if deadline is not None else None
         try:
             await future
-        except asyncio.CancelledError:
-            if deadline is not None and self.loop.time() >= deadline and not _is_cancelling():
-                return False
-            raise
         finally:
             if handle is not None:
                 handle.cancel()
@@ -376,7 +375,6 @@ class AsyncConnection:
                 del self._takers[event_socket]
                 if not event_socket.closed:
                     self.loop.remove_reader(event_socket.fileno())
-        return True
 
     def _wake_takers(self, event_socket: EventSocket) -> None:
         """Wake the first that waits; the reader stays for the others."""
@@ -450,8 +448,3 @@ class Deadline:
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _is_cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

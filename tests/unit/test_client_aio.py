@@ -236,6 +236,25 @@ def test_cancelling_a_get_leaves_the_subscription_usable(agent: FakeAgent) -> No
     run(agent, body)
 
 
+def test_a_task_that_was_cancelled_may_look_for_events(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        async with client.subscribe("t") as events:
+
+            async def last_words() -> Event | None:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    return await events.get(0.01)
+                return None
+
+            task = asyncio.create_task(last_words())
+            await asyncio.sleep(0)
+            task.cancel()
+            assert await task is None
+
+    run(agent, body)
+
+
 def test_callbacks_in_one_order(agent: FakeAgent) -> None:
     async def body(client: AsyncClient) -> None:
         seen: list[int] = []
