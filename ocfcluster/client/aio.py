@@ -237,7 +237,11 @@ class AsyncClient:
                 self._path, self._name, self._resume, self._dial, asyncio.get_running_loop()
             )
             _connections.add(connection)
-            await connection.open(self._timeout)
+            try:
+                await connection.open(self._timeout)
+            except BaseException:
+                connection.close_now()
+                raise
             self._connection = connection
 
     async def open(self) -> AsyncClient:

@@ -68,7 +68,7 @@ class AsyncConnection:
     # --- connecting ---------------------------------------------------------------------------------------------
 
     async def open(self, timeout: float | None) -> None:
-        """Connect and be welcomed. Raises AgentUnreachable."""
+        """Connect and be welcomed. Raises AgentUnreachable; then the caller closes it."""
         self._connect()
         try:
             await self.until(lambda: self.session.stage is not Stage.GREETING, timeout)
@@ -76,7 +76,6 @@ class AsyncConnection:
         except WouldBlock:
             reason = "it did not answer in time"
         if self.session.stage is not Stage.READY:
-            self.close_now()
             raise AgentUnreachable(f"the agent at {self.path} does not serve: {reason}")
 
     def _connect(self) -> None:

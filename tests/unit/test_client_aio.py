@@ -255,6 +255,22 @@ def test_a_task_that_was_cancelled_may_look_for_events(agent: FakeAgent) -> None
     run(agent, body)
 
 
+def test_connecting_that_was_cancelled_leaves_no_connection(agent: FakeAgent) -> None:
+    async def main() -> None:
+        agent.deaf = True
+        task = asyncio.create_task(ocfcluster.aio.connect(agent.path).open())
+        await eventually(lambda: bool(agent._peers))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        agent.deaf = False
+        agent.call(lambda: None)
+        await eventually(lambda: not agent._peers)
+        assert agent.connections == 1
+
+    asyncio.run(main())
+
+
 def test_callbacks_in_one_order(agent: FakeAgent) -> None:
     async def body(client: AsyncClient) -> None:
         seen: list[int] = []
