@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from ocfcluster import __version__
@@ -197,21 +198,21 @@ class AsyncConnection:
         """
         deadline = None if timeout is None else self.loop.time() + check_timeout(timeout)
         while not done():
+            if deadline is not None and self.loop.time() >= deadline:
+                raise WouldBlock("not within the time given")
             future: asyncio.Future[None] = self.loop.create_future()
+            wake = partial(_set, future)
             if on_done is None or self.closed:
                 self._watchers.add(future)
             else:
-                on_done.append(lambda: _set(future))  # noqa: B023 - it is this round's future that is meant
-            handle = None
-            if deadline is not None:
-                if self.loop.time() >= deadline:
-                    self._watchers.discard(future)
-                    raise WouldBlock("not within the time given")
-                handle = self.loop.call_at(deadline, _set, future)
+                on_done.append(wake)
+            handle = None if deadline is None else self.loop.call_at(deadline, wake)
             try:
                 await future
             finally:
                 self._watchers.discard(future)
+                if on_done is not None and wake in on_done:  # who waits no longer
+                    on_done.remove(wake)
                 if handle is not None:
                     handle.cancel()
 

@@ -197,6 +197,22 @@ def test_the_window(agent: FakeAgent) -> None:
     run(agent, body)
 
 
+def test_a_wait_for_a_receipt_that_ends_too_early_leaves_nothing(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        agent.hold_receipts = True
+        receipt = await client.publish("t", b"x")
+        for _ in range(3):
+            with pytest.raises(errors.WouldBlock):
+                await receipt.wait(0.001)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(receipt.wait(), 0.001)
+        assert receipt._last.on_done == []
+        await asyncio.to_thread(agent.release_receipts)
+        assert (await receipt).seq == 1
+
+    run(agent, body)
+
+
 def test_several_tasks_share_a_subscription(agent: FakeAgent) -> None:
     async def body(client: AsyncClient) -> None:
         events = await client.subscribe("t")
