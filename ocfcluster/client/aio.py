@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import warnings
 import weakref
@@ -335,11 +336,13 @@ class AsyncClient:
 
         ``from_seq``, ``from_last`` and ``retained`` are those of the blocking ``subscribe``.
 
-        With ``on_event`` the loop runs the callback, in the one order of the cluster across all of this client's
-        callback subscriptions, from when the subscription is awaited. ``filter`` and ``on_slow`` are those of the
-        blocking ``Client.subscribe``.
+        With ``on_event`` the loop runs the callback, a plain function, in the one order of the cluster across all of
+        this client's callback subscriptions, from when the subscription is awaited. ``filter`` and ``on_slow`` are
+        those of the blocking ``Client.subscribe``.
         """
         check_callback(on_event)
+        if inspect.iscoroutinefunction(on_event):
+            raise InvalidArgument("on_event is a plain function: nobody would await what an async one gives")
         names = [check_topic(name) for name in as_topics(topics)]
         earlier = as_earlier(names, from_seq, from_last, retained)
         return AsyncSubscription(self, names, on_event, as_filter(filter), as_policy(on_slow), earlier)

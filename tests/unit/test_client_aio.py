@@ -475,6 +475,27 @@ def test_a_subscription_that_goes_on_keeps_its_place_in_the_order(agent: FakeAge
     run(agent, body)
 
 
+def test_a_callback_that_nobody_would_await_is_refused(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        async def on_event(event: Event) -> None:
+            raise AssertionError
+
+        with pytest.raises(errors.InvalidArgument, match="plain function"):
+            client.subscribe("t", on_event)
+
+    run(agent, body)
+
+
+def test_a_publisher_may_end_after_its_client(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        async with client.publisher("t") as publisher:
+            receipt = await publisher.publish(b"x")
+            await client.close()
+        assert (await receipt).seq == 1
+
+    run(agent, body)
+
+
 def test_what_a_callback_raises_is_told_and_ends_nothing(agent: FakeAgent) -> None:
     """Also where it is an error of the library, which the subscription itself could have raised."""
     seen: list[bytes] = []
