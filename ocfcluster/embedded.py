@@ -140,9 +140,8 @@ class EmbeddedAgent:
         if agent is None:
             return
         agent.state_dir.close()
-        if not isinstance(
-            agent.transport, MemoryTransport
-        ):  # that one has no port, and locks that may be held
+        # A transport in memory has no port, but locks that the agent's thread may have held.
+        if not isinstance(agent.transport, MemoryTransport):
             agent.transport.close()
         for listening in agent.snapshots._listening:  # noqa: SLF001 - its own close goes to the poller
             listening.close()
