@@ -377,7 +377,7 @@ def handle_event_passes_earlier_turns() -> None:
         entry = self._entries[socket]
         self._look(entry)
         if entry.key is not None and entry.held is None:
-            self._run_frame(entry)
+            self._run_frame(entry, None)
 
     wrap(Dispatcher, "handle", handle)
 
