@@ -36,9 +36,11 @@ from ocfcluster.agent.main import loop_runner
 from ocfcluster.client import Client
 from ocfcluster.client.aio import AsyncClient
 from ocfcluster.errors import AgentUnreachable, ConfigurationError, SetupError
+from ocfcluster.net.memory import MemoryTransport
 
 PATH: Final = "(embedded)"  # what clients and errors show in place of a socket's path
 _START_S: Final = 10.0
+_embedded: weakref.WeakSet[EmbeddedAgent] = weakref.WeakSet()
 
 
 class EmbeddedAgent:
@@ -81,6 +83,7 @@ class EmbeddedAgent:
         if self._error is not None:
             raise self._error
         atexit.register(self.close)
+        _embedded.add(self)
 
     def connect(self, *, name: str = "", resume: bool = True, timeout: float | None = 5.0) -> Client:
         """A client of this agent, as ``ocfcluster.connect`` makes one. Raises AgentUnreachable."""
@@ -128,6 +131,28 @@ class EmbeddedAgent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def abandon_in_child(self) -> None:
+        """After a fork: what makes a live agent of this process, too, is closed here, without a word to anybody. The
+        lock of the state directory would outlive the agent, and so would its ports and what its programs wait at.
+
+        Closed and no more: the child shares the parent's poller, and would take out of it for both.
+        """
+        agent = self._agents.agent if self._agents is not None else None
+        if agent is None:
+            return
+        agent.state_dir.close()
+        # A transport in memory has no port, but locks that the agent's thread may have held.
+        if not isinstance(agent.transport, MemoryTransport):
+            agent.transport.close()
+        for listening in agent.snapshots._listening:  # noqa: SLF001 - its own close goes to the poller
+            listening.close()
+        if agent.listener is not None:
+            agent.listener.socket.close()  # the path is the parent's
+        for client in agent.clients.values():
+            client.socket.close()
+        for subscription in agent.hub.subscriptions():
+            subscription.socket.close()
 
     # --- the agent's thread -------------------------------------------------------------------------------------
 
@@ -206,3 +231,11 @@ def _log_to_logging() -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
+
+
+def _after_fork() -> None:
+    for agent in list(_embedded):
+        agent.abandon_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -217,7 +217,8 @@ def oc_ev_unsubscribe(ed: int) -> int:
 def oc_ev_get_fd(ed: int) -> int:
     """The descriptor for select, poll and epoll: readable exactly while something waits to be taken. EINVAL.
 
-    With edge-triggered epoll or signals take until ``oc_ev_get_event`` gives None.
+    With edge-triggered epoll or signals take until ``oc_ev_get_event`` gives None; not in a signal handler, which may
+    call none of these functions.
     """
     return _of(ed).subscription.fileno()
 
@@ -252,20 +253,24 @@ def oc_ev_set_on_event(ed: int, fn: OnEvent | None) -> int:
 def oc_ev_handle_events() -> int:
     """Serve all callbacks in this thread, in the one cluster order, until no callback subscription is left.
 
+    Where the agent ended and another one is used: what came from the first one, and the notice of its end, goes first.
     ENOENT where there is none to begin with; ENOTCONN where all that are left have ended; EDEADLK in a callback.
     """
     served = False
+    ended: set[Client] = set()
     while True:
         with _lock:
-            callbacks = [one for one in _descriptors.values() if one.callback]
-            client = _client
-        if not callbacks:
+            clients = dict.fromkeys(one.client for one in _descriptors.values() if one.callback)
+        if not clients:
             if not served:
                 raise NoSubscription("there is no subscription with a callback")
             return 0
-        if client is None or len(client.connection().dispatcher) == 0:
+        # Of several clients, the oldest first, the agents of all but the last have ended.
+        client = next((one for one in clients if one not in ended and not one.closed), None)
+        if client is None:
             raise NotConnected("every subscription with a callback has ended")
-        client.connection().dispatcher.run()
+        if client.connection().dispatcher.serve() is not None:
+            ended.add(client)
         served = True
 
 
@@ -298,7 +303,11 @@ def oc_ev_get_event(ed: int, timeout: int = -1) -> Event | None:
 
 
 def oc_ev_event_done(event: Event) -> int:
-    """The program is done with an event that a callback or get_event got. EINVAL if it was done, or is none."""
+    """The program is done with an event that a callback or get_event got. EINVAL if it was done, or is none.
+
+    An event is not done because its callback raised: the exception comes out of handle_event and handle_events, and
+    the next event of the descriptor waits for this.
+    """
     if not isinstance(event, Event):
         raise InvalidArgument("that is no event")
     held = event.held

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import warnings
 import weakref
@@ -196,6 +197,17 @@ class AsyncSubscription:
         if self._socket is not None:
             await self._client.unsubscribe(self._socket)
 
+    def __del__(self) -> None:
+        event_socket = self._socket
+        if event_socket is None or event_socket.closed or self._on_event is not None:
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self._client.unsubscribe_later(event_socket)
+
+    def __repr__(self) -> str:
+        closed = self._socket is not None and self._socket.closed
+        return f"<AsyncSubscription to {', '.join(self._topics)}{' (closed)' if closed else ''}>"
+
 
 class AsyncClient:
     """A connection to an agent, on the running loop."""
@@ -226,7 +238,11 @@ class AsyncClient:
                 self._path, self._name, self._resume, self._dial, asyncio.get_running_loop()
             )
             _connections.add(connection)
-            await connection.open(self._timeout)
+            try:
+                await connection.open(self._timeout)
+            except BaseException:
+                connection.close_now()
+                raise
             self._connection = connection
 
     async def open(self) -> AsyncClient:
@@ -259,6 +275,12 @@ class AsyncClient:
             event_socket.close()
         else:
             await self._connection.unsubscribe(event_socket)
+
+    def unsubscribe_later(self, event_socket: EventSocket) -> None:
+        """For the garbage collector, which may run in any thread and amid anything: in a turn of the loop."""
+        if self._connection is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._connection.loop.call_soon_threadsafe(self._connection.drop, event_socket)
 
     # --- publishing and subscribing -----------------------------------------------------------------------------
 
@@ -314,11 +336,13 @@ class AsyncClient:
 
         ``from_seq``, ``from_last`` and ``retained`` are those of the blocking ``subscribe``.
 
-        With ``on_event`` the loop runs the callback, in the one order of the cluster across all of this client's
-        callback subscriptions, from when the subscription is awaited. ``filter`` and ``on_slow`` are those of the
-        blocking ``Client.subscribe``.
+        With ``on_event`` the loop runs the callback, a plain function, in the one order of the cluster across all of
+        this client's callback subscriptions, from when the subscription is awaited. ``filter`` and ``on_slow`` are
+        those of the blocking ``Client.subscribe``.
         """
         check_callback(on_event)
+        if inspect.iscoroutinefunction(on_event):
+            raise InvalidArgument("on_event is a plain function: nobody would await what an async one gives")
         names = [check_topic(name) for name in as_topics(topics)]
         earlier = as_earlier(names, from_seq, from_last, retained)
         return AsyncSubscription(self, names, on_event, as_filter(filter), as_policy(on_slow), earlier)

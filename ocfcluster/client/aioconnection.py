@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from ocfcluster import __version__
@@ -18,6 +19,7 @@ from ocfcluster.client.controlsocket import ControlSocket, Dial
 from ocfcluster.client.dispatch import Dispatcher, out_of_line
 from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.eventsocket import EventSocket
+from ocfcluster.client.pending import Pending
 from ocfcluster.client.producer import Producer
 from ocfcluster.client.session import Lost, Session, Stage
 from ocfcluster.client.starting import FROM_NOW_ON, Earlier
@@ -67,7 +69,7 @@ class AsyncConnection:
     # --- connecting ---------------------------------------------------------------------------------------------
 
     async def open(self, timeout: float | None) -> None:
-        """Connect and be welcomed. Raises AgentUnreachable."""
+        """Connect and be welcomed. Raises AgentUnreachable; then the caller closes it."""
         self._connect()
         try:
             await self.until(lambda: self.session.stage is not Stage.GREETING, timeout)
@@ -75,7 +77,6 @@ class AsyncConnection:
         except WouldBlock:
             reason = "it did not answer in time"
         if self.session.stage is not Stage.READY:
-            self.close_now()
             raise AgentUnreachable(f"the agent at {self.path} does not serve: {reason}")
 
     def _connect(self) -> None:
@@ -197,21 +198,21 @@ class AsyncConnection:
         """
         deadline = None if timeout is None else self.loop.time() + check_timeout(timeout)
         while not done():
+            if deadline is not None and self.loop.time() >= deadline:
+                raise WouldBlock("not within the time given")
             future: asyncio.Future[None] = self.loop.create_future()
+            wake = partial(_set, future)
             if on_done is None or self.closed:
                 self._watchers.add(future)
             else:
-                on_done.append(lambda: _set(future))  # noqa: B023 - it is this round's future that is meant
-            handle = None
-            if deadline is not None:
-                if self.loop.time() >= deadline:
-                    self._watchers.discard(future)
-                    raise WouldBlock("not within the time given")
-                handle = self.loop.call_at(deadline, _set, future)
+                on_done.append(wake)
+            handle = None if deadline is None else self.loop.call_at(deadline, wake)
             try:
                 await future
             finally:
                 self._watchers.discard(future)
+                if on_done is not None and wake in on_done:  # who waits no longer
+                    on_done.remove(wake)
                 if handle is not None:
                     handle.cancel()
 
@@ -307,15 +308,20 @@ class AsyncConnection:
         if pending is None:
             self._readable()
 
-    async def unsubscribe(self, event_socket: EventSocket) -> None:
-        """No event after this."""
+    def drop(self, event_socket: EventSocket) -> Pending | None:
+        """No event after this. What the agent will answer; None where it need not be told."""
         if event_socket.closed:
-            return
+            return None
         self.dispatcher.remove(event_socket)
         self.sockets.pop(event_socket.state.id, None)
         pending = self.session.unsubscribe(event_socket.state)
         self._forget(event_socket)
         self.flush_output()
+        return pending
+
+    async def unsubscribe(self, event_socket: EventSocket) -> None:
+        """No event after this. The agent is told, and has stopped."""
+        pending = self.drop(event_socket)
         if pending is not None:
             with contextlib.suppress(WouldBlock):
                 await self.until(lambda: pending.done, 1.0)
@@ -340,27 +346,26 @@ class AsyncConnection:
         """What ``take`` gives as soon as there is something; None after ``timeout`` seconds."""
         deadline = None if timeout is None else self.loop.time() + timeout
         while True:
+            if deadline is not None and self.loop.time() >= deadline:
+                return None
             if event_socket.early:  # the answer that says whose frame it is comes on the control connection
                 await asyncio.sleep(0.001)
-            elif not await self._until_readable(event_socket, deadline):
-                return None
+            else:
+                await self._until_readable(event_socket, deadline)
             taken = take()
             if taken is not None:
                 return taken
 
-    async def _until_readable(self, event_socket: EventSocket, deadline: float | None) -> bool:
+    async def _until_readable(self, event_socket: EventSocket, deadline: float | None) -> None:
+        """Or closed, or until ``deadline``."""
         future: asyncio.Future[None] = self.loop.create_future()
         takers = self._takers.setdefault(event_socket, [])
         if not takers:
             self.loop.add_reader(event_socket.fileno(), self._wake_takers, event_socket)
         takers.append(future)
-        handle = self.loop.call_at(deadline, future.cancel) if deadline is not None else None
+        handle = self.loop.call_at(deadline, _set, future) if deadline is not None else None
         try:
             await future
-        except asyncio.CancelledError:
-            if deadline is not None and self.loop.time() >= deadline and not _is_cancelling():
-                return False
-            raise
         finally:
             if handle is not None:
                 handle.cancel()
@@ -370,7 +375,6 @@ class AsyncConnection:
                 del self._takers[event_socket]
                 if not event_socket.closed:
                     self.loop.remove_reader(event_socket.fileno())
-        return True
 
     def _wake_takers(self, event_socket: EventSocket) -> None:
         """Wake the first that waits; the reader stays for the others."""
@@ -444,8 +448,3 @@ class Deadline:
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _is_cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -256,7 +256,10 @@ class AsyncPublisher:
         if self._closed:
             return
         self._closed = True
-        connection = self._client.connection()
+        try:
+            connection = self._client.connection()
+        except NotConnected:
+            return  # the client was closed before, and flushed
         try:
             await connection.flush(list(self._producers.values()), timeout)
         finally:

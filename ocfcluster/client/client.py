@@ -216,7 +216,8 @@ class Client:
     def dispatch(self, timeout: float | None = None) -> None:
         """Run callbacks in this thread until no callback subscription is left, at most ``timeout`` seconds.
 
-        Raises NoSubscription where there is none to begin with, NotConnected where all have ended.
+        A callback that runs at their end returns first; of what is pending one event at least is dispatched (0: that
+        one). Raises NoSubscription where there is none to begin with, NotConnected where all have ended.
         """
         self.connection().dispatcher.run(check_timeout(timeout))
 

@@ -73,10 +73,11 @@ class Dispatcher:
         self._entries: dict[EventSocket, Entry] = {}
         self._dispatching = threading.Lock()
         self._thread = 0  # that dispatches
-        self._state = threading.Lock()  # of entries' held and blocked
+        self._state = threading.Lock()  # of entries' held and blocked, and of what wakes
         self._last = (0, 0)  # key dispatched last
         self._wake = -1
-        self._polls = 0
+        self._polls = 0  # threads that wait in run
+        self._closed = False
 
     # --- entries ------------------------------------------------------------------------------------------------
 
@@ -110,8 +111,9 @@ class Dispatcher:
     def wake(self) -> None:
         """Have the thread that waits in ``run`` look again."""
         if self._polls:
-            with contextlib.suppress(OSError):
-                os.eventfd_write(self._wake, 1)
+            with self._state:
+                if self._wake >= 0:
+                    os.eventfd_write(self._wake, 1)
 
     def done(self, entry: Entry, event: Event) -> None:
         """The program is done with an event that ``manual`` gave out. Raises InvalidArgument if it was before."""
@@ -128,11 +130,12 @@ class Dispatcher:
 
     # --- dispatching --------------------------------------------------------------------------------------------
 
-    def dispatch(self, only: EventSocket | None = None) -> bool | None:
+    def dispatch(self, only: EventSocket | None = None, deadline: float | None = None) -> bool | None:
         """Run the callbacks of the next frame. False where nothing is pending (of ``only``: on that one).
 
-        None where something is, but waits for an answer on the control connection. Never waits itself. Raises
-        WouldDeadlock inside a callback, NotConnected where ``only`` has ended.
+        None where something is, but waits for an answer on the control connection. At ``deadline`` (monotonic) it stops
+        behind the event that it is at; the next call goes on there. Never waits itself. Raises WouldDeadlock inside a
+        callback, NotConnected where ``only`` has ended.
         """
         me = threading.get_ident()
         if self._thread == me:
@@ -150,7 +153,7 @@ class Dispatcher:
                     return None if self._early(entries) else False
                 if entry.starting:
                     return None
-                self._run_frame(entry)
+                self._run_frame(entry, deadline)
                 return True
             finally:
                 self._thread = 0
@@ -243,7 +246,7 @@ class Dispatcher:
         connection = event_socket.state.connection  # 0 once that one has ended: nobody waits for it then
         return any(its == connection and one < turn for its, one in early)
 
-    def _run_frame(self, entry: Entry) -> None:
+    def _run_frame(self, entry: Entry, deadline: float | None) -> None:
         key = entry.key
         assert key is not None  # noqa: S101 - it was chosen for it
         if key > self._last:
@@ -251,14 +254,14 @@ class Dispatcher:
         event_socket = entry.socket
         try:
             if entry.manual:
-                self._run_manual(entry, key)
+                self._run_manual(entry, key, deadline)
             else:
-                self._run_plain(entry, key)
+                self._run_plain(entry, key, deadline)
         finally:
             if not event_socket.is_inside(key):
                 entry.key = None
 
-    def _run_plain(self, entry: Entry, key: tuple[int, int]) -> None:
+    def _run_plain(self, entry: Entry, key: tuple[int, int], deadline: float | None) -> None:
         event_socket = entry.socket
         while event_socket.is_inside(key):
             events, left = event_socket.begin()
@@ -269,17 +272,17 @@ class Dispatcher:
                     for event in islice(events, left - 1):
                         taken += 1
                         callback(event)
-                        if entry.removed:
+                        if entry.removed or (deadline is not None and time.monotonic() >= deadline):
                             return
                 finally:
                     event_socket.advance(taken)
             last = self._take(event_socket)
             if last is not None:
                 callback(last)
-            if entry.removed:
+            if entry.removed or (deadline is not None and time.monotonic() >= deadline):
                 return
 
-    def _run_manual(self, entry: Entry, key: tuple[int, int]) -> None:
+    def _run_manual(self, entry: Entry, key: tuple[int, int], deadline: float | None) -> None:
         event_socket = entry.socket
         while event_socket.is_inside(key) and not entry.removed:
             event = self._take(event_socket)
@@ -293,8 +296,11 @@ class Dispatcher:
                 if entry.held is not None:
                     with self._state:  # event_done of another thread may come at any moment
                         entry.blocked = self._is_held(entry)
+                if entry.blocked:
+                    self._out_of_line(event_socket, True, event)
             if entry.blocked:
-                self._out_of_line(event_socket, True, event)
+                return
+            if deadline is not None and time.monotonic() >= deadline:
                 return
 
     @staticmethod
@@ -312,28 +318,32 @@ class Dispatcher:
     # --- waiting ------------------------------------------------------------------------------------------------
 
     def run(self, timeout: float | None = None) -> None:
-        """Serve callbacks until no callback subscription is left, at most ``timeout`` seconds.
+        """Serve callbacks until no callback subscription is left, at most ``timeout`` seconds and one more callback.
 
         Raises NoSubscription where there is none to begin with, NotConnected where all that are left have ended.
         """
         if not self._entries:
             raise NoSubscription("there is no subscription with a callback")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        ended = self.serve(None if timeout is None else time.monotonic() + timeout)
+        if ended is not None:
+            raise NotConnected(ended.strerror or "every subscription has ended")
+
+    def serve(self, deadline: float | None = None) -> ClientError | None:
+        """Until no callback subscription is left, or ``deadline``. Why they have ended, where all have."""
         while self._entries:
-            ran = self.dispatch()
-            if ran:
-                continue
-            entries = list(self._entries.values())
+            ran = self.dispatch(deadline=deadline)
+            entries = [] if ran else list(self._entries.values())
             ended = [entry.ended for entry in entries if entry.ended is not None]
             if entries and len(ended) == len(entries):
-                raise NotConnected(ended[0].strerror or "every subscription has ended")
+                return ended[0]
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                return
+                return None
             if ran is None:
                 self._pump()
-            else:
+            elif not ran:
                 self._wait(entries, left)
+        return None
 
     def _wait(self, entries: list[Entry], left: float | None) -> None:
         with self._state:
@@ -357,14 +367,20 @@ class Dispatcher:
                 entry.socket.leave_wait()
             with self._state:
                 self._polls -= 1
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+                self._close_wake()
 
     def close(self) -> None:
+        """The descriptor goes, with the last thread that waits at it."""
         with self._state:
-            if self._wake >= 0 and not self._polls:
-                os.close(self._wake)
-                self._wake = -1
+            self._closed = True
+            self._close_wake()
+
+    def _close_wake(self) -> None:
+        if self._closed and not self._polls and self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
 
     def abandon_in_child(self) -> None:
         self._entries.clear()

@@ -124,15 +124,15 @@ def later_subscriptions_are_not_served() -> None:
     """handle_events serves the subscriptions that were there when it was called."""
     served: list[Entry] = []
 
-    def run(original: Any, self: Dispatcher, timeout: float | None = None) -> None:
+    def serve(original: Any, self: Dispatcher, deadline: float | None = None) -> Any:
         served[:] = self._entries.values()
-        original(self, timeout)
+        return original(self, deadline)
 
     def look(original: Any, self: Dispatcher, entry: Entry) -> None:
         if entry in served:
             original(self, entry)
 
-    wrap(Dispatcher, "run", run)
+    wrap(Dispatcher, "serve", serve)
     wrap(Dispatcher, "_look", look)
 
 
@@ -377,7 +377,7 @@ def handle_event_passes_earlier_turns() -> None:
         entry = self._entries[socket]
         self._look(entry)
         if entry.key is not None and entry.held is None:
-            self._run_frame(entry)
+            self._run_frame(entry, None)
 
     wrap(Dispatcher, "handle", handle)
 

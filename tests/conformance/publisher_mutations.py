@@ -94,8 +94,10 @@ def unknown_topics_have_another_errno() -> None:
 def no_room_is_said_at_once() -> None:
     """publish gives EAGAIN without waiting for its timeout."""
 
-    def wait(original: Any, self: Publisher, connection: Any, producer: Producer, size: int, _: Any) -> None:
-        original(self, connection, producer, size, time.monotonic())
+    def wait(
+        original: Any, self: Publisher, connection: Any, topic: Any, producer: Producer, size: int, _: Any
+    ) -> Any:
+        return original(self, connection, topic, producer, size, time.monotonic())
 
     wrap(Publisher, "_wait_for_room", wait)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import select
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -127,14 +129,30 @@ def test_iteration_starts_the_subscription(agent: FakeAgent) -> None:
 
         task = asyncio.create_task(later())
         got = []
-        async for event in client.subscribe("t"):
+        events = client.subscribe("t")
+        async for event in events:
             got.append(event.data)
             if len(got) == 2:
                 break
+        await events.close()
         await task
         assert got == [b"1", b"2"]
         with pytest.raises(errors.UnknownTopic):
             await anext(client.subscribe("nowhere"))
+
+    run(agent, body)
+
+
+def test_an_unreferenced_subscription_is_unsubscribed(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        events = await client.subscribe("t")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del events
+            gc.collect()
+        assert [warning.category for warning in caught] == [ResourceWarning]
+        await eventually(lambda: not any(peer.subscribers for peer in agent._peers.values()))
+        assert not client.connection().sockets
 
     run(agent, body)
 
@@ -179,6 +197,22 @@ def test_the_window(agent: FakeAgent) -> None:
     run(agent, body)
 
 
+def test_a_wait_for_a_receipt_that_ends_too_early_leaves_nothing(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        agent.hold_receipts = True
+        receipt = await client.publish("t", b"x")
+        for _ in range(3):
+            with pytest.raises(errors.WouldBlock):
+                await receipt.wait(0.001)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(receipt.wait(), 0.001)
+        assert receipt._last.on_done == []
+        await asyncio.to_thread(agent.release_receipts)
+        assert (await receipt).seq == 1
+
+    run(agent, body)
+
+
 def test_several_tasks_share_a_subscription(agent: FakeAgent) -> None:
     async def body(client: AsyncClient) -> None:
         events = await client.subscribe("t")
@@ -195,6 +229,7 @@ def test_several_tasks_share_a_subscription(agent: FakeAgent) -> None:
         await client.publish_many("t", [b"end"] * 3)
         await asyncio.gather(*tasks)
         assert sorted(seen) == list(range(1, 101))
+        await events.close()
 
     run(agent, body)
 
@@ -212,8 +247,44 @@ def test_cancelling_a_get_leaves_the_subscription_usable(agent: FakeAgent) -> No
         await client.publish("t", b"x")
         event = await events.get(2)
         assert event is not None
+        await events.close()
 
     run(agent, body)
+
+
+def test_a_task_that_was_cancelled_may_look_for_events(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        async with client.subscribe("t") as events:
+
+            async def last_words() -> Event | None:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    return await events.get(0.01)
+                return None
+
+            task = asyncio.create_task(last_words())
+            await asyncio.sleep(0)
+            task.cancel()
+            assert await task is None
+
+    run(agent, body)
+
+
+def test_connecting_that_was_cancelled_leaves_no_connection(agent: FakeAgent) -> None:
+    async def main() -> None:
+        agent.deaf = True
+        task = asyncio.create_task(ocfcluster.aio.connect(agent.path).open())
+        await eventually(lambda: bool(agent._peers))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        agent.deaf = False
+        agent.call(lambda: None)
+        await eventually(lambda: not agent._peers)
+        assert agent.connections == 1
+
+    asyncio.run(main())
 
 
 def test_callbacks_in_one_order(agent: FakeAgent) -> None:
@@ -321,6 +392,7 @@ def test_tasks_that_publish_at_once_keep_the_order_of_their_calls(agent: FakeAge
         await asyncio.gather(*[publish("u" if i in (5, 11) else "t", i) for i in range(20)])
         assert calls == [b"%d" % i for i in range(20)] * 2
         assert await take(40) == calls
+        await events.close()
 
     run(agent, body)
 
@@ -347,6 +419,7 @@ def test_tasks_that_wait_for_room_keep_the_order_of_their_calls(agent: FakeAgent
                 small.append(event.data)
         assert small == [b"many", b"0", b"2", b"3", b"4"]
         assert len(await asyncio.gather(*tasks, return_exceptions=True)) == 7
+        await events.close()
 
     run(agent, body)
 
@@ -398,6 +471,27 @@ def test_a_subscription_that_goes_on_keeps_its_place_in_the_order(agent: FakeAge
             early.answer.set()
             await eventually(lambda: len(seen) == 2)
             assert seen == [b"1", b"2"]
+
+    run(agent, body)
+
+
+def test_a_callback_that_nobody_would_await_is_refused(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        async def on_event(event: Event) -> None:
+            raise AssertionError
+
+        with pytest.raises(errors.InvalidArgument, match="plain function"):
+            client.subscribe("t", on_event)
+
+    run(agent, body)
+
+
+def test_a_publisher_may_end_after_its_client(agent: FakeAgent) -> None:
+    async def body(client: AsyncClient) -> None:
+        async with client.publisher("t") as publisher:
+            receipt = await publisher.publish(b"x")
+            await client.close()
+        assert (await receipt).seq == 1
 
     run(agent, body)
 

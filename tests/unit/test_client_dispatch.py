@@ -9,13 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import ocfcluster
 from ocfcluster import errors
+from ocfcluster.client import dispatch
 from ocfcluster.client.client import Client
 from ocfcluster.client.events import Event
+from ocfcluster.ocf import oc_ev_event_done
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import EVENT_HEADER
 from ocfcluster.wire.run import RunKind, build_run
@@ -144,6 +147,47 @@ def test_an_exception_of_a_callback_comes_out_and_loses_nothing(client: Client) 
     assert seen == [b"1", b"2", b"3"]
 
 
+@pytest.mark.parametrize("manual", [False, True])
+def test_dispatching_keeps_its_time(client: Client, monkeypatch: pytest.MonkeyPatch, manual: bool) -> None:
+    """Amid a run as well as between runs. A callback takes a second, of a clock that nothing else moves."""
+    seen: list[bytes] = []
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+
+    def slow(event: Event) -> None:
+        seen.append(event.data)
+        clock.now += 1
+        if manual:
+            oc_ev_event_done(event)
+
+    client.subscribe_for("a", slow, manual=manual)
+    datas = [b"%d" % i for i in range(12)]
+    client.publish_many("a", datas[:6]).wait(2)
+    for data in datas[6:]:
+        client.publish("a", data).wait(2)
+    monkeypatch.setattr(dispatch, "time", clock)
+    for timeout, count in ((2, 2), (0, 3), (2.5, 6), (4, 10)):
+        client.dispatch(timeout)
+        assert seen == datas[:count]
+    client.dispatch(2)
+    assert seen == datas
+
+
+def test_closing_gives_back_what_a_thread_waits_at(agent: FakeAgent) -> None:
+    with ocfcluster.connect(agent.path) as client:
+        client.subscribe("a", on_event=print)
+        dispatcher = client.connection().dispatcher
+        thread = threading.Thread(target=client.dispatch)
+        thread.start()
+        wait_for(lambda: dispatcher._polls == 1)
+        wake = dispatcher._wake
+        assert os.readlink(f"/proc/self/fd/{wake}") == "anon_inode:[eventfd]"
+    thread.join(10)
+    assert not thread.is_alive()
+    assert dispatcher._wake == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(wake)
+
+
 def test_dispatching_inside_a_callback_is_refused(client: Client) -> None:
     raised: list[type[BaseException]] = []
 
@@ -193,7 +237,9 @@ def test_a_full_callback_socket_keeps_the_order(agent: FakeAgent, client: Client
             other.publish_many("ab"[i % 2], [bytes(50_000)])
         other.flush(5)
     assert not seen
-    client.dispatch(1)
+    end = time.monotonic() + 10
+    while len(seen) < 40 and time.monotonic() < end:
+        client.dispatch(0.05)
     assert seen == list(range(1, 41))
     assert not select.select(
         [one.socket for one in client.connection().dispatcher._entries.values()], [], [], 0

@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import ocfcluster
-from ocfcluster.agent.config import AgentConfig, Cluster, Node
+from ocfcluster.agent.config import AgentConfig, Cluster, Network, Node
 from ocfcluster.embedded import EmbeddedAgent
 from ocfcluster.errors import AgentUnreachable, ConfigurationError, StateDirectoryError
 from ocfcluster.wire.frames import NoticeCode
@@ -142,6 +143,43 @@ def test_a_forked_child_has_no_agent_and_leaves_its_parents_alone() -> None:
             os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert client.publish("t", b"from the parent").wait(5).seq == 1
+
+
+def test_a_forked_child_does_not_outlive_the_agent_in_its_place(tmp_path: Path) -> None:
+    """Its lock, its ports, its listener, and the connections of its programs are the parent's alone."""
+    path, same = str(tmp_path / "agent.sock"), str(tmp_path / "same.sock")
+    config = AgentConfig(
+        node=Node(socket=path, state_dir=str(tmp_path / "state")),
+        network=Network(transport="unicast", interface="127.0.0.1", port=free_port()),
+    )
+    with EmbeddedAgent(config) as agent, socket.socket(socket.AF_UNIX) as program:
+        program.connect(path)
+        os.link(path, same)  # stays where the agent takes its own name away
+        with agent.connect() as client:
+            client.create_topic("t")
+            events = client.subscribe("t")
+            descriptor = os.dup(events.fileno())
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            client.publish("t", b"the parent's goes on").wait(5)
+            assert next(events).data == b"the parent's goes on"
+            events.close()
+        try:
+            agent.close()
+            program.settimeout(10)
+            while program.recv(4096):
+                pass
+            with socket.socket(socket.AF_UNIX) as late, pytest.raises(ConnectionRefusedError):
+                late.connect(same)
+            with socket.socket(fileno=descriptor) as end:
+                assert end.recv(1, socket.MSG_DONTWAIT) == b""
+            with EmbeddedAgent(config) as again, again.connect() as client:
+                assert client.topic("t").scope == "global"
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def test_it_is_a_member_of_its_cluster_and_comes_back_when_that_went_on_without_it() -> None:

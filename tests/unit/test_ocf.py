@@ -14,6 +14,8 @@ import pytest
 
 from ocfcluster import ocf
 from ocfcluster.client.events import Event
+from ocfcluster.client.session import Stage
+from ocfcluster.errors import NotConnected
 from ocfcluster.ocf import (
     oc_ev_event_done,
     oc_ev_get_event,
@@ -161,6 +163,30 @@ def test_a8_event_done(agent: FakeAgent) -> None:
     refused(errno.EINVAL, oc_ev_event_done, None)
 
 
+def test_a9_the_event_of_a_callback_that_raised_is_not_done(agent: FakeAgent) -> None:
+    held: list[Event] = []
+
+    def bad(event: Event) -> None:
+        held.append(event)
+        raise ValueError("a mistake of the program")
+
+    ed = oc_ev_subscribe("t", bad)
+    for data in (b"1", b"2"):
+        oc_ev_publish("t", data).wait(2)
+    with pytest.raises(ValueError, match="a mistake"):
+        oc_ev_handle_event(ed)
+    oc_ev_topic_list()  # answered behind what the agent was told before
+    assert [out for _, out in agent.out_of_line] == [True]
+    oc_ev_handle_event(ed)
+    assert [event.data for event in held] == [b"1"]
+    oc_ev_event_done(held[0])
+    with pytest.raises(ValueError, match="a mistake"):
+        oc_ev_handle_event(ed)
+    assert [event.data for event in held] == [b"1", b"2"]
+    oc_ev_topic_list()
+    assert [out for _, out in agent.out_of_line] == [True, False, True]
+
+
 def test_a9_event_done_from_another_thread_lets_the_next_come(agent: FakeAgent) -> None:
     seen: list[bytes] = []
 
@@ -287,6 +313,49 @@ def test_a13_the_agents_end(agent: FakeAgent, orderly: bool) -> None:
         refused(errno.ENOTCONN, oc_ev_handle_event, callback)
         assert ocf._client is not None
         ocf._client.close()
+
+
+def test_a13_what_waits_from_an_agent_that_has_ended_comes_before_the_next_ones(agent: FakeAgent) -> None:
+    seen: list[str] = []
+
+    def on_event(event: Event) -> None:
+        seen.append(event.notice.name if event.notice else event.data.decode())
+        oc_ev_event_done(event)
+        if event.notice:
+            oc_ev_publish("u", b"after").wait(2)
+            made.append(oc_ev_subscribe("u", on_event))
+            oc_ev_publish("u", b"last").wait(2)
+        if event.data == b"last":
+            oc_ev_unsubscribe(made.pop())
+
+    made: list[int] = []
+    oc_ev_subscribe("t", on_event)
+    oc_ev_publish("t", b"before").wait(2)
+    first = ocf._client
+    assert first is not None
+    agent.shutdown()
+    while first.connection().session.stage is not Stage.ENDED:
+        time.sleep(0.005)
+    with FakeAgent(agent.path, agent.cluster):
+        oc_ev_publish("t", b"to the next one").wait(2)
+        assert ocf._client is not first
+        refused(errno.ENOTCONN, oc_ev_handle_events)
+        assert seen == ["before", "shutdown", "last"]
+        assert not made
+        ocf._client.close()
+
+
+def test_a13_what_a_callback_raises_is_no_end(agent: FakeAgent) -> None:
+    def on_event(event: Event) -> None:
+        oc_ev_event_done(event)
+        raise NotConnected(event.data.decode())
+
+    oc_ev_subscribe("t", on_event)
+    for data in (b"1", b"2"):
+        oc_ev_publish("t", data).wait(2)
+    for said in ("1", "2"):
+        with pytest.raises(NotConnected, match=said):
+            oc_ev_handle_events()
 
 
 def test_a14_set_on_event_and_node_id(agent: FakeAgent) -> None:
