@@ -60,6 +60,7 @@ class Incarnations:
         self._stop = asyncio.Event()
         self._back_off_ns = REJOIN_FIRST_NS
         self.agent: Agent | None = None  # the one that serves now
+        self._read_meanwhile: Plan | None = None  # a configuration that was read while an agent was opened
 
     async def run(self) -> int:
         """Until this node ends, and its hook is told so; the exit code of a process that is nothing but the agent.
@@ -77,6 +78,7 @@ class Incarnations:
         # Once: what the file says since then counts when it has been checked, by a command.
         keys = open_keys(self._config.security.key_file, self._config.cluster.name)
         while True:
+            self._read_meanwhile = None
             try:
                 agent = self.agent = await _open(
                     self._config, self._socket_path, self._state_path, self._warnings, keys
@@ -92,6 +94,8 @@ class Incarnations:
                 agent.stop("the agent was stopped before it began")
             agent.evictions, agent.evicted_because = evictions, because
             agent.hooks, agent.reloading.reloader = self.hooks, self.reloader
+            if self._read_meanwhile is not None:  # as soon as it runs
+                asyncio.get_running_loop().call_soon(agent.reloading.apply, self._read_meanwhile)
             began = time.monotonic_ns()
             await self._serve(agent)
             self.agent = None
@@ -159,6 +163,8 @@ class Incarnations:
         self.hooks.section = plan.config.hooks
         if self.agent is not None:
             self.agent.reloading.apply(plan)
+        else:
+            self._read_meanwhile = plan
 
     # --- for who owns the process --------------------------------------------------------------------------------
 

@@ -169,14 +169,22 @@ def memory_holds(configuration: Configuration, promises: dict[int, Promise]) -> 
 
 
 def new_view(evidence: Evidence) -> Judgement:
-    """The next configuration, by who is linked with whom. The unwanted stay where there would else be none."""
-    judgement = _view_without(evidence, evidence.unwanted)
-    if evidence.unwanted and isinstance(judgement, Wait):
-        judgement = _view_without(evidence, set())
+    """The next configuration, by who is linked with whom. The unwanted stay where there would else be none; and where
+    no view of those who are here may be, the absent.
+
+    A view that has lost a member goes on without it while the rest may commit, also as no half of the table; bound by
+    a promise it would go on no more.
+    """
+    judgement: Judgement = Wait("")
+    for with_absent in (False, True):
+        for unwanted in (evidence.unwanted, set()) if evidence.unwanted else (set(),):
+            judgement = _view_without(evidence, unwanted, with_absent)
+            if not isinstance(judgement, Wait):
+                return judgement
     return judgement
 
 
-def _view_without(evidence: Evidence, unwanted: set[int]) -> Judgement:
+def _view_without(evidence: Evidence, unwanted: set[int], with_absent: bool) -> Judgement:
     configuration, promises = evidence.configuration, evidence.promises
     source = max(
         (node for node, promise in promises.items() if promise.standing == HELD),
@@ -196,36 +204,35 @@ def _view_without(evidence: Evidence, unwanted: set[int]) -> Judgement:
     absent = [
         one
         for one in configuration.members
-        if one not in continuing
+        if with_absent
+        and one not in continuing
         and one.node_id in table
         and one.node_id not in evidence.strangers | evidence.leaving | unwanted
     ]
     order_time = max([evidence.order_time, *(promise.order_time for promise in promises.values())])
-    sequencers = _sequencers(evidence, continuing, best.wanted_sequencer)
     refused = "nobody is left that may go on"
-    # A view that has lost a member goes on without it while the rest may commit, also as no half of the table; bound by
-    # a promise it would go on no more. Where no view of those who are here may be, the absent stay in it, as before.
-    for with_absent in (False, True):
-        for sequencer in sequencers:
-            members = [one for one in continuing if _in_star(evidence, sequencer, one.node_id)]
-            joining = _joiners(evidence, sequencer, members, table)
-            here = [one.node_id for one in members] + [one.node_id for one in joining]
-            if with_absent:
-                members += [one for one in absent if one.node_id not in here]
-            ids = {*here, *(one.node_id for one in members)}
-            if not configuration.last_man_standing and not is_primary(table, ids):
-                refused = f"half of the node table's votes: nodes {_listed(set(table) - ids)} are missing"
-                continue
-            if not sum(table[node] for node in ids):
-                refused = "a node with a vote"
-                continue
-            value = next_configuration(
-                configuration, members, joining, table, sequencer.node_id, best.held, order_time
+    for sequencer in _sequencers(evidence, continuing, best.wanted_sequencer):
+        members = [one for one in continuing if _in_star(evidence, sequencer, one.node_id)]
+        joining = _joiners(evidence, sequencer, members, table)
+        here = [one.node_id for one in members] + [one.node_id for one in joining]
+        members += [one for one in absent if one.node_id not in here]
+        ids = {*here, *(one.node_id for one in members)}
+        if not configuration.last_man_standing and not is_primary(table, ids):
+            refused = f"half of the node table's votes: nodes {_listed(set(table) - ids)} are missing"
+            continue
+        if not sum(table[node] for node in ids):
+            refused = "a node with a vote"
+            continue
+        value = next_configuration(
+            configuration, members, joining, table, sequencer.node_id, best.held, order_time
+        )
+        if with_absent and not Quorums(value).commit(here):
+            refused = (
+                f"nodes {_listed(ids - set(here))}: those that are here could confirm nothing without them"
             )
-            if with_absent and not Quorums(value).commit(here):
-                continue
-            fault = configuration_fault(value)
-            return Propose(value, source) if not fault else Wait(f"numbers that can be counted on: {fault}")
+            continue
+        fault = configuration_fault(value)
+        return Propose(value, source) if not fault else Wait(f"numbers that can be counted on: {fault}")
     return Wait(refused)
 
 

@@ -338,7 +338,8 @@ class Node:
         token = self._next_control_token
         self._next_control_token += 1
         run = control.control_run(operand, token)
-        waiting = len(self._held) + (self.plane.controls_waiting if self.plane is not None else 0)
+        waiting = sum(not behind for _, behind in self._held.values())
+        waiting += self.plane.controls_waiting if self.plane is not None else 0
         if waiting >= limits.COMMANDS_WAITING:
             refused = Outcome(control.kind_of(operand), 0, token, 1, errno.ENOMEM, 0, 0, 0)
             self.outbox.effects.append(Deliver([refused]))

@@ -57,10 +57,11 @@ class TopicDisk:
         node's disk has from before may be newer, and must not go while others count on it."""
         if not self.pending or (self._borrowed and not everything):
             return
-        self.pending = self._borrowed = False
         table, record, unwritten = self._table, self._store.record, self._unwritten
         version = self._store.version
-        if (table.rows, table.next_id) != (record.topics, record.next_topic_id):
+        newer = self._borrowed and record.topics_index < unwritten[-1][0]
+        self.pending = self._borrowed = False
+        if newer or (table.rows, table.next_id) != (record.topics, record.next_topic_id):
             version = self._store.change(
                 topics=table.rows, next_topic_id=table.next_id, topics_index=unwritten[-1][0]
             )

@@ -108,6 +108,12 @@ def test_half_of_the_table_is_primary_only_for_those_whom_a_decision_quorum_lets
     alone = judge(evidence(view, only_two))
     assert isinstance(alone, Propose)  # 46: two of five may be no view; the absent one stays in it, as before
     assert [one.node_id for one in alone.value.members] == [1, 2, 3]
+    lags = configuration([1, 2, 3, 4], table=dict.fromkeys(range(1, 6), 1))
+    without_4 = evidence(lags, {node: promise(node, of=lags) for node in (1, 2, 3)})
+    without_4.unwanted = {3}
+    here = judge(without_4)
+    assert isinstance(here, Propose)  # who is here and lags goes before who is absent
+    assert [one.node_id for one in here.value.members] == [1, 2, 3]
     stranger = evidence(view, only_two)
     stranger.strangers = {3}
     assert isinstance(judge(stranger), Wait)

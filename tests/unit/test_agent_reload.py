@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -353,6 +354,32 @@ def test_a_link_that_has_been_turned_is_followed(tmp_path: Path) -> None:
     (tmp_path / "one").unlink()
     assert made.reloader is not None
     assert asyncio.run(made.reloader.reload(check=True))["changes"][0]["after"] == 6
+
+
+def test_what_is_read_while_an_agent_is_opened_counts_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name server may take its time there."""
+    one = ReloadedLife(tmp_path, "")
+    monkeypatch.setattr(incarnations, "node_factory", one.make_node)
+    monkeypatch.setattr(main, "_configure_log", lambda _: None)
+    really = incarnations.open_network
+
+    def open_network(config: AgentConfig, incarnation: int) -> Any:
+        one.file.write_text(one.text + "[limits]\nclients = 7\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        end = time.monotonic() + 10
+        while one.incarnations._config.limits.clients != 7 and time.monotonic() < end:
+            time.sleep(0.005)
+        return really(config, incarnation)
+
+    monkeypatch.setattr(incarnations, "open_network", open_network)
+
+    async def test() -> None:
+        await one.until(lambda: one.agent.config.limits.clients == 7)
+        one.signal()
+
+    assert one.run(test) == 0
 
 
 def test_a_process_is_reloaded_by_a_program(tmp_path: Path) -> None:

@@ -507,6 +507,14 @@ def test_commands_that_nobody_can_order_do_not_pile_up() -> None:
     assert (outcome.first_number, outcome.error) == (tokens[-2], errno.ENOMEM)
 
 
+def test_what_programs_say_at_their_end_is_refused_to_none() -> None:
+    node = Node(settings_of(1, {1: 1, 2: 1}), 0, WALL_NS)
+    for number in range(limits.COMMANDS_WAITING + 2):
+        node.control(control.Close(number + 1))
+    node.control(control.Barrier())
+    assert not [effect for effect in node.take_effects() if isinstance(effect, Deliver)]
+
+
 def test_an_operator_is_told_what_became_of_the_view() -> None:
     world = World(3).form()
     world.run(300_000_000)

@@ -166,3 +166,17 @@ def test_indexes_of_committed_changes_are_forgotten_on_every_node() -> None:
         world.run(300_000_000)
         for node_id in world.nodes:
             assert len(world.plane(node_id)._topic_disk._changes) <= 1
+
+
+def test_topics_of_a_snapshot_that_are_there_already_are_as_new_as_it() -> None:
+    """Else their disk would go behind any that has older ones, where a history begins from disks."""
+    table = TopicTable()
+    one = Disk(table)
+    one.stage(10, control.TopicCreate("a", False))
+    one.write()
+    one.done()
+    one.store.change(topics_index=0)  # nobody knew any more where its epoch had ended
+    one.disk.require(51)
+    again = one.write()
+    assert again is not None
+    assert again.topics_index == 51
