@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -79,6 +80,7 @@ __all__ = [
 ]
 
 API_LEVEL: Final = "0.4"
+_LOOK_S: Final = 0.2  # so often what an agent that has ended has left is looked at, while others are served
 S_OC_EV_MEMB_CLASS: Final = "__OC_EV_MEMB_CLASS"  # draft 0.3's name of the topic oc.membership
 OC_EV_MEMB_CLASS: Final = MEMB_CLASS
 OC_EV_MS_NEW_MEMBERSHIP: Final = int(MembershipCode.NEW_MEMBERSHIP)
@@ -265,12 +267,24 @@ def oc_ev_handle_events() -> int:
             if not served:
                 raise NoSubscription("there is no subscription with a callback")
             return 0
-        # Of several clients, the oldest first, the agents of all but the last have ended.
-        client = next((one for one in clients if one not in ended and not one.closed), None)
-        if client is None:
+        dispatchers = {
+            client: client.connection().dispatcher
+            for client in clients
+            if client not in ended and not client.closed
+        }
+        if not dispatchers:
             raise NotConnected("every subscription with a callback has ended")
-        if client.connection().dispatcher.serve() is not None:
-            ended.add(client)
+        # Of several clients, the oldest first, the agents of all but the last have ended: what came from them is there.
+        # An event that is not done yet holds back what is behind it, and not those of the last one: it is looked again.
+        *older, last = dispatchers
+        for client in older:
+            while dispatchers[client].dispatch():
+                pass
+            if dispatchers[client].serve(0.0) is not None:
+                ended.add(client)
+        until = None if ended.issuperset(older) else time.monotonic() + _LOOK_S
+        if dispatchers[last].serve(until) is not None:
+            ended.add(last)
         served = True
 
 

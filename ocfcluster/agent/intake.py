@@ -241,7 +241,7 @@ class Intake:
         if kind != _PUBLICATION or not first_number:
             self._shell.fail(client, "programs publish runs of kind PUBLICATION, numbered from 1")
             return True
-        if self.owners.get(producer) is not client and not self._adopt(client, producer):
+        if self.owners.get(producer) is not client and not self.adopt(client, producer):
             if not client.gone:
                 client.session.receipt(producer, first_number, count, errno.EPERM, 0, 0)
                 self._shell.touch(client)
@@ -317,7 +317,7 @@ class Intake:
             owner.producers.discard(producer)
         self._orphans.pop(producer, None)
 
-    def _adopt(self, client: Client, producer: int) -> bool:
+    def adopt(self, client: Client, producer: int) -> bool:
         """A client that reconnected goes on with a producer of its old connection, if nobody live owns that."""
         if not producer or client.gone or len(client.producers) >= PRODUCERS_PER_NODE:
             return False

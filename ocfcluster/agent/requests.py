@@ -189,7 +189,7 @@ class Requests:
         """The connection has ended: what it asked of the order, and is not on its way there, is forgotten."""
         for token in sorted(client.commands):
             if self._agent.node.withdraw(token):
-                del self._pending[token]
+                self._pending.pop(token, None)
                 lent = self._lent.pop(token, None)
                 if lent is not None:
                     lent.close()
@@ -308,7 +308,7 @@ class Requests:
 
     def on_close_producer(self, client: Client, request: Incoming, body: Body | None) -> None:
         producer = body.producer if isinstance(body, Producer) else 0
-        if producer not in client.producers:
+        if producer not in client.producers and not self._agent.intake.adopt(client, producer):
             self._refuse(client, request.request_id, errno.EBADF, f"producer {producer} is not this client's")
             return
 

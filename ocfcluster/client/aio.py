@@ -390,6 +390,7 @@ class AsyncClient:
         connection.session.topics.pop(name, None)
         if not isinstance(answer, frames.Topic):
             answer = await connection.call(Request.TOPIC_RESOLVE, frames.TopicResolve(name), timeout)
+            connection.session.topics.pop(name, None)
         return TopicInfo.of(answer)
 
     async def alter_topic(self, name: str, settings: TopicSettings, *, timeout: float | None = None) -> None:
@@ -413,7 +414,10 @@ class AsyncClient:
     async def topic(self, name: str, *, timeout: float | None = None) -> TopicInfo:
         """One topic, found also by an alias. Raises UnknownTopic."""
         body = frames.TopicResolve(check_topic(name))
-        return TopicInfo.of(await self.connection().call(Request.TOPIC_RESOLVE, body, timeout))
+        connection = self.connection()
+        answer = await connection.call(Request.TOPIC_RESOLVE, body, timeout)
+        connection.session.topics.pop(name, None)  # looked at, not published to: it may be another by then
+        return TopicInfo.of(answer)
 
     async def access(self, name: str, *, timeout: float | None = None) -> frames.TopicAccess:
         """Who may publish to a topic (or group), subscribe to it and administer it, and what this program may.

@@ -254,6 +254,7 @@ class Client:
             connection.session.topics.pop(name, None)
             if not isinstance(answer, frames.Topic):
                 answer = connection.call_locked(Request.TOPIC_RESOLVE, frames.TopicResolve(name), deadline)
+                connection.session.topics.pop(name, None)
         return TopicInfo.of(answer)
 
     def alter_topic(self, name: str, settings: TopicSettings, *, timeout: float | None = None) -> None:
@@ -279,7 +280,13 @@ class Client:
     def topic(self, name: str, *, timeout: float | None = None) -> TopicInfo:
         """One topic, found also by an alias. Raises UnknownTopic."""
         body = frames.TopicResolve(check_topic(name))
-        return TopicInfo.of(self.connection().call(Request.TOPIC_RESOLVE, body, timeout))
+        connection = self.connection()
+        with connection.lock:
+            answer = connection.call_locked(Request.TOPIC_RESOLVE, body, deadline_of(timeout))
+            connection.session.topics.pop(
+                name, None
+            )  # looked at, not published to: it may be another by then
+        return TopicInfo.of(answer)
 
     def access(self, name: str, *, timeout: float | None = None) -> frames.TopicAccess:
         """Who may publish to a topic (or group), subscribe to it and administer it, and what this program may.

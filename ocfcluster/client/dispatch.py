@@ -221,12 +221,13 @@ class Dispatcher:
         ]
 
     def _choose(self, entries: list[Entry]) -> Entry | None:
-        """Whose frame is next in the order, as far as that is known."""
+        """Whose frame is next in the order, as far as that is known. ``entries`` follow what others add meanwhile."""
         best = self._best(entries)
         generation, turn = self._last
         if best is not None and best.key == (generation, turn + 1):
             return best
         for _ in range(2 if best is None else 1):
+            entries[:] = self._entries.values()
             for entry in entries:
                 self._look(entry)
             best = self._best(entries)

@@ -394,7 +394,8 @@ class Session:
 
     def _give_back(self, producer: Producer) -> None:
         """Let a closing producer go, if nothing is left to be heard of it, or to be told to the next agent."""
-        if producer.unanswered or producer.opening or (producer.id and self.stage is Stage.OFFLINE):
+        away = self.stage in (Stage.OFFLINE, Stage.GREETING)
+        if producer.unanswered or producer.opening or (producer.id and away):
             return
         self.producers.remove(producer)
         if producer.id and self.stage is Stage.READY:

@@ -289,6 +289,16 @@ def test_a_producer_belongs_to_one_connection_and_is_adopted_after_it(agent: Ben
     assert second.receipts[1:] == [(producer, 1, 1, 0, 1, 2), (producer, 2, 1, 0, 2, 3)]
 
 
+def test_a_client_that_has_reconnected_gives_back_what_it_has_not_used_since(agent: Bench) -> None:
+    first, second = agent.client(), agent.client()
+    producer = first.open_producer()
+    kind, error = second.call(Request.CLOSE_PRODUCER, Producer(producer))
+    assert (kind, error.errno) == (Answer.ERROR, errno.EBADF)  # somebody else's
+    first.socket.close()
+    assert second.call(Request.CLOSE_PRODUCER, Producer(producer))[0] == Answer.DONE
+    assert not agent.agent.intake.owners
+
+
 def test_a_producer_that_is_none_is_not_kept(agent: Bench) -> None:
     client = agent.client()
     topic_id = client.create_topic("t")

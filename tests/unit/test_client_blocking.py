@@ -352,6 +352,18 @@ def test_an_agent_of_others(tmp_path: Path) -> None:
     assert "start one" not in explain(caught.value)
 
 
+def test_who_has_looked_at_a_topic_publishes_to_the_one_that_is_there(
+    agent: FakeAgent, client: Client
+) -> None:
+    def made_again() -> None:
+        del agent.cluster.topics["t"]
+        agent.cluster.create("t")
+
+    assert client.topic("t").name == "t"
+    agent.call(made_again)
+    assert client.publish("t", b"x").wait(2).topic == "t"
+
+
 def test_close_wakes_whoever_waits(client: Client) -> None:
     events = client.subscribe("t")
     ended: list[object] = []

@@ -17,6 +17,7 @@ import ocfcluster
 from ocfcluster import errors
 from ocfcluster.client import dispatch
 from ocfcluster.client.client import Client
+from ocfcluster.client.dispatch import Dispatcher, Entry
 from ocfcluster.client.events import Event
 from ocfcluster.ocf import oc_ev_event_done
 from ocfcluster.wire import frames
@@ -282,6 +283,34 @@ def test_a_new_subscription_has_its_place_in_the_order_before_its_answer_is_read
         assert seen.data == []
         early.answer.set()
         thread.join(5)
+        client.dispatch(0.05)
+        assert seen.data == [b"1", b"2"]
+
+
+def test_a_subscription_that_another_thread_makes_meanwhile_is_looked_at(agent: FakeAgent) -> None:
+    """The dispatching thread has begun to look, and another one subscribes: an earlier event may be there now."""
+    seen = Seen()
+    with ocfcluster.connect(agent.path) as client:
+        first = client.subscribe("a", on_event=seen)
+        dispatcher = client.connection().dispatcher
+        really, others = dispatcher._look, []
+
+        def look(entry: Entry) -> None:
+            if not others:
+                others.append(threading.Thread(target=subscribe))
+                others[0].start()
+                others[0].join(5)
+                assert select.select([first], [], [], 5)[0]
+            really(entry)
+
+        def subscribe() -> None:
+            client.subscribe("b", on_event=seen)
+            client.publish("b", b"1").wait(2)
+            client.publish("a", b"2").wait(2)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Dispatcher, "_look", lambda _, entry: look(entry))
+            client.dispatch(0.5)
         client.dispatch(0.05)
         assert seen.data == [b"1", b"2"]
 

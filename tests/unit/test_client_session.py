@@ -457,15 +457,19 @@ def test_a_closed_producer_is_given_back_when_all_is_answered() -> None:
     assert not made.producers
 
 
-def test_a_producer_that_was_closed_without_an_agent_is_given_back_to_the_next() -> None:
+@pytest.mark.parametrize("greeting", [False, True])
+def test_a_producer_that_was_closed_without_an_agent_is_given_back_to_the_next(greeting: bool) -> None:
     made = ready()
     publish(made, b"x")
     (producer,) = made.producers
     producer.answered(1, 1, 0, 1, 1)
     made.lost("gone")
+    if greeting:
+        made.connected()
     made.close_producer(producer)
     assert made.producers
-    made.connected()
+    if not greeting:
+        made.connected()
     made.outgoing.clear()
     made.receive(control_frame(Answer.WELCOME, 0, WELCOME))
     assert kinds(made) == [Request.CLOSE_PRODUCER]

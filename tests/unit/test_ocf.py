@@ -345,6 +345,41 @@ def test_a13_what_waits_from_an_agent_that_has_ended_comes_before_the_next_ones(
         ocf._client.close()
 
 
+def test_a13_an_event_of_an_agent_that_has_ended_holds_up_no_other(agent: FakeAgent) -> None:
+    seen: list[bytes] = []
+    kept: list[Event] = []
+
+    def keep(event: Event) -> None:
+        seen.append(event.notice.name.encode() if event.notice else event.data)
+        if event.notice:
+            oc_ev_event_done(event)
+        else:
+            kept.append(event)
+
+    def finish(event: Event) -> None:
+        seen.append(event.data)
+        oc_ev_event_done(event)
+        oc_ev_event_done(kept.pop())
+        oc_ev_unsubscribe(second)
+
+    oc_ev_subscribe("t", keep)
+    oc_ev_publish("t", b"kept").wait(2)
+    first = ocf._client
+    assert first is not None
+    while not kept:
+        first.dispatch(0.1)
+    agent.kill()
+    while first.connection().session.stage is not Stage.ENDED:
+        time.sleep(0.005)
+    with FakeAgent(agent.path, agent.cluster):
+        second = oc_ev_subscribe("t", finish)
+        oc_ev_publish("t", b"of the next one").wait(2)
+        refused(errno.ENOTCONN, oc_ev_handle_events)
+        assert seen == [b"kept", b"of the next one", b"agent_lost"]
+        assert ocf._client is not None
+        ocf._client.close()
+
+
 def test_a13_what_a_callback_raises_is_no_end(agent: FakeAgent) -> None:
     def on_event(event: Event) -> None:
         oc_ev_event_done(event)
