@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="ocfcluster sim",
         description="Run seeds in the virtual world and check every promise of the protocol.",
+        epilog="Example: ocfcluster sim --first-seed 700 --seeds 500 --jobs 2",
     )
     parser.add_argument("--first-seed", type=int, default=1, metavar="N", help="seed to begin with (1)")
     parser.add_argument("--seeds", type=int, default=100, metavar="K", help="how many seeds (100)")
