@@ -17,7 +17,7 @@ from fuzz.targets.runs import mended, publications
 from ocfcluster.client.events import Event, Notice, Run
 from ocfcluster.client.eventsocket import EventSocket, Frame
 from ocfcluster.client.replies import open_event
-from ocfcluster.client.session import SubscriptionState
+from ocfcluster.client.subscription_state import SubscriptionState
 from ocfcluster.errors import InvalidArgument, Malformed
 from ocfcluster.limits import FRAME_BYTES, RUN_COUNT
 from ocfcluster.wire import frames

@@ -30,8 +30,9 @@ from ocfcluster.client.events import Event, Receipt
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.pending import Pending
 from ocfcluster.client.producer import Producer
-from ocfcluster.client.session import Lost, Resumed, Session, Stage, SubscriptionState
+from ocfcluster.client.session import Lost, Resumed, Session, Stage
 from ocfcluster.client.starting import FROM_NOW_ON, Earlier
+from ocfcluster.client.subscription_state import SubscriptionState
 from ocfcluster.errors import (
     AgentUnreachable,
     ClientError,

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from ocfcluster.client.events import Event, Notice, NoticeCode, Run, RunMeta
-from ocfcluster.client.session import SubscriptionState
+from ocfcluster.client.subscription_state import SubscriptionState
 from ocfcluster.errors import ClientError, InvalidArgument, MalformedFrame, NotConnected
 from ocfcluster.limits import (
     EVENT_SOCKET_SEND_BYTES,

@@ -10,7 +10,7 @@ from ocfcluster.wire import frames
 from ocfcluster.wire.frames import Request
 
 if TYPE_CHECKING:
-    from ocfcluster.client.session import SubscriptionState
+    from ocfcluster.client.subscription_state import SubscriptionState
 
 
 class Pending:

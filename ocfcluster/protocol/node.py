@@ -92,9 +92,8 @@ class Node:
         self._heartbeats = Heartbeats(settings, now)
         self.suspects = False  # this node does not count the sequencer as alive
         self._next_control_token = 1
-        self._held: dict[
-            int, tuple[bytes, bool]
-        ] = {}  # token → control run that waits here, and whether behind
+        # token → control run that waits here, and whether behind what waits to be published
+        self._held: dict[int, tuple[bytes, bool]] = {}
         self._history_untold = False  # HistoryLost has not been taken yet
         self._reconsider = True  # something has changed that an epoch change may follow from
         self._asked_configuration_at = now - limits.SECOND_NS

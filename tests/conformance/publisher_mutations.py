@@ -15,7 +15,7 @@ from ocfcluster.client.events import Event, TopicInfo
 from ocfcluster.client.eventsocket import EventSocket, Frame
 from ocfcluster.client.producer import Batch, Producer
 from ocfcluster.client.publisher import Publisher
-from ocfcluster.client.session import SubscriptionState
+from ocfcluster.client.subscription_state import SubscriptionState
 from ocfcluster.errors import (
     client_error,
 )

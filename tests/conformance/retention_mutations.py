@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ocfcluster.agent.starts import Starts
-from ocfcluster.client.session import SubscriptionState
+from ocfcluster.client.subscription_state import SubscriptionState
 from ocfcluster.ipc.delivery import Hub
 from ocfcluster.ipc.replay import Cursor, Replay
 from ocfcluster.protocol.retention import KeptTopic, Retained

@@ -11,7 +11,8 @@ import pytest
 from ocfcluster.client.controlsocket import ControlSocket
 from ocfcluster.client.eventsocket import EventSocket
 from ocfcluster.client.producer import Batch, run_size
-from ocfcluster.client.session import Outgoing, Session, Stage, SubscriptionState
+from ocfcluster.client.session import Outgoing, Session, Stage
+from ocfcluster.client.subscription_state import SubscriptionState
 from ocfcluster.errors import (
     InvalidArgument,
     MalformedFrame,
