@@ -59,10 +59,13 @@ RUN_COUNT: Final = 32 * KIB  # events in one run; bounds the table of lengths a 
 EVENT_BYTES_DEFAULT: Final = MIB  # an agent puts an event together in memory, of each origin one
 EVENT_BYTES_CEILING: Final = 64 * MIB  # what configuration may raise the largest event to
 CONTROL_FRAME_BYTES: Final = 256 * KIB  # a request other than a publication; stops claims of gigabytes
-# Ballast of a message that lends a large run: a dozen of them fill the socket, so that what a subscriber has not taken
-# pins about 12 MiB of memory and not hundreds.
+# Ballast of a message that lends a large run: some two dozen of them fill the socket, so that what a subscriber has not
+# taken pins about 24 MiB of memory and not hundreds.
 SHARED_BALLAST_BYTES: Final = 16 * KIB
-EVENT_SOCKET_SEND_BYTES: Final = 212_992  # Linux' default wmem_max: more is not granted, less blocks writers
+# Both are asked of the kernel, which grants net.core.wmem_max at most (208 KiB by default). A burst costs an agent
+# about the same whatever it holds, so what fits in a socket meanwhile decides the rate.
+EVENT_SOCKET_SEND_BYTES: Final = 416 * KIB  # not taken by a subscriber; a stuck one pins it in the kernel
+CONTROL_SOCKET_SEND_BYTES: Final = MIB  # not read by the agent yet, of one program
 
 # --- what one client may hold in an agent ---------------------------------------------------------------------
 CLIENTS: Final = (

@@ -14,9 +14,12 @@ from ocfcluster.ipc.memberships import Memberships
 from ocfcluster.ipc.peer import Peer
 from ocfcluster.ipc.session import NO_DESCRIPTOR, Incoming, Session, Stage
 from ocfcluster.ipc.subscription import Line
+from ocfcluster.limits import CONTROL_SOCKET_SEND_BYTES
 from ocfcluster.protocol.effects import Topic
 
-READ_BYTES: Final = 512 * 1024  # more than Linux' default socket buffers hold: one read empties them
+READ_BYTES: Final = (
+    2 * CONTROL_SOCKET_SEND_BYTES
+)  # Linux grants twice what is asked: one read empties a socket
 _DESCRIPTORS: Final = 64  # in one read; the kernel never gives those of two sends at once
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_DESCRIPTORS * 4)
 _READ_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC

@@ -15,10 +15,12 @@ from typing import Final
 
 from ocfcluster.client.session import Outgoing, Session
 from ocfcluster.errors import AgentUnreachable
-from ocfcluster.limits import CONTROL_READ_BYTES
+from ocfcluster.limits import CONTROL_READ_BYTES, CONTROL_SOCKET_SEND_BYTES
 
 _BUFFERS_PER_WRITE: Final = 512  # the kernel takes at most 1024 (IOV_MAX)
-_WRITE_BYTES: Final = 256 * 1024  # more than the socket takes at once; listing more would be for nothing
+_WRITE_BYTES: Final = (
+    256 * 1024
+)  # listed for one write: what the socket does not take would be listed in vain
 _QUEUED: Final = b"\0\0\0\0"
 
 
@@ -56,6 +58,7 @@ class ControlSocket:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         connected.setblocking(False)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CONTROL_SOCKET_SEND_BYTES)
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), select.POLLIN)
 
