@@ -14,7 +14,7 @@ import msgspec
 
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Delivery, Item
-from ocfcluster.protocol.retention import Retained, RetainedImage
+from ocfcluster.protocol.retention import Retained, RetainedImage, Taken
 from ocfcluster.protocol.settings import Configuration, Limits, Member
 from ocfcluster.protocol.snapshot import _seal
 from ocfcluster.protocol.state import ReplicatedState
@@ -80,8 +80,9 @@ def applying(retention: Retention) -> float:
     return timed(work) * 1e9 / RUNS
 
 
-def snapshot(event_bytes: int) -> tuple[int, int, float, float]:
-    """Of four topics that together keep all that may be kept, in runs of one event: runs, MiB, s to make, s to read."""
+def snapshot(event_bytes: int) -> tuple[int, int, float, float, float]:
+    """Of four topics that together keep all that may be kept, in runs of one event: runs, MiB, s to take it (the node
+    waits), to make and to read it (in a thread)."""
     retained = Retained()
     most = Retention(bytes=limits.RETAINED_BYTES_PER_TOPIC)
     for topic_id in range(16, 20):
@@ -93,7 +94,9 @@ def snapshot(event_bytes: int) -> tuple[int, int, float, float]:
             run = build_run(RunKind.PUBLICATION, topic_id, 9, place, [b"x" * event_bytes])
             retained.add(Delivery(run, topic_id, 1, 0, place, 4 * place + topic_id, 1, 2, 3, 10**18 + place))
     made: list[bytes] = []
-    makes = timed(lambda: made.extend(_seal(retained.image(), list(retained.blobs()))))
+    kept: list[Taken] = []
+    takes = timed(lambda: kept.append(retained.taken()))
+    makes = timed(lambda: made.extend(_seal(kept[0].image(), kept[0].blobs())))
     restored = Retained()
     for topic_id in range(16, 20):
         restored.alter(topic_id, most, 0)
@@ -102,7 +105,7 @@ def snapshot(event_bytes: int) -> tuple[int, int, float, float]:
     reads = timed(
         lambda: restored.restore(image, lambda _size: next(blobs), dict.fromkeys(range(16, 20), per_topic))
     )
-    return 4 * per_topic, retained.bytes // limits.MIB, makes, reads
+    return 4 * per_topic, retained.bytes // limits.MIB, takes, makes, reads
 
 
 def main() -> None:
@@ -115,10 +118,10 @@ def main() -> None:
             f"apply, {name}: {statistics.median(figures):.0f} ns ({min(figures):.0f}-{max(figures):.0f}) of CPU per run"
         )
     for event_bytes in (64, 1024, 16_384):
-        runs, kept, makes, reads = snapshot(event_bytes)
+        runs, kept, takes, makes, reads = snapshot(event_bytes)
         print(
             f"snapshot, {runs} runs of one event of {event_bytes} B ({kept} MiB counted): "
-            f"{makes:.2f} s to make, {reads:.2f} s to read"
+            f"{takes:.3f} s to take, {makes:.2f} s to make, {reads:.2f} s to read"
         )
 
 

@@ -62,7 +62,7 @@ def bounded(state: ReplicatedState) -> None:
     encoded = msgspec.msgpack.encode(state_image(state))
     image = msgspec.msgpack.decode(encoded, type=StateImage)
     again = restored_state(image)
-    blobs = iter(list(state.retained.blobs()))
+    blobs = iter(state.retained.taken().blobs())
     again.retained.restore(image.retained, lambda _: next(blobs), again.last_seq)
     assert msgspec.msgpack.encode(state_image(again)) == encoded
 

@@ -65,7 +65,7 @@ def restored(snapshot: bytes) -> None:
     if found is None:
         return
     state, log = found.state, found.log
-    given = take_snapshot(found.configuration, state, log, found.streams, found.delivered, found.stable)
+    given = take_snapshot(found.configuration, state, log, found.streams, found.delivered, found.stable)()
     assert sum(map(len, given)) <= 2 * len(snapshot) + 256
     restore(b"".join(given), limits.RUN_BYTES)
     for topic_id in state.retained.topics:
@@ -146,7 +146,7 @@ class Giver:
 
     def snapshot(self, stable: int) -> bytes:
         return b"".join(
-            take_snapshot(self.configuration, self.state, self.log, self.streams, self.delivered, stable)
+            take_snapshot(self.configuration, self.state, self.log, self.streams, self.delivered, stable)()
         )
 
 

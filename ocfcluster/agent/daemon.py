@@ -425,15 +425,15 @@ class Agent:
     def operator(self, command: OperatorCommand) -> str:
         return self.node.operator(command, time.monotonic_ns())
 
-    def give_snapshot(self, request: bytes) -> list[bytes] | None:
+    def give_snapshot(self, request: bytes) -> Callable[[], list[bytes]] | None:
         if self.failure is not None:
             return None
         now = time.monotonic_ns()
-        buffers = self.node.give_snapshot(request, now)
+        making = self.node.give_snapshot(request, now)
         self.settle(now)
-        return buffers
+        return making
 
-    def snapshot_fetched(self, token: int, snapshot: bytes | None) -> None:
+    def snapshot_fetched(self, token: int, snapshot: object) -> None:
         now = time.monotonic_ns()
         self.node.snapshot_fetched(token, snapshot, now)
         self.settle(now)

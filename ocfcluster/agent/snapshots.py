@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
@@ -32,17 +32,19 @@ REQUEST_LENGTH: Final = struct.Struct("<I")
 SNAPSHOT_LENGTH: Final = struct.Struct("<Q")
 _ACCEPT_PAUSE_S: Final = 0.2  # after the system has run out of descriptors
 
+_Result = TypeVar("_Result")
+
 log = structlog.get_logger("ocfcluster.agent")
 
 
 class Shell(Protocol):
     """What snapshots ask of the agent."""
 
-    def give_snapshot(self, request: bytes) -> list[bytes] | None:
-        """What to answer a node's request with; None: nothing."""
+    def give_snapshot(self, request: bytes) -> Callable[[], list[bytes]] | None:
+        """What makes the answer to a node's request, in whatever thread; None: there is none."""
 
-    def snapshot_fetched(self, token: int, snapshot: bytes | None) -> None:
-        """What a FetchSnapshot has brought; None: nothing whole."""
+    def snapshot_fetched(self, token: int, snapshot: object) -> None:
+        """What a FetchSnapshot has brought, as it was read; None: nothing whole."""
 
 
 class Snapshots:
@@ -75,7 +77,7 @@ class Snapshots:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._connections = 0
         self._giving = 0
-        self._fetch: asyncio.Task[bytes | None] | None = None
+        self._fetch: asyncio.Task[object] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -164,17 +166,18 @@ class Snapshots:
                 log.debug("a snapshot was not given", error=_why(error))
 
     async def _give(self, channel: Channel, request: bytes) -> None:
-        buffers = None
+        making = None
         if self._giving < limits.SNAPSHOTS_AT_ONCE:
-            buffers = self._shell.give_snapshot(request)
-        if buffers is None:
+            making = self._shell.give_snapshot(request)
+        if making is None:
             self._counters.snapshots_refused += 1
             await channel.send([SNAPSHOT_LENGTH.pack(0)])
             return
         self._giving += 1
         try:
-            total = sum(map(len, buffers))
             began = time.monotonic()
+            buffers = await _elsewhere(making)
+            total = sum(map(len, buffers))
             await channel.send([SNAPSHOT_LENGTH.pack(total), *buffers])
         finally:
             self._giving -= 1
@@ -189,11 +192,15 @@ class Snapshots:
         if self._fetch is not None:
             self._fetch.cancel()
 
-        def told(task: asyncio.Task[bytes | None]) -> None:
+        def told(task: asyncio.Task[object]) -> None:
             if not task.cancelled():
                 self._shell.snapshot_fetched(effect.token, task.result())
 
-        self._fetch = self._start(self._fetched(effect.address, effect.request), told)
+        self._fetch = self._start(self._read(effect), told)
+
+    async def _read(self, effect: FetchSnapshot) -> object:
+        snapshot = await self._fetched(effect.address, effect.request)
+        return None if snapshot is None else await _elsewhere(partial(effect.read, snapshot))
 
     async def _fetched(self, address: Address, request: bytes) -> bytes | None:
         """The snapshot that the node at ``address`` gives; None where nothing whole came by any network."""
@@ -229,6 +236,12 @@ class Snapshots:
         if length > limits.SNAPSHOT_BYTES:
             raise Malformed(f"a snapshot of {length} bytes")
         return await channel.receive(length)
+
+
+async def _elsewhere(work: Callable[[], _Result]) -> _Result:
+    """In a thread: a snapshot of all that may be kept takes seconds to read, and who says nothing for so long is given
+    up by the others."""
+    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 async def _connect(connecting: socket.socket, source: Address, address: Address) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -147,12 +148,15 @@ class Forget:
 
 @dataclass(slots=True, frozen=True)
 class FetchSnapshot:
-    """Fetch the state of a running cluster from ``address`` by TCP: send ``request``, and give what comes back to
-    ``Node.snapshot_fetched(token, snapshot, now)``; None where nothing whole came. A newer one replaces it."""
+    """Fetch the state of a running cluster from ``address`` by TCP: send ``request``, have ``read`` read what comes
+    back, and give what it returns to ``Node.snapshot_fetched(token, snapshot, now)``; None where nothing whole came. A
+    newer one replaces it. ``read`` may take seconds and belongs into a thread of its own: who is not heard meanwhile
+    is given up, and never joins."""
 
     token: int
     address: Address
     request: bytes
+    read: Callable[[bytes], object]
 
 
 class NotificationCode(Enum):

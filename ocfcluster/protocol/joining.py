@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ocfcluster import limits
-from ocfcluster.errors import Malformed
+from ocfcluster.errors import MalformedSnapshot
 from ocfcluster.protocol.data_plane import DataPlane
 from ocfcluster.protocol.detector import Detector, in_epoch
 from ocfcluster.protocol.effects import FetchSnapshot
 from ocfcluster.protocol.settings import Configuration, Settings
-from ocfcluster.protocol.snapshot import Request, decode_topics, encode_request, restore
+from ocfcluster.protocol.snapshot import Request, Restored, Topics, encode_request, read_topics, reading_state
 from ocfcluster.protocol.state import topics_digest
 from ocfcluster.protocol.store import Store
 from ocfcluster.wire.datagram import MessageFlags
@@ -102,10 +102,14 @@ class Joiner:
         self._token += 1
         self._fetching = request
         self._giver = giver
-        self._node.outbox.effects.append(FetchSnapshot(self._token, peer.address, encode_request(request)))
+        most = configuration.limits.event_bytes + limits.RUN_HEADER_BYTES + limits.PROPERTIES_BYTES
+        read = read_topics if topics else reading_state(max(most, limits.RUN_BYTES))
+        self._node.outbox.effects.append(
+            FetchSnapshot(self._token, peer.address, encode_request(request), read)
+        )
 
-    def fetched(self, token: int, snapshot: bytes | None, now: int) -> None:
-        """The answer to FetchSnapshot; None: nothing whole came."""
+    def fetched(self, token: int, snapshot: object, now: int) -> None:
+        """The answer to FetchSnapshot: what its ``read`` returned; None: nothing whole came."""
         request = self._fetching
         if token != self._token or request is None:
             return
@@ -114,18 +118,18 @@ class Joiner:
         if snapshot is None:
             self.counters["snapshots_failed"] += 1
             return
-        try:
-            if request.topics:
-                self._take_topics(snapshot)
-            else:
-                self._take_state(request, snapshot, now)
-        except Malformed as error:
+        if isinstance(snapshot, Topics):
+            self._take_topics(snapshot)
+        elif isinstance(snapshot, Restored):
+            self._take_state(request, snapshot, now)
+        elif isinstance(snapshot, MalformedSnapshot):
             self.counters["snapshots_failed"] += 1
-            text = f"the snapshot of the cluster's state that node {self._giver} gave cannot be read: {error}"
+            text = (
+                f"the snapshot of the cluster's state that node {self._giver} gave cannot be read: {snapshot}"
+            )
             self._node.say_fault("snapshot", text)
 
-    def _take_topics(self, snapshot: bytes) -> None:
-        topics = decode_topics(snapshot)
+    def _take_topics(self, topics: Topics) -> None:
         if topics_digest(topics.rows, topics.next_topic_id) != self._digest:
             self.counters["snapshots_failed"] += 1
             return  # its own are no worse, and they may be wanted yet
@@ -134,15 +138,13 @@ class Joiner:
         )
         self.counters["snapshots_fetched"] += 1
 
-    def _take_state(self, request: Request, snapshot: bytes, now: int) -> None:
+    def _take_state(self, request: Request, restored: Restored, now: int) -> None:
         node = self._node
         configuration = node.configuration
         if configuration is None or node.plane is not None or node.installation.under_way:
             return
         if (configuration.cluster_id, configuration.epoch) != (request.cluster_id, request.epoch):
             return  # the cluster went on meanwhile
-        most = configuration.limits.event_bytes + limits.RUN_HEADER_BYTES + limits.PROPERTIES_BYTES
-        restored = restore(snapshot, max(most, limits.RUN_BYTES))
         if restored.configuration != configuration:
             return
         self.counters["snapshots_fetched"] += 1

@@ -41,7 +41,7 @@ from ocfcluster.protocol.quorum import is_primary
 from ocfcluster.protocol.recovery import Recovery
 from ocfcluster.protocol.retention import Retained
 from ocfcluster.protocol.settings import Ballot, Configuration, Settings, Timing
-from ocfcluster.protocol.snapshot import decode_request, encode_topics, take_snapshot
+from ocfcluster.protocol.snapshot import Making, decode_request, encode_topics, take_snapshot
 from ocfcluster.protocol.spoken import Spoken
 from ocfcluster.protocol.state import TopicTable, record_fault
 from ocfcluster.protocol.store import Store
@@ -452,8 +452,9 @@ class Node:
             self.say_fault("persist_failed", "the state directory could not be written; it is tried again")
         self._persist_failing = failed
 
-    def give_snapshot(self, request: bytes, now: int) -> list[bytes] | None:
-        """The state for a node that joins, as buffers to send one after the other; None where there is none."""
+    def give_snapshot(self, request: bytes, now: int) -> Making | None:
+        """The state for a node that joins: what makes the buffers to send one after the other, in whatever thread; None
+        where there is none."""
         self.now = now
         try:
             asked = decode_request(request)
@@ -464,7 +465,8 @@ class Node:
         if asked.cluster != self._cluster or not self._belongs(asked.node_id) or configuration is None:
             return None
         if asked.topics:
-            return [encode_topics(record.topics, record.next_topic_id, record.topics_index)]
+            encoded = encode_topics(record.topics, record.next_topic_id, record.topics_index)
+            return lambda: [encoded]
         if plane is None or (asked.cluster_id, asked.epoch) != (
             configuration.cluster_id,
             configuration.epoch,
@@ -477,8 +479,8 @@ class Node:
         streams = list(plane.origins.streams.values())
         return take_snapshot(configuration, plane.state, plane.log, streams, plane.delivered, plane.freed)
 
-    def snapshot_fetched(self, token: int, snapshot: bytes | None, now: int) -> None:
-        """The answer to a FetchSnapshot effect."""
+    def snapshot_fetched(self, token: int, snapshot: object, now: int) -> None:
+        """The answer to a FetchSnapshot effect: what its ``read`` returned, or None."""
         if self.state in (State.STOPPED, State.EVICTED):
             return
         self.now = now

@@ -13,10 +13,10 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -219,28 +219,12 @@ class Retained:
 
     # --- snapshots ----------------------------------------------------------------------------------------------
 
-    def image(self) -> RetainedImage:
-        """What a snapshot's header says of it; ``blobs`` are the runs, in the same order."""
-        return RetainedImage(
+    def taken(self) -> Taken:
+        """All of it as it is now: a reference per run. What a snapshot is made of, in whatever thread."""
+        return Taken(
             self.clock,
-            [
-                (
-                    topic_id,
-                    topic.runs[0].seq,
-                    [
-                        (len(run), skip, ev_id, node_id, incarnation, m_sequence, order_time)
-                        for run, _, _, skip, _, ev_id, node_id, incarnation, m_sequence, order_time in topic.runs
-                    ],
-                )
-                for topic_id, topic in self.topics.items()
-                if topic.runs
-            ],
+            [(topic_id, list(topic.runs)) for topic_id, topic in self.topics.items() if topic.runs],
         )
-
-    def blobs(self) -> Iterator[bytes]:
-        for topic in self.topics.values():
-            for delivery in topic.runs:
-                yield delivery[0]
 
     def restore(self, image: RetainedImage, take: Callable[[int], bytes], last_seq: dict[int, int]) -> None:
         """Fill the topics with what ``image`` names; ``take`` gives so many bytes of the snapshot.
@@ -289,6 +273,33 @@ class RetainedImage(msgspec.Struct, array_like=True, frozen=True):
 
     clock: Counted = 0
     topics: list[tuple[U32, Counted, list[KeptRun]]] = []  # id, first seq, runs
+
+
+class Taken(NamedTuple):
+    """What was kept at one place of the order; nothing of it changes any more."""
+
+    clock: int
+    topics: list[tuple[int, list[Delivery]]]
+
+    def image(self) -> RetainedImage:
+        """What a snapshot's header says of it; ``blobs`` are the runs, in the same order."""
+        return RetainedImage(
+            self.clock,
+            [
+                (
+                    topic_id,
+                    runs[0].seq,
+                    [
+                        (len(run), skip, ev_id, node_id, incarnation, m_sequence, order_time)
+                        for run, _, _, skip, _, ev_id, node_id, incarnation, m_sequence, order_time in runs
+                    ],
+                )
+                for topic_id, runs in self.topics
+            ],
+        )
+
+    def blobs(self) -> list[bytes]:
+        return [delivery[0] for _, runs in self.topics for delivery in runs]
 
 
 class TopicSource:

@@ -9,6 +9,8 @@ as MessagePack, then all bytes that the header names, back to back.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +19,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from ocfcluster import limits
 from ocfcluster.errors import MalformedRun, MalformedSnapshot
 from ocfcluster.protocol.order_log import Entry, HeldRun, OrderLog
+from ocfcluster.protocol.retention import RetainedImage, Taken
 from ocfcluster.protocol.settings import U32, U64, Configuration, Counted, TopicRow
 from ocfcluster.protocol.state import ReplicatedState, StateImage, restored_state, state_image, topics_fault
 from ocfcluster.protocol.streams import OriginStream
@@ -25,6 +28,10 @@ from ocfcluster.wire.datagram import Extent
 from ocfcluster.wire.run import check_run
 
 _HEAD: Final = struct.Struct("<IQ")
+# Both take a third of a second and more where much is kept, and may be called in any thread: they touch nothing of the
+# node. What puts the buffers of a snapshot together; and what reads one, where a fault is told as what comes out.
+Making = Callable[[], list[bytes]]
+Reading = Callable[[bytes], "Restored | Topics | MalformedSnapshot"]
 Run = tuple[Counted, Counted, U32, U64, U32]  # index, order_time, node_id, incarnation, bytes
 Piece = tuple[Counted, U32, U32, U32]  # first packet, count, packet size, bytes
 Line = tuple[
@@ -95,10 +102,11 @@ def take_snapshot(
     streams: list[OriginStream],
     delivered: int,
     stable: int,
-) -> list[bytes]:
-    """The snapshot at ``log.held`` as buffers that are never changed afterwards. Costs a reference per buffer kept,
-    and the encoding of the state."""
-    blobs = list(state.retained.blobs())
+) -> Making:
+    """The snapshot at ``log.held``: what makes its buffers, whatever happens here meanwhile. Taking it costs a
+    reference per buffer kept."""
+    kept = state.retained.taken()
+    blobs: list[bytes] = []
     runs = []
     for index, order_time, origin, run, _ in log.runs:
         if origin is not None:
@@ -112,18 +120,19 @@ def take_snapshot(
     images = []
     for stream in streams:
         last = unheld.get(stream, stream.logged)
-        partial = stream.assembler.unfinished
+        begun = stream.assembler.unfinished
         extents = list(stream.find(first[stream], last + 1 - first[stream])) if stream in first else []
         images.append(
             StreamImage(
-                stream.node_id, stream.incarnation, last, len(partial), stream.assembler.broken,
+                stream.node_id, stream.incarnation, last, len(begun), stream.assembler.broken,
                 [(one.first, one.count, one.size, len(one.data)) for one in extents],
             )
         )  # fmt: skip
-        blobs.append(partial)
+        blobs.append(begun)
         blobs += [one.data for one in extents]
     header = Header(
-        configuration, log.held, delivered, stable, log.last_order_time, state_image(state), runs, images,
+        configuration, log.held, delivered, stable, log.last_order_time, state_image(state, RetainedImage()), runs,
+        images,
         [
             (
                 one.first_index, one.count, one.origin.node_id, one.origin.incarnation, one.first_packet,
@@ -132,7 +141,33 @@ def take_snapshot(
             for one in entries
         ],
     )  # fmt: skip
-    return _seal(header, [blob for blob in blobs if blob])
+    return partial(_made, header, kept, blobs)
+
+
+def _made(header: Header, kept: Taken, blobs: list[bytes]) -> list[bytes]:
+    state = msgspec.structs.replace(header.state, retained=kept.image())
+    whole = msgspec.structs.replace(header, state=state)
+    return _seal(whole, [blob for blob in (*kept.blobs(), *blobs) if blob])
+
+
+def reading_state(run_limit_bytes: int) -> Reading:
+    """``restore``, for whatever thread."""
+
+    def read(snapshot: bytes) -> Restored | MalformedSnapshot:
+        try:
+            return restore(snapshot, run_limit_bytes)
+        except MalformedSnapshot as error:
+            return error
+
+    return read
+
+
+def read_topics(snapshot: bytes) -> Topics | MalformedSnapshot:
+    """``decode_topics``, for whatever thread."""
+    try:
+        return decode_topics(snapshot)
+    except MalformedSnapshot as error:
+        return error
 
 
 def restore(snapshot: bytes, run_limit_bytes: int) -> Restored:

@@ -459,19 +459,20 @@ class StateImage(msgspec.Struct, array_like=True, frozen=True):
     retained: RetainedImage  # its runs follow the header
 
 
-def state_image(state: ReplicatedState) -> StateImage:
-    """What ``state`` is now. At least one view has been applied."""
+def state_image(state: ReplicatedState, retained: RetainedImage | None = None) -> StateImage:
+    """What ``state`` is now, with ``retained`` in the place of what is kept where that is given. Nothing of it changes
+    any more. At least one view has been applied."""
     if state.configuration is None:
         raise RuntimeError("a state without a view has no image")
     return StateImage(
-        state.configuration, state.node_table.votes, state.node_table.wanted_sequencer, state.m_sequence,
+        state.configuration, dict(state.node_table.votes), state.node_table.wanted_sequencer, state.m_sequence,
         state.topics.rows, state.topics.next_id, list(state.last_seq.items()), state.ev_id, state.position, state.chain,
         [
             (key, one.node_id, one.next_number, one.last_position, list(one.outcomes))
             for key, one in state.producers.items()
         ],
         state.groups.images, state.groups.next_id,
-        state.retained.image(),
+        state.retained.taken().image() if retained is None else retained,
     )  # fmt: skip
 
 

@@ -107,11 +107,11 @@ class Transfer:
         giver = self._giver
         if self._done or giver is None:
             return
-        buffers = giver.node.give_snapshot(self._effect.request, giver.clock())
-        if buffers is None:
+        making = giver.node.give_snapshot(self._effect.request, giver.clock())
+        if making is None:
             self._fail("refused")
             return
-        self._snapshot = b"".join(buffers)
+        self._snapshot = b"".join(making())
         self._steps = min(CHUNKS, 1 + len(self._snapshot) // CHUNK_BYTES)
         if self._breaks_after < CHUNKS:
             self._breaks_after %= self._steps
@@ -180,7 +180,8 @@ class Transfer:
 
     def _take(self, snapshot: bytes | None) -> None:
         """In the asker's loop."""
-        self._asker.node.snapshot_fetched(self._effect.token, snapshot, self._asker.clock())
+        read = None if snapshot is None else self._effect.read(snapshot)
+        self._asker.node.snapshot_fetched(self._effect.token, read, self._asker.clock())
 
     def _trace(self, text: str) -> None:
         self._world.trace.add(

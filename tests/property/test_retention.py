@@ -140,8 +140,8 @@ def test_a_snapshot_brings_it_whole(
     world = World(Retained(), retention)
     for step in before:
         world.publish(*step)
-    image = msgspec.msgpack.decode(msgspec.msgpack.encode(world.retained.image()), type=RetainedImage)
-    blobs = list(world.retained.blobs())
+    image = msgspec.msgpack.decode(msgspec.msgpack.encode(world.retained.taken().image()), type=RetainedImage)
+    blobs = world.retained.taken().blobs()
     restored = Retained()
     restored.alter(TOPIC, retention, 0)
     restored.restore(image, lambda size: blobs.pop(0)[:size], {TOPIC: world.seq})

@@ -283,7 +283,7 @@ def _no_unfinished_runs() -> Patches:
 def _no_pending_runs() -> Patches:
     original = snapshot.take_snapshot
 
-    def take(configuration: Any, state: Any, log: OrderLog, *arguments: Any) -> list[bytes]:
+    def take(configuration: Any, state: Any, log: OrderLog, *arguments: Any) -> snapshot.Making:
         runs, log.runs = log.runs, deque()
         try:
             return original(configuration, state, log, *arguments)

@@ -254,11 +254,12 @@ class FakeNode:
         self.told.append(command)
         return self.operator_refusal
 
-    def give_snapshot(self, request: bytes, now: int) -> list[bytes] | None:
+    def give_snapshot(self, request: bytes, now: int) -> Callable[[], list[bytes]] | None:
         self.asked.append(request)
-        return self.snapshot
+        snapshot = self.snapshot
+        return None if snapshot is None else lambda: snapshot
 
-    def snapshot_fetched(self, token: int, snapshot: bytes | None, now: int) -> None:
+    def snapshot_fetched(self, token: int, snapshot: Any, now: int) -> None:
         self.fetched.append((token, snapshot))
 
 

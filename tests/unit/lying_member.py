@@ -111,9 +111,9 @@ class LyingWorld(World):
         request = effect.request
         if self.random.random() < 0.3:
             request = msgspec.msgpack.encode(self._twist(msgspec.msgpack.decode(request)))
-        parts = giver.give_snapshot(request, self.now)
+        making = giver.give_snapshot(request, self.now)
         self.settle(self.liar)
-        answer = None if parts is None else self._twisted_snapshot(b"".join(parts))
+        answer = None if making is None else effect.read(self._twisted_snapshot(b"".join(making())))
         taker = self.nodes[node_id]
 
         def arrive() -> None:

@@ -190,10 +190,11 @@ class World:
             if node_id in self.dead or self.nodes[node_id] is not taker:
                 return
             blocked = giver in self.dead or giver in self.paused or (giver, node_id) in self.cut
-            parts = None if blocked else self.nodes[giver].give_snapshot(effect.request, self.now)
+            making = None if blocked else self.nodes[giver].give_snapshot(effect.request, self.now)
             if not blocked:
                 self.settle(giver)
-            taker.snapshot_fetched(effect.token, None if parts is None else b"".join(parts), self.now)
+            read = None if making is None else effect.read(b"".join(making()))
+            taker.snapshot_fetched(effect.token, read, self.now)
             self.settle(node_id)
 
         self.later(self.snapshot_ns, done)

@@ -383,7 +383,7 @@ def test_a_fetch_of_a_node_without_a_network_is_answered(life: Callable[..., Lif
     one = life()
 
     async def test() -> None:
-        one.nodes[0].effect(FetchSnapshot(3, ("127.0.0.1", 9), b"q"))
+        one.nodes[0].effect(FetchSnapshot(3, ("127.0.0.1", 9), b"q", bytes))
         one.agent.settle(0)
         await one.until(lambda: one.nodes[0].fetched)
         assert one.nodes[0].fetched == [(3, None)]

@@ -236,8 +236,10 @@ def test_requests_behind_a_publication_that_waits_take_a_bounded_place(agent: Be
 def test_an_agent_that_has_failed_tells_and_gives_nothing_more(
     agent: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent.node, "give_snapshot", lambda *_: [b"half done"], raising=False)
-    assert agent.agent.give_snapshot(b"") == [b"half done"]
+    monkeypatch.setattr(agent.node, "give_snapshot", lambda *_: lambda: [b"half done"], raising=False)
+    making = agent.agent.give_snapshot(b"")
+    assert making is not None
+    assert making() == [b"half done"]
     taken: list[object] = []
     monkeypatch.setattr(agent.node, "take_effects", lambda: taken.append(1) or [])
     agent.agent.failure = RuntimeError("half done")

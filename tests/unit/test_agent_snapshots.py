@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -40,17 +41,18 @@ class End:
     def paths(self, address: Any) -> list[tuple[Any, Any]]:
         return [(self.address, there) for there in (*self.networks, address)]
 
-    def give_snapshot(self, request: bytes) -> list[bytes] | None:
+    def give_snapshot(self, request: bytes) -> Callable[[], list[bytes]] | None:
         self.requests.append(request)
-        return self.give
+        give = self.give
+        return None if give is None else lambda: give
 
-    def snapshot_fetched(self, token: int, snapshot: bytes | None) -> None:
+    def snapshot_fetched(self, token: int, snapshot: Any) -> None:
         self.fetched.append((token, snapshot))
         self.told.set()
 
     async def fetch(self, address: Any, request: bytes = b"please", token: int = 1) -> bytes | None:
         self.told.clear()
-        self.snapshots.fetch(FetchSnapshot(token, address, request))
+        self.snapshots.fetch(FetchSnapshot(token, address, request, bytes))
         async with asyncio.timeout(20):
             await self.told.wait()
         return self.fetched[-1][1]
@@ -108,6 +110,31 @@ def test_what_is_given_is_fetched(host: Any, buffers: list[bytes]) -> None:
             assert giver.counters.snapshots_given == joiner.counters.snapshots_fetched == 1
             size = len(b"".join(buffers))
             assert giver.counters.snapshots_given_bytes == joiner.counters.snapshots_fetched_bytes == size
+
+    run(test)
+
+
+def test_the_loop_turns_while_a_snapshot_is_put_together_and_while_it_is_read() -> None:
+    """Both may take seconds, and who is not heard for one is given up by the others."""
+
+    async def test() -> None:
+        async with ends() as (giver, joiner):
+            turned = [threading.Event(), threading.Event()]
+            loop = asyncio.get_running_loop()
+
+            def making() -> list[bytes]:
+                loop.call_soon_threadsafe(turned[0].set)
+                return [b"state" if turned[0].wait(10) else b"the giver's loop stood still"]
+
+            def read(snapshot: bytes) -> bytes:
+                loop.call_soon_threadsafe(turned[1].set)
+                return snapshot if turned[1].wait(10) else b"the joiner's loop stood still"
+
+            giver.give_snapshot = lambda request: making  # type: ignore[method-assign]
+            joiner.snapshots.fetch(FetchSnapshot(1, giver.address, b"q", read))
+            async with asyncio.timeout(30):
+                await joiner.told.wait()
+            assert joiner.fetched == [(1, b"state")]
 
     run(test)
 
@@ -197,7 +224,7 @@ def test_a_newer_fetch_replaces_an_older_one() -> None:
     async def test() -> None:
         async with ends() as (giver, joiner):
             with socket.create_server(("127.0.0.1", 0)) as slow:
-                joiner.snapshots.fetch(FetchSnapshot(1, slow.getsockname(), b"first"))
+                joiner.snapshots.fetch(FetchSnapshot(1, slow.getsockname(), b"first", bytes))
                 connected, _ = await asyncio.to_thread(slow.accept)
                 assert await joiner.fetch(giver.address, b"second", token=2) == b"state"
                 with connected, contextlib.suppress(OSError):
@@ -212,7 +239,7 @@ def test_what_claims_too_much_is_given_up_at_once() -> None:
     async def test() -> None:
         async with ends() as (giver, joiner):
             with socket.create_server(("127.0.0.1", 0)) as listening:
-                joiner.snapshots.fetch(FetchSnapshot(1, listening.getsockname(), b"q"))
+                joiner.snapshots.fetch(FetchSnapshot(1, listening.getsockname(), b"q", bytes))
                 connected, _ = await asyncio.to_thread(listening.accept)
                 with connected:
                     connected.sendall(struct.pack("<Q", limits.SNAPSHOT_BYTES + 1))
@@ -323,7 +350,7 @@ def test_so_many_at_once_and_no_more() -> None:
                 for _ in range(limits.SNAPSHOT_CONNECTIONS - limits.SNAPSHOTS_AT_ONCE)
             ]
             await until(lambda: giver.snapshots._connections == limits.SNAPSHOT_CONNECTIONS)
-            joiner.snapshots.fetch(FetchSnapshot(2, giver.address, b"waits for its turn"))
+            joiner.snapshots.fetch(FetchSnapshot(2, giver.address, b"waits for its turn", bytes))
             await asyncio.sleep(0.05)
             assert (giver.snapshots._connections, len(joiner.fetched)) == (limits.SNAPSHOT_CONNECTIONS, 1)
             giver.give = [b"now"]
@@ -343,7 +370,7 @@ def test_closing_gives_up_what_is_under_way() -> None:
             with silent, socket.create_connection(giver.address[:2]) as deaf:
                 deaf.sendall(struct.pack("<I", 1) + b"q")
                 await until(lambda: bool(giver.requests))
-                joiner.snapshots.fetch(FetchSnapshot(1, silent.getsockname(), b"q"))
+                joiner.snapshots.fetch(FetchSnapshot(1, silent.getsockname(), b"q", bytes))
                 await asyncio.sleep(0.02)
                 for end in (giver, joiner):
                     end.snapshots.close()

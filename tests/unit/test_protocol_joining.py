@@ -7,10 +7,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from ocfcluster.errors import MalformedSnapshot
 from ocfcluster.protocol.effects import FetchSnapshot, State, View
 from ocfcluster.protocol.judgement import Candidate
 from ocfcluster.protocol.settings import Ballot, Configuration, PaxosRecord
-from ocfcluster.protocol.snapshot import Request, decode_topics, encode_request, encode_topics
+from ocfcluster.protocol.snapshot import Making, Request, decode_topics, encode_request, encode_topics
 from ocfcluster.protocol.state import topics_digest
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
@@ -43,7 +44,13 @@ def meddle(world: World, with_it: Callable[[list[bytes] | None], list[bytes] | N
     """What the sequencer gives goes through ``with_it``."""
     node = world.nodes[1]
     give = node.give_snapshot
-    node.give_snapshot = lambda request, now: with_it(give(request, now))  # type: ignore[method-assign]
+
+    def given(request: bytes, now: int) -> Making | None:
+        making = give(request, now)
+        parts = with_it(None if making is None else making())
+        return None if parts is None else lambda: parts
+
+    node.give_snapshot = given  # type: ignore[method-assign]
 
 
 def test_a_joiner_tells_nothing_before_the_view_that_admits_it_and_everything_behind_it() -> None:
@@ -129,7 +136,7 @@ def test_the_answer_to_an_earlier_request_is_ignored() -> None:
     world.restart(3)
     node = world.nodes[3]
     world.until(lambda: node.joiner.fetching)
-    node.snapshot_fetched(99, b"another's", world.now)
+    node.snapshot_fetched(99, MalformedSnapshot("another's"), world.now)
     assert node.joiner.fetching
     assert node.joiner.counters["snapshots_failed"] == 0
     joined(world)
@@ -171,9 +178,10 @@ def test_who_is_not_in_the_node_table_fetches_nothing() -> None:
 def asked(world: World, giver: int, **fields: object) -> list[bytes] | None:
     current = configuration(world, 1)
     request = Request(wire.cluster_hash("test"), 3, 2003, current.cluster_id, current.epoch, False)
-    return world.nodes[giver].give_snapshot(
+    making = world.nodes[giver].give_snapshot(
         encode_request(msgspec.structs.replace(request, **fields)), world.now
     )
+    return None if making is None else making()
 
 
 def test_who_gives_what() -> None:
@@ -230,7 +238,7 @@ def test_other_topics_than_those_that_are_wanted_are_not_taken() -> None:
     for answer, taken in (([(16, "other", False, DEFAULT_SETTINGS)], rows), (wanted, wanted)):
         node.joiner.fetch_topics(1, digest, world.now)
         [fetch] = [one for one in node.take_effects() if isinstance(one, FetchSnapshot)]
-        node.snapshot_fetched(fetch.token, encode_topics(answer, 17, 10**6), world.now)
+        node.snapshot_fetched(fetch.token, fetch.read(encode_topics(answer, 17, 10**6)), world.now)
         assert node._store.record.topics == taken
         world.now += SECOND_NS
 

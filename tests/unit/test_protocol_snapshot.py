@@ -12,11 +12,12 @@ from xxhash import xxh3_64_intdigest
 
 from ocfcluster import limits
 from ocfcluster.errors import MalformedSnapshot
-from ocfcluster.protocol.effects import Item
+from ocfcluster.protocol.effects import Delivery, Item
 from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.sequencer import Sequencer
 from ocfcluster.protocol.settings import Configuration, TopicRow
 from ocfcluster.protocol.snapshot import (
+    Making,
     Request,
     Restored,
     decode_request,
@@ -31,7 +32,7 @@ from ocfcluster.protocol.store import NO_LIMIT
 from ocfcluster.protocol.streams import OriginStream
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import Extent
-from ocfcluster.wire.topics import DEFAULT_SETTINGS, Access, TopicSettings
+from ocfcluster.wire.topics import DEFAULT_SETTINGS, Access, Retention, TopicSettings
 from tests.property.wire_helpers import flipped
 from tests.unit.protocol_world import configuration_of, publication, settings_of
 
@@ -72,10 +73,11 @@ class Giver:
         self.delivered = upto
         return deliver(self.log, self.state, upto)
 
+    def taken(self) -> Making:
+        return take_snapshot(CONFIGURATION, self.state, self.log, self.streams, self.delivered, self.stable)
+
     def snapshot(self) -> bytes:
-        return b"".join(
-            take_snapshot(CONFIGURATION, self.state, self.log, self.streams, self.delivered, self.stable)
-        )
+        return b"".join(self.taken()())
 
 
 def deliver(log: OrderLog, state: ReplicatedState, upto: int) -> list[Item]:
@@ -113,6 +115,27 @@ def busy() -> Giver:
 
 def restored(snapshot: bytes) -> Restored:
     return restore(snapshot, limits.RUN_BYTES)
+
+
+def test_a_snapshot_is_of_the_moment_when_it_was_taken() -> None:
+    """It is put together later, beside a node that goes on."""
+    giver = busy()
+    giver.state.retained.alter(16, Retention(events=100), 0)
+    kept = publication(16, 2, 1, [b"k"])
+    for number in range(3):
+        giver.state.retained.add(Delivery(kept, 16, 1, 0, 1 + number, 9 + number, 1, 1001, 1, 7))
+    taken = [giver.taken() for _ in range(2)]
+    before = taken[0]()
+    giver.state.retained.add(Delivery(kept, 16, 1, 0, 4, 12, 1, 1001, 1, 8))
+    giver.state.retained.topics[16].runs.popleft()
+    giver.state.node_table.votes[1] += 1
+    giver.state.last_seq[16] += 1
+    giver.order()
+    giver.hold()
+    giver.deliver(giver.log.held)
+    giver.log.free(giver.log.held)
+    assert taken[1]() == before
+    assert giver.taken()() != before
 
 
 def test_a_snapshot_is_the_givers_state() -> None:
@@ -270,7 +293,7 @@ def exercised(got: Restored) -> None:
     for token, name in enumerate(list(state.topics.by_name), 1):
         state.apply(control.control_run(control.TopicRemove(name), token), 1, 1001, 1, True, items)
     state.apply(publication(16, 2, 1, [b"x"] * 9), 2, 1002, 5, True, items)
-    take_snapshot(view, state, log, got.streams, got.delivered, got.stable)
+    take_snapshot(view, state, log, got.streams, got.delivered, got.stable)()
     for entry in list(log.find(0, 2**62)):
         for number in (entry.first_index, entry.first_packet, entry.order_time):
             assert 0 <= number < 2**63
