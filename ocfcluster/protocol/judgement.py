@@ -102,7 +102,9 @@ def judge(evidence: Evidence) -> Judgement:
     nowhere = answered and all(one.standing != HELD for one in evidence.promises.values())
     if evidence.forced or nowhere or (quorums.commit(lost) and (answered or evidence.waited)):
         source = max(
-            evidence.promises, key=lambda node: (evidence.promises[node].topics_index, -node), default=0
+            evidence.promises,
+            key=lambda node: (*_topics_known(evidence.promises[node], evidence.configuration), -node),
+            default=0,
         )
         return NewHistory(source) if source else Wait("nobody who was a member")
     silent = [
@@ -112,6 +114,13 @@ def judge(evidence: Evidence) -> Judgement:
     ]
     names = ", ".join(str(node) for node in silent) or "a node that did not lose what it held"
     return Wait(f"nodes {names}: without them, what was delivered might be lost")
+
+
+def _topics_known(promise: Promise, configuration: Configuration) -> tuple[int, bool]:
+    """How far the topics on a promiser's disk reach. Those of a history that has begun without its promiser are of the
+    history before, however far they reached there."""
+    began = configuration.topics_digest
+    return promise.topics_index, promise.topics_index > 0 or began in (0, promise.topics_digest)
 
 
 def _finish(evidence: Evidence, value: Configuration) -> Judgement:

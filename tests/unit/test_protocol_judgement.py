@@ -286,6 +286,18 @@ def test_a_new_history_begins_with_the_topics_of_the_highest_position() -> None:
     assert judge(given_) == NewHistory(2)
 
 
+def test_the_topics_of_the_history_before_do_not_come_back() -> None:
+    """Who was left out when this history began has its old table, and says that it reaches as far as the new one."""
+    began = msgspec.structs.replace(THREE, topics_digest=8)
+    old = promise(1, LOST, topics_digest=7)
+    as_it_began = promise(2, LOST, topics_digest=8)
+    assert judge(evidence(old, as_it_began, promise(3), configuration=began, forced=True)) == NewHistory(2)
+    changed = promise(3, LOST, topics_digest=9, topics_index=4)
+    assert judge(evidence(old, as_it_began, changed, configuration=began, forced=True)) == NewHistory(3)
+    assert judge(evidence(old, changed, configuration=THREE, forced=True)) == NewHistory(3)
+    assert judge(evidence(old, as_it_began, configuration=THREE, forced=True)) == NewHistory(1)
+
+
 def test_who_is_waited_for_is_named() -> None:
     judgement = judge(evidence(promise(2, HELD), promise(3, LOST)))
     assert isinstance(judgement, Wait)
