@@ -286,9 +286,9 @@ class Hub(Queues):
         if last:
             self._end(subscription)
 
-    def topic_removed(self, topic_id: int) -> None:
-        """Tell the subscribers of a topic; those that have no other end with it."""
-        catching_up = [one for one, its in self.replays.items() if its.topic_removed(topic_id)]
+    def topic_removed(self, topic_id: int, last_seq: int) -> None:
+        """Tell the subscribers of a topic, whose last event was ``last_seq``; those that have no other end with it."""
+        catching_up = [one for one, its in self.replays.items() if its.topic_removed(topic_id, last_seq)]
         for subscription in [*self.by_topic.get(topic_id, ()), *catching_up]:
             name = subscription.topics[topic_id]
             self._leave_topic(subscription, topic_id)

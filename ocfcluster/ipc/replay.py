@@ -164,11 +164,12 @@ class Replay:
             self.stand_in.queued_bytes -= item.size + QUEUED_ITEM_OVERHEAD_BYTES
             self._hub.pass_on(self._subscription, item)
 
-    def topic_removed(self, topic_id: int) -> bool:
+    def topic_removed(self, topic_id: int, last_seq: int) -> bool:
         """Whether the subscription was catching up with this topic, whose events are gone now, to the last."""
         cursor = self._cursors.pop(topic_id, None)
-        if cursor is not None and cursor.next_seq <= cursor.last_seq:
-            self._miss(topic_id, cursor.next_seq, 0, REMOVED)
+        # The cursor's own last seq is of the last portion: more may have come since, and its source is empty now.
+        if cursor is not None and cursor.next_seq <= last_seq:
+            self._miss(topic_id, cursor.next_seq, last_seq, REMOVED)
         return cursor is not None
 
     def abandon(self) -> Subscription:

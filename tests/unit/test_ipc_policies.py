@@ -243,7 +243,7 @@ def test_a_topics_removal_is_told_behind_what_was_dropped_of_it() -> None:
     subscription, slow = world.subscribe(1, on_slow=OnSlow.DROP_OLDEST, room=0)
     world.publish()
     world.publish()
-    world.hub.topic_removed(16)
+    world.hub.topic_removed(16, 2)
     for number in range(20):
         world.publish(topic_id=17)
         world.hub.flush(number)
