@@ -99,6 +99,8 @@ class Replay:
     def feed(self) -> bool:
         """Queue the next portion. Whether the subscription has caught up: it is like any other then."""
         hub, subscription = self._hub, self._subscription
+        if subscription.gaps:
+            hub.tell_gaps(subscription)  # its queue was given up: what it missed comes before what follows
         runs, size = REPLAY_PORTION_RUNS, min(REPLAY_PORTION_BYTES, hub.marks.full)
         share = max(1, len(self._cursors))
         heads: list[tuple[int, int, Sequence[Kept], int]] = []  # ev_id of the next run, topic, runs, place

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from ocfcluster.ipc import replay
-from ocfcluster.ipc.delivery import Hub
+from ocfcluster.ipc import delivery, replay
+from ocfcluster.ipc.delivery import Hub, Marks
 from ocfcluster.ipc.replay import Cursor
 from ocfcluster.ipc.subscription import Line, Subscription
 from ocfcluster.limits import RECORD_HEADER_BYTES
@@ -283,6 +283,31 @@ def test_a_reader_that_is_too_slow_is_told_what_it_missed(seed: int) -> None:
     assert gaps == world.hub.gaps
     assert gaps
     assert not world.was_full  # it holds up nobody
+
+
+@pytest.mark.usefixtures("small_portions")
+@pytest.mark.parametrize("seed", range(5))
+def test_what_it_missed_is_told_before_the_next_portion(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "RECORDS_PER_FRAME", 1)
+    monkeypatch.setattr(replay, "REPLAY_PORTION_RUNS", 6)
+    monkeypatch.setattr(replay, "REPLAY_PORTION_BYTES", 40_000)
+    world = World(seed, Retention(events=100_000))
+    for _ in range(40):
+        world.publish(KEPT)
+    reader = Reader(world, world.hub.open_line(1), 1, {KEPT: 1}, False)
+    assert reader.subscription.blocked
+    world.hub.marks = Marks(held=100)  # so what waits for it is given up
+    world.hub.flush(0)
+    assert reader.subscription.gaps
+    world.hub.marks = Marks()
+    for _ in range(200):
+        reader.read()
+    next_seq = 1
+    for one in reader.got:
+        assert (one.first_seq if isinstance(one, Notice) else one[1]) == next_seq
+        next_seq = 1 + (one.last_seq if isinstance(one, Notice) else next_seq)
+    assert next_seq == world.last_seq[KEPT] + 1
+    assert sum(isinstance(one, Notice) for one in reader.got) == 1
 
 
 def _unsubscribe(world: World, reader: Reader) -> None:
