@@ -394,6 +394,7 @@ class Hub(Queues):
                 self._write_line(line)
             for subscription in dirty:
                 self._look(subscription)
+            self._bound_held()
 
     def _write_line(self, line: Line) -> None:
         """Write the callback subscriptions of a connection in the order of the log, as far as nobody blocks."""
