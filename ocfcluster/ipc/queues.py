@@ -71,6 +71,10 @@ class Queues:
     def subscriptions(self) -> list[Subscription]:
         return [s for line in self.lines.values() for s in line.subscriptions.values()]
 
+    def stand_ins(self) -> list[Subscription]:
+        """Those that hold back what is to come later for subscriptions that catch up."""
+        return [stand_in for one in self.replays.values() for stand_in in one.stand_ins]
+
     def _leave_topic(self, subscription: Subscription, topic_id: int) -> None:
         subscribers = self.by_topic.get(topic_id)
         if subscribers is not None and subscription in subscribers:
@@ -166,7 +170,7 @@ class Queues:
         """Where all queues together hold too much, give up the longest that can be, and so on."""
         if self.held_bytes <= self.marks.held:
             return
-        holding = [*self.subscriptions(), *(one.stand_in for one in self.replays.values())]
+        holding = [*self.subscriptions(), *self.stand_ins()]
         longest = [(-one.queued_bytes, place, one) for place, one in enumerate(holding)]
         heapify(longest)
         while longest and self.held_bytes > self.marks.held:
