@@ -32,6 +32,7 @@ from ocfcluster.wire.frames import (
     RecordFlags,
     RecordKind,
     encode_notice,
+    read_notice,
 )
 from ocfcluster.wire.run import read_header
 
@@ -272,12 +273,17 @@ class Queues:
         self.dropped += item.topic_id > 0
 
     def _put_gaps_first(self, subscription: Subscription) -> None:
-        """What was lost before the queue is told before it."""
+        """What was lost before the queue is told before it, but behind the gaps of what came before that."""
         queue = subscription.queue
         position = queue[0].position
         lost, subscription.lost = subscription.lost, {}
+        begins = {subscription.names.get(topic_id, ""): gap[0] for topic_id, gap in lost.items()}
+        earlier: list[Item] = []
+        while queue and _is_gap_before(queue[0], begins):
+            earlier.append(queue.popleft())
         for topic_id, gap in reversed(lost.items()):
             queue.appendleft(self._gap_item(subscription, topic_id, gap, _too_slow(subscription), position))
+        queue.extendleft(reversed(earlier))
 
     def _disconnect(self, subscription: Subscription) -> None:
         """The subscription asked to end rather than to hold anybody up: its queue is lost, told, and the last."""
@@ -344,6 +350,14 @@ def _topic_given(item: Item) -> int:
     """The topic of a record that one subscription alone was given; 0 of a notice, and of a record that ends it."""
     kind = RECORD_HEADER.unpack(item.header)[1]
     return read_header(item.body).topic_id if kind == RecordKind.RUN else 0
+
+
+def _is_gap_before(item: Item, begins: dict[str, int]) -> bool:
+    """Whether this is the notice of a gap (what is not kept any more) that ends before what ``begins`` in its topic."""
+    if item.topic_id or RECORD_HEADER.unpack(item.header)[1] != RecordKind.NOTICE:
+        return False
+    notice = read_notice(item.body)
+    return notice.code == NoticeCode.GAP and notice.last_seq < begins.get(notice.topic, 1 << 64)
 
 
 def _widen(gaps: dict[int, tuple[int, int]], topic_id: int, first_seq: int, last_seq: int) -> None:

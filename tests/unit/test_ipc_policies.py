@@ -226,6 +226,35 @@ def test_gaps_that_could_not_be_written_grow_and_are_told_once() -> None:
     assert gaps(world.drain(subscription, slow)) == [("t", 1, 90)]
 
 
+@pytest.mark.parametrize("policy", [OnSlow.DROP_OLDEST, OnSlow.DISCONNECT])
+def test_what_is_lost_is_told_behind_the_gap_that_came_before_it(policy: OnSlow) -> None:
+    world = Filtered()
+    subscription, slow = world.subscribe(1, on_slow=policy, room=0)
+    for name, last_seq in (("t", 4), ("u", 0)):  # 0: of a history that is no more
+        world.hub.notify(
+            subscription, Notice(NoticeCode.GAP, name, 3, last_seq, "they are not kept any more")
+        )
+    world.last[16] = 4
+    for number in range(30):
+        world.publish(topic_id=16 + number % 2)
+        world.hub.flush(number)
+    world.hub.topic_removed(17, 15)
+    got = gaps(world.drain(subscription, slow))
+    assert got[:2] == [("t", 3, 4), ("u", 3, 0)]
+    assert [(name, first) for name, first, _ in got[2:4]] == [("t", 5), ("u", 1)]
+
+
+def test_a_gap_that_comes_behind_what_is_lost_stays_behind_it() -> None:
+    world = Filtered()
+    subscription, slow = world.subscribe(1, on_slow=OnSlow.DROP_OLDEST, topics={16: "t", 17: "u"}, room=0)
+    world.publish()
+    world.hub.notify(subscription, Notice(NoticeCode.GAP, "t", 2, 3, "they are not kept any more"))
+    for number in range(20):
+        world.publish(topic_id=17)
+        world.hub.flush(number)
+    assert [one[0] for one in gaps(world.drain(subscription, slow))] == ["t", "u", "t"]
+
+
 def test_it_ends_where_that_was_asked_for() -> None:
     world = Filtered()
     subscription, slow = world.subscribe(1, on_slow=OnSlow.DISCONNECT, room=1)
