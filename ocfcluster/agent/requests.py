@@ -461,7 +461,7 @@ class Requests:
         agent.components.begin(subscription, at.positions)
         self.groups.begin(subscription)
         if at.cursors:
-            agent.hub.begin_with(subscription, at.cursors)
+            agent.hub.begin_with(subscription, at.cursors, {one.topic_id for one in at.starts if one.local})
         return 0, ""
 
     def on_unsubscribe(self, client: Client, request: Incoming, body: Body | None) -> None:

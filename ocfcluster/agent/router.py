@@ -100,7 +100,9 @@ class Router:
     def _topic_change(self, change: TopicChange) -> None:
         topic_id = change.topic.topic_id
         if change.removed:
-            self._hub.topic_removed(topic_id)
+            local = change.topic.local
+            last_seq = self._local.last_seq.get(topic_id, 0) if local else change.last_seq
+            self._hub.topic_removed(topic_id, last_seq)
             self._local.forget_topic(topic_id)
         elif change.topic.local:
             self._local.settle(change.topic)

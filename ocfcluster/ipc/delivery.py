@@ -18,6 +18,7 @@ import errno
 import heapq
 import socket
 import struct
+from collections.abc import Container
 from typing import Final
 
 from ocfcluster.ipc import replay
@@ -126,9 +127,14 @@ class Hub(Queues):
         if subscription.callback and line.subscriptions:
             self._touch_line(line)  # it may have held the others up
 
-    def begin_with(self, subscription: Subscription, cursors: dict[int, replay.Cursor]) -> None:
-        """A subscription that was just added gets what is kept of these topics before anything else."""
-        replay.begin(self, subscription, cursors)
+    def begin_with(
+        self, subscription: Subscription, cursors: dict[int, replay.Cursor], local: Container[int] = ()
+    ) -> None:
+        """A subscription that was just added gets what is kept of these topics before anything else.
+
+        ``local``: which of all its topics are local ones.
+        """
+        replay.begin(self, subscription, cursors, local)
         self._touch(subscription)  # also where all of the first portion was left out
 
     def replace(self, topic_id: int, subscription: Subscription, by: Subscription | None) -> None:
@@ -139,7 +145,7 @@ class Hub(Queues):
 
     def subscribers(self, topic_id: int) -> list[Subscription]:
         """Those to this topic, whether they get its events or are still catching up."""
-        stand_ins = [one.stand_in for one in self.replays.values()]
+        stand_ins = self.stand_ins()
         live = [one for one in self.by_topic.get(topic_id, ()) if one not in stand_ins]
         return live + [one for one in self.replays if topic_id in one.topics]
 
@@ -286,9 +292,9 @@ class Hub(Queues):
         if last:
             self._end(subscription)
 
-    def topic_removed(self, topic_id: int) -> None:
-        """Tell the subscribers of a topic; those that have no other end with it."""
-        catching_up = [one for one, its in self.replays.items() if its.topic_removed(topic_id)]
+    def topic_removed(self, topic_id: int, last_seq: int) -> None:
+        """Tell the subscribers of a topic, whose last event was ``last_seq``; those that have no other end with it."""
+        catching_up = [one for one, its in self.replays.items() if its.topic_removed(topic_id, last_seq)]
         for subscription in [*self.by_topic.get(topic_id, ()), *catching_up]:
             name = subscription.topics[topic_id]
             self._leave_topic(subscription, topic_id)
@@ -394,6 +400,7 @@ class Hub(Queues):
                 self._write_line(line)
             for subscription in dirty:
                 self._look(subscription)
+            self._bound_held()
 
     def _write_line(self, line: Line) -> None:
         """Write the callback subscriptions of a connection in the order of the log, as far as nobody blocks."""

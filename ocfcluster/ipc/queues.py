@@ -6,12 +6,13 @@
   is never full: at the mark it loses its oldest events (DROP_OLDEST; the gap comes before what is left), or ends
   (DISCONNECT).
 - **Memory.** Items are shared; what all queues hold together is bounded, and beyond that the longest queue of all
-  is given up for a gap.
+  is given up for a gap: first its runs, then also what its subscription alone was given. Notices are never lost.
 """
 
 from __future__ import annotations
 
 import os
+from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocfcluster.ipc.slow import SlowBudget
@@ -31,7 +32,9 @@ from ocfcluster.wire.frames import (
     RecordFlags,
     RecordKind,
     encode_notice,
+    read_notice,
 )
+from ocfcluster.wire.run import read_header
 
 if TYPE_CHECKING:
     from ocfcluster.ipc.replay import Replay
@@ -68,6 +71,10 @@ class Queues:
 
     def subscriptions(self) -> list[Subscription]:
         return [s for line in self.lines.values() for s in line.subscriptions.values()]
+
+    def stand_ins(self) -> list[Subscription]:
+        """Those that hold back what is to come later for subscriptions that catch up."""
+        return [stand_in for one in self.replays.values() for stand_in in one.stand_ins]
 
     def _leave_topic(self, subscription: Subscription, topic_id: int) -> None:
         subscribers = self.by_topic.get(topic_id)
@@ -159,11 +166,20 @@ class Queues:
                 self._disconnect(subscription)
         elif subscription.full and subscription.queued_bytes <= self.marks.full // 2:
             self._set_full(subscription, False, self._now)
-        self._bound_held()
 
     def _bound_held(self) -> None:
-        while self.held_bytes > self.marks.held and self._give_up_longest():
-            pass
+        """Where all queues together hold too much, give up the longest that can be, and so on."""
+        if self.held_bytes <= self.marks.held:
+            return
+        holding = [*self.subscriptions(), *self.stand_ins()]
+        longest = [(-one.queued_bytes, place, one) for place, one in enumerate(holding)]
+        heapify(longest)
+        while longest and self.held_bytes > self.marks.held:
+            _, place, one = longest[0]
+            if self._give_up(one):
+                heapreplace(longest, (-one.queued_bytes, place, one))
+            else:
+                heappop(longest)  # only notices are left in it: another one has to do
 
     def _set_full(self, subscription: Subscription, full: bool, now: int) -> None:
         if subscription.full == full:
@@ -253,17 +269,21 @@ class Queues:
     def _lose(self, subscription: Subscription, item: Item) -> None:
         """A run at the head of the queue is not given, or a gap there is not told yet."""
         topic_id = abs(item.topic_id)
-        first_seq, last_seq = subscription.lost.get(topic_id, (item.first_seq, item.last_seq))
-        subscription.lost[topic_id] = (min(first_seq, item.first_seq), max(last_seq, item.last_seq))
+        _widen(subscription.lost, topic_id, item.first_seq, item.last_seq)
         self.dropped += item.topic_id > 0
 
     def _put_gaps_first(self, subscription: Subscription) -> None:
-        """What was lost before the queue is told before it."""
+        """What was lost before the queue is told before it, but behind the gaps of what came before that."""
         queue = subscription.queue
         position = queue[0].position
         lost, subscription.lost = subscription.lost, {}
+        begins = {subscription.names.get(topic_id, ""): gap[0] for topic_id, gap in lost.items()}
+        earlier: list[Item] = []
+        while queue and _is_gap_before(queue[0], begins):
+            earlier.append(queue.popleft())
         for topic_id, gap in reversed(lost.items()):
             queue.appendleft(self._gap_item(subscription, topic_id, gap, _too_slow(subscription), position))
+        queue.extendleft(reversed(earlier))
 
     def _disconnect(self, subscription: Subscription) -> None:
         """The subscription asked to end rather than to hold anybody up: its queue is lost, told, and the last."""
@@ -284,35 +304,66 @@ class Queues:
         self._written(subscription, len(items))
         return [item for item in items if not item.topic_id]
 
-    def _give_up_longest(self) -> bool:
-        """Turn the longest queue of all into gaps; False if there is none that holds anything."""
-        holding = [*self.subscriptions(), *(one.stand_in for one in self.replays.values())]
-        longest = max(holding, key=lambda s: s.queued_bytes, default=None)
-        if longest is None or not longest.queue:
-            return False
-        if longest.on_slow is OnSlow.DROP_OLDEST and len(longest.queue) > 1 and not longest.dropping:
-            before = longest.queued_bytes
-            self._drop_oldest(longest, before // 2)
-            if longest.queued_bytes < before:
+    def _give_up(self, subscription: Subscription) -> bool:
+        """Turn a queue into gaps; False where nothing is in it that can be.
+
+        What was given to this subscription alone goes only when no run is left. Notices stay, and what a subscription
+        ends with: there are a few for each of its topics at most.
+        """
+        queue = subscription.queue
+        if subscription.on_slow is OnSlow.DROP_OLDEST and len(queue) > 1 and not subscription.dropping:
+            before = subscription.queued_bytes
+            self._drop_oldest(subscription, before // 2)
+            if subscription.queued_bytes < before:
                 return True
-        if not longest.dropping:
-            self._fall_back(longest)
+        runs = any(item.topic_id > 0 for item in queue)
         missed: dict[int, tuple[int, int]] = {}
-        for item in longest.queue:
-            if item.topic_id:
-                first_seq = missed.get(abs(item.topic_id), (item.first_seq, 0))[0]
-                missed[abs(item.topic_id)] = (first_seq, item.last_seq)
-        for topic_id, (first_seq, last_seq) in longest.gaps.items():
-            missed[topic_id] = (missed.get(topic_id, (first_seq, 0))[0], last_seq)
-        longest.gaps = missed
-        notices = self._discard(longest)
-        if longest.ended:  # its last notice is among them, so the gaps go before it
-            self.tell_gaps(longest)
-        for notice in notices:
-            self._count(longest, notice)
-            longest.queue.append(notice)
-        self._touch(longest)
+        kept: list[Item] = []
+        gaps = 0
+        for item in queue:
+            topic_id = abs(item.topic_id) if item.topic_id or runs else _topic_given(item)
+            if topic_id:
+                _widen(missed, topic_id, item.first_seq, item.last_seq)
+                gaps += item.topic_id < 0
+            else:
+                kept.append(item)
+        gone = len(queue) - len(kept)
+        # Of one that has ended gaps are put back: a record less at least, so that this comes to an end.
+        if not gone or (subscription.ended and gone == gaps == len(missed)):
+            return False
+        if not subscription.dropping:
+            self._fall_back(subscription)
+        for topic_id, gap in subscription.gaps.items():
+            _widen(missed, topic_id, *gap)
+        subscription.gaps = missed
+        self._written(subscription, len(queue))
+        if subscription.ended:  # its last notice is among those that stay, so the gaps go before it
+            self.tell_gaps(subscription)
+        for item in kept:
+            self._count(subscription, item)
+            queue.append(item)
+        self._touch(subscription)
         return True
+
+
+def _topic_given(item: Item) -> int:
+    """The topic of a record that one subscription alone was given; 0 of a notice, and of a record that ends it."""
+    kind = RECORD_HEADER.unpack(item.header)[1]
+    return read_header(item.body).topic_id if kind == RecordKind.RUN else 0
+
+
+def _is_gap_before(item: Item, begins: dict[str, int]) -> bool:
+    """Whether this is the notice of a gap (what is not kept any more) that ends before what ``begins`` in its topic."""
+    if item.topic_id or RECORD_HEADER.unpack(item.header)[1] != RecordKind.NOTICE:
+        return False
+    notice = read_notice(item.body)
+    return notice.code == NoticeCode.GAP and notice.last_seq < begins.get(notice.topic, 1 << 64)
+
+
+def _widen(gaps: dict[int, tuple[int, int]], topic_id: int, first_seq: int, last_seq: int) -> None:
+    """The gap of this topic goes as far as these, too."""
+    first, last = gaps.get(topic_id, (first_seq, last_seq))
+    gaps[topic_id] = (min(first, first_seq), max(last, last_seq))
 
 
 def _too_slow(subscription: Subscription) -> str:

@@ -5,8 +5,9 @@ meanwhile to those topics is not queued for it: it is kept, too, and comes in it
 everything it becomes one like any other, once, between two runs. So whoever catches up costs the agent one portion,
 and holds up nobody.
 
-What is published to the subscription's other topics is held back until its place in the order has come: a stand-in is
-subscribed to them in its place. The ids of events (ev_id) tell the order.
+What is published to the subscription's other topics is held back until its place in the order has come: stand-ins are
+subscribed to them in its place, one to the topics of the cluster's order, one to local topics, which have an order of
+their own and come behind. The ids of events (ev_id) tell the order.
 
 A reader so slow that what is kept runs out under it is told of the gap.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import copy
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -26,7 +27,15 @@ from ocfcluster.limits import (
     REPLAY_PORTION_BYTES,
     REPLAY_PORTION_RUNS,
 )
-from ocfcluster.wire.frames import RECORD_HEADER, Notice, NoticeCode, OnSlow, RecordFlags, RecordKind
+from ocfcluster.wire.frames import (
+    LOCAL_ID,
+    RECORD_HEADER,
+    Notice,
+    NoticeCode,
+    OnSlow,
+    RecordFlags,
+    RecordKind,
+)
 
 if TYPE_CHECKING:
     from ocfcluster.ipc.delivery import Hub
@@ -67,23 +76,30 @@ class Cursor:
 class Replay:
     """One subscription that catches up."""
 
-    __slots__ = ("stand_in", "_hub", "_subscription", "_cursors", "_looks_out")
+    __slots__ = ("stand_ins", "_hub", "_subscription", "_cursors", "_looks_out")
 
-    def __init__(self, hub: Hub, subscription: Subscription, cursors: dict[int, Cursor]) -> None:
+    def __init__(
+        self, hub: Hub, subscription: Subscription, cursors: dict[int, Cursor], local: Container[int]
+    ) -> None:
         self._hub = hub
         self._subscription = subscription
         self._cursors = cursors
         self._looks_out = False
-        self.stand_in = stand_in = copy.copy(subscription)  # its topics are the same table
+        # Of the cluster's topics and of local ones: in one queue a local event would hold up all behind it.
+        self.stand_ins = (self._stand_in(), self._stand_in())
+        for topic_id in subscription.topics:
+            if topic_id not in cursors:
+                hub.by_topic.setdefault(topic_id, []).append(self.stand_ins[topic_id in local])
+
+    def _stand_in(self) -> Subscription:
+        stand_in = copy.copy(self._subscription)  # its topics are the same table
         stand_in.queue = deque()
         stand_in.queued_bytes = 0
         stand_in.gaps, stand_in.passed, stand_in.lost = {}, {}, {}
         stand_in.on_slow = OnSlow.BLOCK
         stand_in.replay = self
         stand_in.dirty = True  # so nobody writes its queue
-        for topic_id in subscription.topics:
-            if topic_id not in cursors:
-                hub.by_topic.setdefault(topic_id, []).append(stand_in)
+        return stand_in
 
     def look_out(self) -> None:
         """What was given is written: the next portion comes when the socket has room."""
@@ -99,6 +115,8 @@ class Replay:
     def feed(self) -> bool:
         """Queue the next portion. Whether the subscription has caught up: it is like any other then."""
         hub, subscription = self._hub, self._subscription
+        if subscription.gaps:
+            hub.tell_gaps(subscription)  # its queue was given up: what it missed comes before what follows
         runs, size = REPLAY_PORTION_RUNS, min(REPLAY_PORTION_BYTES, hub.marks.full)
         share = max(1, len(self._cursors))
         heads: list[tuple[int, int, Sequence[Kept], int]] = []  # ev_id of the next run, topic, runs, place
@@ -157,18 +175,28 @@ class Replay:
         self._hub.notify(self._subscription, Notice(NoticeCode.GAP, name, first_seq, last_seq, reason))
 
     def _give_held(self, before: int) -> None:
-        """What was held back and comes before this ev_id; a notice has none, and waits for nothing."""
-        queue = self.stand_in.queue
-        while queue and _EV_ID.unpack_from(queue[0].header)[0] < before:
+        """What was held back and comes before this ev_id; a notice has none, and waits for nothing.
+
+        Nor does what this node alone tells in a topic of the cluster's: its place is between the topic's events.
+        """
+        of_cluster, of_node = self.stand_ins
+        self._give_from(of_cluster, before, LOCAL_ID)
+        self._give_from(of_node, before, 1 << 64)
+
+    def _give_from(self, stand_in: Subscription, first: int, end: int) -> None:
+        """What it holds, up to the first item with an ev_id from ``first`` on and below ``end``."""
+        queue = stand_in.queue
+        while queue and not first <= _EV_ID.unpack_from(queue[0].header)[0] < end:
             item = queue.popleft()
-            self.stand_in.queued_bytes -= item.size + QUEUED_ITEM_OVERHEAD_BYTES
+            stand_in.queued_bytes -= item.size + QUEUED_ITEM_OVERHEAD_BYTES
             self._hub.pass_on(self._subscription, item)
 
-    def topic_removed(self, topic_id: int) -> bool:
+    def topic_removed(self, topic_id: int, last_seq: int) -> bool:
         """Whether the subscription was catching up with this topic, whose events are gone now, to the last."""
         cursor = self._cursors.pop(topic_id, None)
-        if cursor is not None and cursor.next_seq <= cursor.last_seq:
-            self._miss(topic_id, cursor.next_seq, 0, REMOVED)
+        # The cursor's own last seq is of the last portion: more may have come since, and its source is empty now.
+        if cursor is not None and cursor.next_seq <= last_seq:
+            self._miss(topic_id, cursor.next_seq, last_seq, REMOVED)
         return cursor is not None
 
     def abandon(self) -> Subscription:
@@ -179,22 +207,32 @@ class Replay:
         return self._subscription
 
     def _end(self) -> None:
-        """What was held back is queued, and the subscription takes the place of its stand-in."""
-        hub, subscription, stand_in = self._hub, self._subscription, self.stand_in
-        subscription.replay = stand_in.replay = None
+        """What was held back is queued, and the subscription takes the place of its stand-ins."""
+        hub, subscription = self._hub, self._subscription
+        subscription.replay = None
         self.look_away()
         if not subscription.ended:
             hub.tell_gaps(subscription)
         self._give_held(1 << 64)
-        hub.take_over(subscription, stand_in)
-        for topic_id in subscription.topics:
-            hub.replace(topic_id, stand_in, None if subscription.ended else subscription)
+        for stand_in in self.stand_ins:
+            stand_in.replay = None
+            hub.take_over(subscription, stand_in)
+            for topic_id in subscription.topics:
+                hub.replace(topic_id, stand_in, None)
+        if not subscription.ended:
+            for topic_id in subscription.topics:
+                hub.replace(topic_id, subscription, subscription)
 
 
-def begin(hub: Hub, subscription: Subscription, cursors: dict[int, Cursor]) -> None:
-    """A subscription that was just added is to be given what is kept of these topics first."""
+def begin(
+    hub: Hub, subscription: Subscription, cursors: dict[int, Cursor], local: Container[int] = ()
+) -> None:
+    """A subscription that was just added is to be given what is kept of these topics first.
+
+    ``local``: which of all its topics are local ones.
+    """
     for topic_id in subscription.topics:
         hub.replace(topic_id, subscription, None)
-    replay = subscription.replay = hub.replays[subscription] = Replay(hub, subscription, cursors)
+    replay = subscription.replay = hub.replays[subscription] = Replay(hub, subscription, cursors, local)
     subscription.dropping = subscription.apart = True  # what is delivered now is not for its queue
     replay.feed()

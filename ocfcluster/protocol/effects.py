@@ -63,6 +63,7 @@ class TopicChange(NamedTuple):
     removed: bool
     altered: bool = False
     before: TopicSettings | None = None  # of one that was altered
+    last_seq: int = 0  # of one that was removed, in the cluster's order: a local topic has none there
 
 
 class Outcome(NamedTuple):

@@ -49,7 +49,7 @@ def _open(state: ReplicatedState, name: str, items: list[Item]) -> tuple[int, Gr
     before = state.groups.next_id
     error, group, displaced = state.groups.open(name)
     if displaced is not None:
-        items.append(TopicChange(displaced.topic, removed=True))
+        items.append(TopicChange(displaced.topic, removed=True, last_seq=displaced.last_seq))
     if group is not None and state.groups.next_id != before:
         items.append(TopicChange(group.topic, removed=False))
     return error, group

@@ -384,7 +384,7 @@ class ReplicatedState:
                 value = topic.topic_id if topic else 0
                 if change is not None:
                     if change.removed:
-                        del self.last_seq[change.topic.topic_id]
+                        change = change._replace(last_seq=self.last_seq.pop(change.topic.topic_id))
                         self.retained.forget(change.topic.topic_id)
                     else:
                         self.last_seq.setdefault(change.topic.topic_id, 0)

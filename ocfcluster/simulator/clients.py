@@ -170,7 +170,7 @@ class Door:
         now = self._client.now
         if isinstance(item, TopicChange):
             if item.removed:
-                self.hub.topic_removed(item.topic.topic_id)
+                self.hub.topic_removed(item.topic.topic_id, item.last_seq)
         elif self.reader is not None and item.topic_id == self.reader.topic_id and not self.reader.ended:
             self.reader.delivered(item.seq, item.seq + item.count - item.skip - 1, item.node_id)
         if isinstance(item, Delivery) and item.topic_id in self.hub.by_topic:

@@ -250,6 +250,10 @@ class Judge:
                 state.topic = state.topic._replace(settings=topic.settings)
             if state is None or state.topic != topic:
                 raise Violation("topics", f"{topic} is removed and was not there")
+            if state.last_seq != change.last_seq and not self._history.unseen:
+                raise Violation(
+                    "topics", f"{topic} is removed at seq {change.last_seq}, not {state.last_seq}"
+                )
             del self._names[topic.name]
             self.removed[topic.topic_id] = topic.name
             return

@@ -109,10 +109,6 @@ class Reader:
         expected = self._expected
         while expected and not expected[0].wanted and expected[0].last_seq < notice.first_seq:
             expected.popleft()
-        if not notice.last_seq:  # the topic is gone
-            self.missed += sum(one.last_seq + 1 - one.first_seq for one in expected if one.wanted)
-            expected.clear()
-            return
         if not expected or expected[0].first_seq != notice.first_seq:
             self._complain(f"a gap of what was not to come: {notice}; next was {list(expected)[:1]}")
         while expected and expected[0].first_seq <= notice.last_seq:

@@ -114,7 +114,7 @@ def a_topic_can_be_created_once_alone() -> None:
 @mutation("A16", "removal_ends_subscriptions", agents=1)
 def removal_is_not_told() -> None:
     """Subscribers of a topic that is removed hear nothing of it."""
-    wrap(Hub, "topic_removed", lambda _original, _self, _topic_id: None)
+    wrap(Hub, "topic_removed", lambda _original, _self, _topic_id, _last_seq: None)
 
 
 @mutation("A16", "made_again_is_another", agents=1)

@@ -432,7 +432,7 @@ def test_a_notice_comes_behind_the_gap_that_was_before_it() -> None:
     world = World()
     subscription, socket = world.add(world.hub.open_line(1), 5, T, room=0)
     fill(world, SUBSCRIPTION_QUEUE_HARD_BYTES)
-    world.hub.topic_removed(16)
+    world.hub.topic_removed(16, world.last[16])
     got = world.drain(subscription, socket)
     assert [one.code for one in got[-2:]] == [NoticeCode.GAP, NoticeCode.TOPIC_REMOVED]
     assert got[-1].final

@@ -16,10 +16,12 @@ from ocfcluster.limits import QUEUED_ITEM_OVERHEAD_BYTES, RECORD_HEADER_BYTES, S
 from ocfcluster.wire.filter import Predicate
 from ocfcluster.wire.frames import (
     EVENT_HEADER,
+    LOCAL_ID,
     RECORD_HEADER,
     Notice,
     NoticeCode,
     OnSlow,
+    RecordFlags,
     RecordKind,
     read_notice,
 )
@@ -62,6 +64,15 @@ class Filtered(World):
         if topic_id in self.hub.by_topic:
             self.hub.deliver(topic_id, header, run, seq, seq)
         return seq
+
+    def give(self, subscription: Subscription, seq: int, kind: RecordKind = RecordKind.RUN) -> None:
+        """A record of topic 16 for this one alone."""
+        room = RUN_BYTES - len(build_run(RunKind.PUBLICATION, 16, 0, 1, [b""]))
+        run = build_run(RunKind.PUBLICATION, 16, 0, 1, [bytes(room)])
+        header = RECORD_HEADER.pack(
+            RECORD_HEADER_BYTES + len(run), kind, RecordFlags.LOCAL, 0, 0, 1, 1, 1, seq, LOCAL_ID, 0
+        )
+        self.hub.give(subscription, 16, header, run, seq, kind is RecordKind.LAST)
 
 
 def gaps(got: list[object]) -> list[tuple[str, int, int]]:
@@ -215,6 +226,35 @@ def test_gaps_that_could_not_be_written_grow_and_are_told_once() -> None:
     assert gaps(world.drain(subscription, slow)) == [("t", 1, 90)]
 
 
+@pytest.mark.parametrize("policy", [OnSlow.DROP_OLDEST, OnSlow.DISCONNECT])
+def test_what_is_lost_is_told_behind_the_gap_that_came_before_it(policy: OnSlow) -> None:
+    world = Filtered()
+    subscription, slow = world.subscribe(1, on_slow=policy, room=0)
+    for name, last_seq in (("t", 4), ("u", 0)):  # 0: of a history that is no more
+        world.hub.notify(
+            subscription, Notice(NoticeCode.GAP, name, 3, last_seq, "they are not kept any more")
+        )
+    world.last[16] = 4
+    for number in range(30):
+        world.publish(topic_id=16 + number % 2)
+        world.hub.flush(number)
+    world.hub.topic_removed(17, 15)
+    got = gaps(world.drain(subscription, slow))
+    assert got[:2] == [("t", 3, 4), ("u", 3, 0)]
+    assert [(name, first) for name, first, _ in got[2:4]] == [("t", 5), ("u", 1)]
+
+
+def test_a_gap_that_comes_behind_what_is_lost_stays_behind_it() -> None:
+    world = Filtered()
+    subscription, slow = world.subscribe(1, on_slow=OnSlow.DROP_OLDEST, topics={16: "t", 17: "u"}, room=0)
+    world.publish()
+    world.hub.notify(subscription, Notice(NoticeCode.GAP, "t", 2, 3, "they are not kept any more"))
+    for number in range(20):
+        world.publish(topic_id=17)
+        world.hub.flush(number)
+    assert [one[0] for one in gaps(world.drain(subscription, slow))] == ["t", "u", "t"]
+
+
 def test_it_ends_where_that_was_asked_for() -> None:
     world = Filtered()
     subscription, slow = world.subscribe(1, on_slow=OnSlow.DISCONNECT, room=1)
@@ -243,7 +283,7 @@ def test_a_topics_removal_is_told_behind_what_was_dropped_of_it() -> None:
     subscription, slow = world.subscribe(1, on_slow=OnSlow.DROP_OLDEST, room=0)
     world.publish()
     world.publish()
-    world.hub.topic_removed(16)
+    world.hub.topic_removed(16, 2)
     for number in range(20):
         world.publish(topic_id=17)
         world.hub.flush(number)
@@ -273,6 +313,83 @@ def test_memory_for_all_is_bounded_with_every_policy() -> None:
         for one in got:
             told |= {one} if isinstance(one, int) else set(range(one.first_seq, one.last_seq + 1))  # type: ignore[attr-defined]
         assert told == set(range(1, 51))
+
+
+def test_what_one_was_given_alone_is_given_up_where_nothing_else_is_left() -> None:
+    marks = Marks(full=4 * ITEM_BYTES, hard=50 * ITEM_BYTES, held=20 * ITEM_BYTES)
+    world = Filtered(marks)
+    made = [world.subscribe(number, topics={16: "t"}, room=0) for number in range(4)]
+    for seq in range(1, 13):
+        for subscription, _ in made:
+            world.give(subscription, seq)
+        world.hub.flush(0)
+        assert world.hub.held_bytes <= marks.held
+    assert [s.queued_bytes > 0 for s, _ in made].count(True) >= 2  # the others keep what they were given
+    world.last[16] = 12
+    for subscription, event_socket in made:
+        got = world.drain(subscription, event_socket)
+        told: list[int] = []
+        for one in got:
+            told += [one] if isinstance(one, int) else range(one.first_seq, one.last_seq + 1)  # type: ignore[attr-defined]
+        assert told == list(range(1, 13))
+    assert {name for _, event_socket in made for name, _, _ in gaps(event_socket.seqs())} <= {"t"}
+    world.publish()
+    world.hub.flush(0)
+    assert [event_socket.seqs() for _, event_socket in made] == [[13]] * 4
+    assert world.hub.held_bytes == 0
+
+
+def test_runs_are_given_up_before_what_one_was_given_alone() -> None:
+    world = Filtered(Marks(full=100 * ITEM_BYTES, hard=200 * ITEM_BYTES, held=10 * ITEM_BYTES))
+    subscription, slow = world.subscribe(1, topics={16: "t"}, room=0)
+    world.give(subscription, 0)
+    for _ in range(11):
+        world.publish()
+    world.hub.flush(0)
+    got = world.drain(subscription, slow)
+    assert got[0] == 0
+    assert gaps(got) == [("t", 1, 11)]
+
+
+@pytest.mark.parametrize("held", [1, ITEM_BYTES])
+def test_the_last_record_is_never_given_up(held: int) -> None:
+    """Neither it nor the gap before it, however little there may be."""
+    world = Filtered()
+    subscription, slow = world.subscribe(1, topics={16: "t"}, room=0)
+    _, other = world.subscribe(2, connection=2, topics={17: "u"}, room=0)
+    world.give(subscription, 1)
+    world.publish()
+    world.give(subscription, 2, RecordKind.LAST)
+    world.hub.topic_removed(17, 0)
+    world.hub.marks = MARKS._replace(held=held)
+    world.hub.flush(0)
+    world.hub.flush(0)
+    assert subscription.ended
+    slow.room = other.room = 1 << 30
+    for one in list(world.shell.watched):
+        world.hub.writable(one, 0)
+    got = slow.seqs()
+    assert (gaps(got), got[1:]) == ([("t", 1, 1)], [2])
+    (last,) = other.seqs()
+    assert isinstance(last, Notice)
+    assert last.final
+
+
+def test_where_the_longest_queue_holds_but_notices_another_is_given_up() -> None:
+    world = Filtered(Marks(full=100 * ITEM_BYTES, hard=200 * ITEM_BYTES, held=30 * ITEM_BYTES))
+    names = {number: f"{number}" for number in range(100, 200)}
+    told, _ = world.subscribe(1, topics={16: "t", **names}, room=0)
+    reads_late, late = world.subscribe(2, topics={17: "u"}, room=0)
+    for topic_id in names:
+        world.hub.topic_removed(topic_id, 0)
+    before = told.queued_bytes
+    assert before > 20 * ITEM_BYTES
+    for _ in range(20):
+        world.publish(topic_id=17)
+        world.hub.flush(0)
+        assert world.hub.held_bytes <= 30 * ITEM_BYTES
+    assert told.queued_bytes == before
+    assert gaps(world.drain(reads_late, late))
 
 
 @pytest.mark.parametrize("seed", range(40))

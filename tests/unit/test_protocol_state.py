@@ -121,6 +121,14 @@ def test_only_what_users_made_can_be_removed() -> None:
     assert one.topic("a") == topic_id + 1  # ids are never used twice
 
 
+def test_a_removal_says_how_far_the_topic_had_got() -> None:
+    one = Applied()
+    topic_id, producer = one.topic("a"), one.producer()
+    one.run(publication(topic_id, producer, 1, [b"x"] * 3))
+    [change, _] = one.run(control.control_run(control.TopicRemove("a"), 80))
+    assert change == TopicChange(Topic(topic_id, "a", False), removed=True, last_seq=3)
+
+
 def test_topics_are_bounded() -> None:
     one = Applied(topics=4)  # two are there from the start
     one.topic("a")
