@@ -103,11 +103,19 @@ class Groups:
         group = self._agent.node.groups.by_name.get(name)
         return None if group is None else group.topic
 
-    def want(self, client: Client, names: Iterable[str]) -> None:
-        """Groups among ``names`` that are not in use will be, behind what is ordered now."""
-        for name in dict.fromkeys(names):
-            if _fault(name) == "" and self.topic(name) is None:
-                self._command(client, control.GroupOpen(name), _ignore, False)
+    def unused(self, names: Iterable[str]) -> list[Topic]:
+        """Groups among ``names`` that are not in use, as rights are judged of them."""
+        return [
+            Topic(_NO_TOPIC_ID, name, False)
+            for name in dict.fromkeys(names)
+            if _fault(name) == "" and self.topic(name) is None
+        ]
+
+    def want(self, client: Client, groups: Iterable[Topic]) -> None:
+        """Groups that are ``unused`` will be in use, behind what is ordered now. They may displace others: only for who
+        has a right in them."""
+        for group in groups:
+            self._command(client, control.GroupOpen(group.name), _ignore, False)
 
     # --- requests -----------------------------------------------------------------------------------------------
 
