@@ -140,10 +140,8 @@ class Topics:
 
         # It may have been created and answered elsewhere: catch up with the order first, where there is one.
         if not resolve():
-            if is_group(name) and self._agent.router.views.begun:
-                open_group()
-            elif is_group(name):  # the rules come with the first view
-                self._command(client, control.Barrier(), lambda _: open_group())
+            if is_group(name):
+                self._groups.when_rules_are_known(client, request, open_group)
             elif not self._agent.router.views.primary:
                 self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
             else:

@@ -485,6 +485,22 @@ def test_before_the_first_view_nobody_knows_the_rules_of_groups(
         assert sorted(made.node.groups.by_name) == ["group:a", "group:free"]
 
 
+def test_before_the_first_view_nobody_joins_a_group_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench(tmp_path, active=False) as made:
+        world = World(made, monkeypatch)
+        eve = world.client(EVE)
+        for name in ("group:a", "group:free"):
+            assert eve.call(Request.GROUP_JOIN, GroupName(name))[0] is None
+        made.node.replicated.topics.apply(control.TopicCreate("group:a", True, access((), ())), Limits())
+        made.node.activate()
+        for _ in range(3):
+            made.agent.settle(time.monotonic_ns())
+        assert sorted(kind for kind, _, _ in eve.answers()) == sorted([Answer.ERROR, Answer.GROUP])
+        assert {name: len(one.members) for name, one in made.node.groups.by_name.items()} == {"group:free": 1}
+
+
 def test_a_join_waits_for_names(world: World) -> None:
     root, alice = world.client(0), world.client(ALICE)
     create(root, "group:g", access(("user:alice",), ("user:alice",)))
