@@ -14,6 +14,7 @@ from typing import Final
 from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.views import Told
 from ocfcluster.components.connectivity import ConnectivityCode, ConnectivityEvent
+from ocfcluster.errors import Malformed
 from ocfcluster.ipc.delivery import Hub, Line, Subscription
 from ocfcluster.protocol.effects import View
 from ocfcluster.protocol.state import CONNECTIVITY_TOPIC
@@ -55,12 +56,15 @@ class CurrentConnectivity:
             for number, data in enumerate(run_events(body, run)):
                 if number < skip:
                     continue
+                key = _key(data, node_id)
+                if key is None:
+                    continue
                 alone = build_run(
                     RunKind.PUBLICATION, TOPIC_ID, run.producer, run.first_number + number, [data],
                     re_id=run.re_id, time_ns=run.time_ns,
                 )  # fmt: skip
                 ahead = number - skip
-                self._kept[_key(data)] = Told(
+                self._kept[key] = Told(
                     alone, RecordKind.RUN, RecordFlags.NONE, node_id, incarnation, m_sequence, seq + ahead,
                     ev_id + ahead, order_time,
                 )  # fmt: skip
@@ -74,6 +78,7 @@ class CurrentConnectivity:
     def view(self, view: View) -> None:
         """A view: what nodes that are no members any more said of themselves is no longer current."""
         self._members = {(one.node_id, one.incarnation) for one in view.configuration.members}
+        self._prune()  # not only when somebody subscribes: nodes that come and go would pile up
         self.primary()
 
     def primary(self) -> None:
@@ -94,7 +99,7 @@ class CurrentConnectivity:
             run, RecordKind.RUN, RecordFlags.LOCAL, node_id, incarnation, m_sequence, seq,
             self._local.take_ev_id(), now,
         )  # fmt: skip
-        self._since[_key(data)[1]] = told
+        self._since[int(ConnectivityEvent.decode(data).code)] = told  # the door has looked at it
         for subscription in list(self._hub.by_topic.get(TOPIC_ID, ())):
             if subscription is not self._own:
                 self._give(subscription, told)
@@ -119,7 +124,14 @@ class CurrentConnectivity:
         self._hub.give(subscription, TOPIC_ID, told.header(more), told.run, told.seq, False)
 
 
-def _key(data: bytes) -> Key:
-    """Of an event that was checked at its publisher's door."""
-    event = ConnectivityEvent.decode(data)
+def _key(data: bytes, publisher: int) -> Key | None:
+    """Of an event as its publisher's node has ordered it; None: it is not kept. That node's door has looked at it, but
+    with the eyes of its own version, and a member may lie. Each says something of itself alone: so there are no more
+    keys than members and codes."""
+    try:
+        event = ConnectivityEvent.decode(data)
+    except Malformed:
+        return None
+    if event.node_id != publisher:
+        return None
     return (0 if event.code is ConnectivityCode.ELIGIBLE else event.node_id), int(event.code)

@@ -98,16 +98,38 @@ class Groups:
                 return
         go_on()
 
+    def when_rules_are_known(self, client: Client, request: Incoming, go_on: Callable[[], None]) -> None:
+        """They come with the first view: until then nobody knows who has which right."""
+
+        def caught_up(outcome: Outcome) -> None:
+            if outcome.error:
+                self._refuse(client, request.request_id, outcome.error, os.strerror(outcome.error))
+            elif not client.gone:
+                go_on()
+
+        if self._agent.router.views.begun:
+            go_on()
+        else:
+            self._command(client, control.Barrier(), caught_up, False)
+
     def topic(self, name: str) -> Topic | None:
         """The topic of a group that is in use."""
         group = self._agent.node.groups.by_name.get(name)
         return None if group is None else group.topic
 
-    def want(self, client: Client, names: Iterable[str]) -> None:
-        """Groups among ``names`` that are not in use will be, behind what is ordered now."""
-        for name in dict.fromkeys(names):
-            if _fault(name) == "" and self.topic(name) is None:
-                self._command(client, control.GroupOpen(name), _ignore, False)
+    def unused(self, names: Iterable[str]) -> list[Topic]:
+        """Groups among ``names`` that are not in use, as rights are judged of them."""
+        return [
+            Topic(_NO_TOPIC_ID, name, False)
+            for name in dict.fromkeys(names)
+            if _fault(name) == "" and self.topic(name) is None
+        ]
+
+    def want(self, client: Client, groups: Iterable[Topic]) -> None:
+        """Groups that are ``unused`` will be in use, behind what is ordered now. They may displace others: only for who
+        has a right in them."""
+        for group in groups:
+            self._command(client, control.GroupOpen(group.name), _ignore, False)
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -127,7 +149,9 @@ class Groups:
         elif request.kind == Request.GROUP_SHOW:
             self._door(client, request, name, _OBSERVES, lambda: self._show(client, request, name))
         elif request.kind == Request.GROUP_JOIN:
-            self._door(client, request, name, _JOINS, lambda: self._join(client, request, name))
+            join = partial(self._join, client, request, name)
+            judged = partial(self._door, client, request, name, _JOINS, join)
+            self.when_rules_are_known(client, request, judged)
         else:
             self._leave(client, request, name)
 

@@ -40,7 +40,7 @@ class _Producer:
 class LocalTopics:
     """Counters of the local topics and the producers that publish to them."""
 
-    __slots__ = ("last_seq", "retained", "_ev_id", "_producers", "_last_producer")
+    __slots__ = ("last_seq", "retained", "_ev_id", "_producers", "_last_producer", "_ahead")
 
     def __init__(self) -> None:
         self.last_seq: dict[int, int] = {}  # topic_id → seq of the last event
@@ -48,6 +48,7 @@ class LocalTopics:
         self._ev_id = LOCAL_ID
         self._producers: dict[int, _Producer] = {}
         self._last_producer = LOCAL_ID
+        self._ahead = time.time_ns() - time.monotonic_ns()  # of the wall clock, once and for all
 
     def open_producer(self) -> int:
         """The id of a new producer, or 0 where there are too many."""
@@ -61,8 +62,9 @@ class LocalTopics:
         return self._producers.pop(producer_id, None) is not None
 
     def clock(self) -> int:
-        """The wall clock in ns, but that it never goes back."""
-        return max(self.retained.clock, time.time_ns())
+        """In ns: what the wall clock showed at the start, and the time since. Where the wall clock jumps, nothing that
+        is kept for some seconds may grow old at once, or stay for as long as it was set back."""
+        return self._ahead + time.monotonic_ns()
 
     def settle(self, topic: Topic) -> None:
         """The topic keeps from now on what its settings say."""

@@ -226,6 +226,19 @@ class Permissions:
                 return errno.EPERM, f"subscribing to topic {topic.name!r} is not permitted: {verdict.why}"
         return None if pending else (0, "")
 
+    def group_refusal(self, client: Client, groups: Iterable[Topic]) -> tuple[int, str] | None:
+        """As ``subscribe_refusal``, for groups in which any right will do."""
+        pending = False
+        for group in groups:
+            verdicts = [self.gate.judge(client.peer, right, group) for right in Right]
+            if any(verdict is not None and verdict.allowed for verdict in verdicts):
+                continue
+            if None not in verdicts:
+                self._count(errno.EPERM)
+                return errno.EPERM, f"no right in {group.name!r}; `ocfcluster topic show` says who has one"
+            pending = True
+        return None if pending else (0, "")
+
     def topic_changed(self, change: TopicChange) -> None:
         """At its place in the order: subscriptions that are not permitted any more end."""
         if is_rule(change.topic):

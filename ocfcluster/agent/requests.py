@@ -384,7 +384,34 @@ class Requests:
         # Before the first view nobody knows where a subscription would begin.
         views = self._agent.router.views
         if not views.begun or not subscribe(not views.primary and not any(map(is_group, body.topics))):
-            self.groups.want(client, body.topics)
+            self._open_groups(client, request, event_socket, body.topics, lambda: subscribe(True))
+
+    def _open_groups(
+        self,
+        client: Client,
+        request: Incoming,
+        event_socket: socket.socket,
+        topics: list[str],
+        subscribe: Callable[[], object],
+    ) -> None:
+        """Groups among ``topics`` that are not in use will be, for one who may observe them; then ``subscribe``, when
+        this agent has caught up with the order."""
+        again = partial(self._open_groups, client, request, event_socket, topics, subscribe)
+        if client.gone:
+            event_socket.close()
+            return
+        unused = self.groups.unused(topics)
+        if unused and not self._agent.router.views.begun:  # their rules come with the first view
+            self._subscribe_later(client, request, event_socket, again)
+            return
+        refusal = self.permissions.subscribe_refusal(client, unused)
+        if refusal is None:
+            self.permissions.wait(client, again, event_socket.close)
+        elif refusal[0]:
+            event_socket.close()
+            self._refuse(client, request.request_id, *refusal)
+        else:
+            self.groups.want(client, unused)
             self._subscribe_later(client, request, event_socket, subscribe)
 
     def _subscribe_later(
@@ -392,9 +419,9 @@ class Requests:
         client: Client,
         request: Incoming,
         event_socket: socket.socket,
-        subscribe: Callable[[bool], bool],
+        go_on: Callable[[], object],
     ) -> None:
-        """Try again, for the last time, when this agent has caught up with the order."""
+        """``go_on`` with it when this agent has caught up with the order."""
 
         def caught_up(outcome: Outcome) -> None:
             del self._lent[token]
@@ -402,7 +429,7 @@ class Requests:
                 event_socket.close()
                 self._refuse(client, request.request_id, outcome.error, reason(outcome.error))
             else:
-                self.deferred.append(lambda: _ignore(subscribe(True)))
+                self.deferred.append(lambda: _ignore(go_on()))
 
         token = self.command(client, control.Barrier(), caught_up)
         self._lent[token] = event_socket

@@ -64,7 +64,9 @@ class Starts:
     def _start_membership(self, topic: Topic) -> None:
         """The current view is kept, and nothing else."""
         begin = self._begins.get(topic.name)
-        if begin is not None and not self._is_current(begin, topic.topic_id):
+        if begin is not None and self._is_current(begin, topic.topic_id):
+            _check_begin(topic, begin.seq, self._agent.last_seq(topic))
+        elif begin is not None:
             self._miss(topic, begin.seq, 0, HISTORY_ENDED)
         next_seq, gap_from = self._agent.router.views.start(self._asked_position(topic.name))
         reason = RAN_OUT if gap_from else ""
@@ -100,16 +102,19 @@ class Starts:
             ended = begin.cluster_id not in ("", self._agent.cluster_id())
             self._miss(topic, begin.seq, 0, HISTORY_ENDED if ended else MADE_AGAIN)
             next_seq = 1
-        if next_seq > last_seq + 1:
-            raise InvalidArgument(
-                f"topic {topic.name!r} has no event {next_seq} yet: the next one is {last_seq + 1}"
-            )
+        _check_begin(topic, next_seq, last_seq)
         if next_seq < kept_from:
             self._miss(topic, next_seq, kept_from - 1, RAN_OUT)
         return max(next_seq, kept_from)
 
     def _miss(self, topic: Topic, first_seq: int, last_seq: int, reason: str) -> None:
         self.gaps.append(Notice(NoticeCode.GAP, topic.name, first_seq, last_seq, reason))
+
+
+def _check_begin(topic: Topic, seq: int, last_seq: int) -> None:
+    """A subscription may begin with the next event, and not behind it. Raises InvalidArgument."""
+    if seq > last_seq + 1:
+        raise InvalidArgument(f"topic {topic.name!r} has no event {seq} yet: the next one is {last_seq + 1}")
 
 
 def needs_order(agent: Agent, topics: list[Topic], body: Subscribe) -> bool:
@@ -121,7 +126,7 @@ def needs_order(agent: Agent, topics: list[Topic], body: Subscribe) -> bool:
         begin = begins.get(topic.name)
         if begin is not None and begin.cluster_id in ("", agent.cluster_id()):
             ahead = begin.seq > agent.last_seq(topic) + 1
-            if topic.topic_id != MEMBERSHIP and (ahead or begin.topic_id not in (0, topic.topic_id)):
+            if ahead or begin.topic_id not in (0, topic.topic_id):
                 return True
         if early and topic.settings.retention.seconds and not topic.local:
             return True

@@ -127,10 +127,21 @@ class Topics:
             if not resolve():
                 self._refuse(client, request.request_id, *self.missing(name))
 
+        def open_group() -> None:
+            if client.gone:
+                return
+            refusal = self._permissions.group_refusal(client, self._groups.unused([name]))
+            if refusal is None:
+                self._permissions.wait(client, open_group)
+            elif refusal[0]:
+                self._refuse(client, request.request_id, *refusal)
+            else:
+                self._command(client, control.GroupOpen(name), then)
+
         # It may have been created and answered elsewhere: catch up with the order first, where there is one.
         if not resolve():
             if is_group(name):
-                self._command(client, control.GroupOpen(name), then)
+                self._groups.when_rules_are_known(client, request, open_group)
             elif not self._agent.router.views.primary:
                 self._refuse(client, request.request_id, errno.EINVAL, f"there is no topic {name!r}")
             else:

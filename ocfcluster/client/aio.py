@@ -412,7 +412,8 @@ class AsyncClient:
         return sorted(map(TopicInfo.of, answer.topics), key=lambda topic: topic.name)
 
     async def topic(self, name: str, *, timeout: float | None = None) -> TopicInfo:
-        """One topic, found also by an alias. Raises UnknownTopic."""
+        """One topic, found also by an alias. Raises UnknownTopic, NotPermitted (a group that is not in use, and in
+        which this program has no right)."""
         body = frames.TopicResolve(check_topic(name))
         connection = self.connection()
         answer = await connection.call(Request.TOPIC_RESOLVE, body, timeout)

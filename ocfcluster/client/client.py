@@ -278,7 +278,8 @@ class Client:
         return sorted(map(TopicInfo.of, answer.topics), key=lambda topic: topic.name)
 
     def topic(self, name: str, *, timeout: float | None = None) -> TopicInfo:
-        """One topic, found also by an alias. Raises UnknownTopic."""
+        """One topic, found also by an alias. Raises UnknownTopic, NotPermitted (a group that is not in use, and in
+        which this program has no right)."""
         body = frames.TopicResolve(check_topic(name))
         connection = self.connection()
         with connection.lock:

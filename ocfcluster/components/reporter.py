@@ -29,6 +29,7 @@ from ocfcluster.components.connectivity import (
 from ocfcluster.components.membership import TOPIC as MEMBERSHIP
 from ocfcluster.components.membership import MembershipCode, MembershipEvent
 from ocfcluster.errors import Malformed
+from ocfcluster.limits import NODES
 from ocfcluster.wire.frames import RecordFlags
 
 INTERFACES: Final = "interfaces"
@@ -106,26 +107,29 @@ class ConnectivityReporter(Component):
             await asyncio.sleep(self.interval_s)
 
     async def on_event(self, event: Event) -> None:
-        if event.topic == TOPIC:
-            with contextlib.suppress(Malformed):  # of a node of a later version
+        with contextlib.suppress(Malformed):  # of a node of a later version, or of a member that lies
+            if event.topic == TOPIC:
                 self._heard(ConnectivityEvent.decode(event.data), event.local)
-            return
-        membership = MembershipEvent.decode(event.data)
+            else:
+                self._membership(MembershipEvent.decode(event.data), RecordFlags.RETAINED in event.flags)
+
+    def _membership(self, membership: MembershipEvent, retained: bool) -> None:
         if membership.code is MembershipCode.NOT_PRIMARY:
             self.set_ordered(False)
             self._tell_all()  # this node's own subscribers, in case that what is under way does not come
         elif membership.code is not MembershipCode.EVICTED:
             was, joined = self.ordered, {node.node_id for node in membership.joined} - {self._node_id}
             self.set_ordered(True)
-            newcomers = joined and RecordFlags.RETAINED not in event.flags
+            newcomers = joined and not retained
             if (
                 newcomers or not was
             ):  # they know nothing of this node; nor do the others of what was told locally
                 self._tell_all()
 
     def _heard(self, told: ConnectivityEvent, local: bool) -> None:
-        """What somebody reports: the sequencer has told the table."""
-        if told.code is ConnectivityCode.ELIGIBLE and not local:
+        """What somebody reports: the sequencer has told the table. One that no table is, with what was removed from
+        it, would not fit what this node has to tell next."""
+        if told.code is ConnectivityCode.ELIGIBLE and not local and len(told.eligible) <= 2 * NODES:
             self._eligible = told.eligible
 
     def _tell_all(self) -> None:

@@ -26,6 +26,7 @@ from ocfcluster.ipc.peer import Peer
 from ocfcluster.limits import RUN_BYTES, VIEWS_UNPLACED
 from ocfcluster.protocol.effects import NotificationCode
 from ocfcluster.protocol.settings import Member
+from ocfcluster.wire.control import Open, control_run
 from ocfcluster.wire.frames import (
     LOCAL_ID,
     Answer,
@@ -37,7 +38,7 @@ from ocfcluster.wire.frames import (
     Request,
     Subscribe,
 )
-from ocfcluster.wire.run import read_header, run_events
+from ocfcluster.wire.run import RunKind, build_run, read_header, run_events
 from tests.unit.fake_node import CONFIGURATION, Bench, RawClient, bench, read_all
 
 MEMBERSHIP = 1
@@ -170,6 +171,18 @@ def test_reports_have_a_topic(connectivity: Bench) -> None:
     assert report(client, "oc.connectivity", LINKS, 7)[0] == errno.EINVAL
 
 
+def order(agent: Bench, member: Member, events: list[bytes]) -> None:
+    """What another member publishes on oc.connectivity, past its own agent's door."""
+    replicated, items = agent.node.replicated, agent.node._items
+    process = (member.node_id, member.incarnation, 1234)
+    replicated.apply(control_run(Open(), 1), *process, True, items)
+    producer = items.pop().value
+    replicated.apply(
+        build_run(RunKind.PUBLICATION, CONNECTIVITY, producer, 1, events), *process, False, items
+    )
+    agent.agent.settle(0)
+
+
 # --- what is current ----------------------------------------------------------------------------------------
 
 
@@ -206,6 +219,34 @@ def test_what_a_node_said_goes_with_it(connectivity: Bench) -> None:
     connectivity.node.view([msgspec.structs.replace(mine, incarnation=78)])
     connectivity.agent.settle(0)
     assert seen(client.subscribe(1, "oc.connectivity"), connectivity) == []
+
+
+def test_what_other_nodes_publish_is_looked_at_before_it_is_kept(connectivity: Bench) -> None:
+    """Their agents may be of a later version, or lie."""
+    (mine,) = CONFIGURATION.members
+    connectivity.node.view([mine, TWO])
+    connectivity.agent.settle(0)
+    events = [
+        (ConnectivityCode.CONNECT + 1).to_bytes(4, "little") + LINKS[4:],  # a code that comes later
+        b"short",
+        LINKS,  # of node 1
+        *(ConnectivityEvent(ConnectivityCode.CONNECT, one).encode() for one in range(3, 100)),
+        ConnectivityEvent(ConnectivityCode.ELIGIBLE, 3).encode(),
+        ConnectivityEvent(ConnectivityCode.CONNECT, 2).encode(),
+    ]
+    order(connectivity, TWO, events)
+    kept = seen(connectivity.client().subscribe(1, "oc.connectivity"), connectivity)
+    assert [data for *_, data in kept] == [events[-1]]
+
+
+def test_what_is_kept_does_not_grow_with_nodes_that_come_and_go(connectivity: Bench) -> None:
+    (mine,) = CONFIGURATION.members
+    for node_id in range(2, 50):
+        other = Member(node_id, node_id, 78, 6, 1)
+        connectivity.node.view([mine, other])
+        connectivity.agent.settle(0)
+        order(connectivity, other, [ConnectivityEvent(ConnectivityCode.CONNECT, node_id).encode()])
+    assert len(connectivity.agent.components.current._kept) <= 2
 
 
 def test_a_local_notification_uses_up_no_seq(connectivity: Bench) -> None:

@@ -15,6 +15,7 @@ from ocfcluster.agent.name_service import Ids, Key
 from ocfcluster.ipc.peer import Peer
 from ocfcluster.protocol.effects import NotificationCode
 from ocfcluster.protocol.groups import FIRST_GROUP_ID
+from ocfcluster.protocol.settings import Limits
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import (
     Administer,
@@ -427,6 +428,77 @@ def test_the_doors_of_groups(world: World) -> None:
     assert publish(alice, topic_id, alice.open_producer(), 1, b"x") == [0]
     assert publish(bob, topic_id, bob.open_producer(), 1, b"x") == [errno.EPERM]
     assert eve.call(Request.GROUP_JOIN, GroupName("group:h"))[0] == Answer.GROUP  # no rule
+
+
+def test_who_has_no_right_in_a_group_puts_none_into_use(world: World) -> None:
+    """Thousands of names would displace the groups of others, which have nobody in them at the moment."""
+    root, alice, bob, eve = (world.client(uid) for uid in (0, ALICE, BOB, EVE))
+    create(root, "group:g*", access(publish=("user:alice",), subscribe=(f"uid:{BOB}",)))
+    groups = world.bench.node.groups.by_name
+    refused(eve.lend(Subscribe(1, ["group:g1"], False))[:2], errno.EPERM, "'group:g1'")
+    refused(eve.call(Request.TOPIC_RESOLVE, TopicResolve("group:g1")), errno.EPERM, "'group:g1'")
+    refused(alice.lend(Subscribe(1, ["group:g1"], False))[:2], errno.EPERM)
+    assert not groups
+    assert world.bench.agent.counters.requests_not_permitted == 3
+    assert alice.call(Request.TOPIC_RESOLVE, TopicResolve("group:g2"))[0] == Answer.TOPIC  # to cast
+    assert bob.call(Request.TOPIC_RESOLVE, TopicResolve("group:g3"))[0] == Answer.TOPIC
+    assert bob.lend(Subscribe(1, ["group:g4", "group:g4"], False))[0] == Answer.SUBSCRIBED
+    assert eve.lend(Subscribe(1, ["group:free"], False))[0] == Answer.SUBSCRIBED  # no rule
+    assert list(groups) == ["group:g2", "group:g3", "group:g4", "group:free"]
+
+
+def test_whether_a_group_is_put_into_use_waits_for_names(world: World) -> None:
+    root, alice, eve, gone = (world.client(uid) for uid in (0, ALICE, EVE, EVE))
+    create(root, "group:g*", access((), ("user:alice",)))
+    groups = world.bench.node.groups.by_name
+    world.names.slow = True
+    for number, client in enumerate((alice, eve, gone), 1):
+        assert client.lend(Subscribe(1, [f"group:g{number}"], False))[0] is None
+        assert client.call(Request.TOPIC_RESOLVE, TopicResolve(f"group:g{number}"))[0] is None
+    world.bench.agent.connections.client_lost(list(world.bench.agent.clients.values())[-1], "")
+    assert not groups
+    for _ in range(3):
+        world.names.answer()
+        world.bench.agent.settle(time.monotonic_ns())
+    assert sorted(kind for kind, _, _ in alice.answers()) == [Answer.SUBSCRIBED, Answer.TOPIC]
+    assert [answer.errno for _, _, answer in eve.answers()] == [errno.EPERM] * 2  # type: ignore[union-attr]
+    assert list(groups) == ["group:g1"]
+
+
+def test_before_the_first_view_nobody_knows_the_rules_of_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench(tmp_path, active=False) as made:
+        world = World(made, monkeypatch)
+        root, eve = world.client(0), world.client(EVE)
+        for client, name in ((root, "group:a"), (eve, "group:b"), (eve, "group:free")):
+            assert client.lend(Subscribe(1 + len(name), [name], False))[0] is None
+            assert client.call(Request.TOPIC_RESOLVE, TopicResolve(name))[0] is None
+        for rule in ("group:a", "group:b"):
+            made.node.replicated.topics.apply(control.TopicCreate(rule, True, access((), ())), Limits())
+        made.node.activate()
+        for _ in range(3):
+            made.agent.settle(time.monotonic_ns())
+        assert {kind for kind, _, _ in root.answers()} == {Answer.TOPIC, Answer.SUBSCRIBED}
+        kinds = sorted(kind for kind, _, _ in eve.answers())
+        assert kinds == sorted([Answer.ERROR, Answer.ERROR, Answer.SUBSCRIBED, Answer.TOPIC])
+        assert sorted(made.node.groups.by_name) == ["group:a", "group:free"]
+
+
+def test_before_the_first_view_nobody_joins_a_group_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench(tmp_path, active=False) as made:
+        world = World(made, monkeypatch)
+        eve = world.client(EVE)
+        for name in ("group:a", "group:free"):
+            assert eve.call(Request.GROUP_JOIN, GroupName(name))[0] is None
+        made.node.replicated.topics.apply(control.TopicCreate("group:a", True, access((), ())), Limits())
+        made.node.activate()
+        for _ in range(3):
+            made.agent.settle(time.monotonic_ns())
+        assert sorted(kind for kind, _, _ in eve.answers()) == sorted([Answer.ERROR, Answer.GROUP])
+        assert {name: len(one.members) for name, one in made.node.groups.by_name.items()} == {"group:free": 1}
 
 
 def test_a_join_waits_for_names(world: World) -> None:

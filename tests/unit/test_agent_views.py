@@ -19,6 +19,7 @@ from ocfcluster.protocol.settings import Member
 from ocfcluster.wire.frames import (
     LOCAL_ID,
     Answer,
+    Begin,
     Notice,
     NoticeCode,
     Position,
@@ -167,6 +168,24 @@ def test_who_goes_on_gets_what_it_lacks_alone(agent: Bench) -> None:
         _, answer, events = again(client, number, seq)
         start = answer.starts[0]
         assert (start.next_seq, start.gap_from, seen(events, agent)) == (next_seq, gap_from, expected)
+
+
+def test_a_view_that_is_not_there_yet_cannot_be_begun_with(agent: Bench) -> None:
+    client = agent.client()
+    agent.node.view([ONE, TWO])
+    agent.agent.settle(0)
+    for number, (seq, expected) in enumerate(
+        ((3, None), (2, 2), (4, errno.EINVAL), (1 << 40, errno.EINVAL)), 1
+    ):
+        body = Subscribe(number, ["oc.membership"], False, begins=[Begin("oc.membership", seq)])
+        commands = agent.node.commands
+        kind, answer, events = client.lend(body)
+        if expected == errno.EINVAL:
+            assert (kind, answer.errno) == (Answer.ERROR, errno.EINVAL)
+            assert agent.node.commands == commands + 1  # it might have been seen on another node
+        else:
+            assert kind == Answer.SUBSCRIBED
+            assert [one.seq for one in seen(events, agent)] == ([] if expected is None else [expected])
 
 
 def test_notifications_are_local_and_use_up_no_seq(agent: Bench) -> None:

@@ -309,6 +309,23 @@ def test_the_sequencer_alone_tells_the_table() -> None:
     run(main())
 
 
+def test_nothing_that_others_publish_ends_the_reporter() -> None:
+    async def main() -> None:
+        async with reporting() as (reporter, world, told):
+            for topic in ("oc.membership", "oc.connectivity"):
+                await reporter.on_event(Heard(b"no event", topic))  # type: ignore[arg-type]
+            absurd = ConnectivityEvent(
+                ConnectivityCode.ELIGIBLE, 2, eligible=tuple(Eligible(node, 1) for node in range(1, 7000))
+            )
+            await reporter.on_event(Heard(absurd.encode(), "oc.connectivity"))  # type: ignore[arg-type]
+            world.votes = {1: 1, 2: 1, 3: 1, 4: 1}
+            await until(lambda: bool(told.published))
+            (event,) = opened(told.published)
+            assert len(event.eligible) == 4
+
+    run(main())
+
+
 def test_newcomers_are_told_everything_again() -> None:
     async def main() -> None:
         async with reporting() as (reporter, _, told):
