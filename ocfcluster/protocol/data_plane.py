@@ -144,6 +144,7 @@ class DataPlane:
         self.is_member = configuration.member(settings.node_id, settings.incarnation) is not None
         self.frozen = False
         self._fetch = 0  # up to here this node may hold although it is frozen, or no member
+        self._end = NO_LIMIT  # the base of the next epoch, once that is decided
         self._frozen_log = 0  # what the log held when it froze
         self._frozen_held = 0  # what this node counted for then
         self.resigned = False
@@ -190,6 +191,15 @@ class DataPlane:
             self._frozen_held = self._acknowledgeable()
             self._frozen_log = self.log.held
 
+    def end(self, following: Configuration | None) -> None:
+        """What follows this epoch is decided and on its way to the disk: nothing behind its base may be held any more,
+        whoever is to have it, and a member that has promised nothing orders nothing. None: a new history follows, and
+        of this one nothing goes to the disk."""
+        self.freeze()
+        self._end = self.log.held if following is None else following.base
+        if following is None:
+            self._topic_disk.end()
+
     def fetch(self, upto: int, source: int) -> None:
         """Take entries up to ``upto`` although frozen: the base of a proposed view. ``source``: who has them."""
         if self.frozen or not self.is_member:
@@ -206,7 +216,7 @@ class DataPlane:
         """The highest index that this node may hold now. Commit never goes back, and what is behind it may: a learner,
         whom nobody counts, holds no more than that."""
         if self.frozen:
-            return max(self._frozen_log, self._fetch)
+            return min(self._end, max(self._frozen_log, self._fetch))
         return NO_LIMIT if self.is_member else max(self.commit, self._fetch)
 
     @property

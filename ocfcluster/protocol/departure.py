@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ocfcluster.protocol.data_plane import DataPlane
-from ocfcluster.protocol.detector import Detector
+from ocfcluster.protocol.detector import Detector, history_numbers
 from ocfcluster.protocol.initiative import Initiative
 from ocfcluster.wire.datagram import MessageFlags
 
@@ -16,10 +16,12 @@ def may_stop(plane: DataPlane | None, detector: Detector, initiative: Initiative
     if plane is None or not plane.is_member:
         return "asked to stop"
     configuration = plane.configuration
+    history = history_numbers(configuration.cluster_id)  # each has epochs of its own
     later = [
         peer.node_id
         for peer in detector.heard
         if peer.beat is not None
+        and (peer.beat.history_time, peer.beat.history_random) == history
         and peer.beat.epoch > configuration.epoch
         and not peer.beat.flags & _NO_MEMBER
     ]

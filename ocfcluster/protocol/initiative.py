@@ -8,6 +8,7 @@ from xxhash import xxh3_64_intdigest
 
 from ocfcluster import limits
 from ocfcluster.protocol.detector import Detector, in_epoch
+from ocfcluster.protocol.effects import State
 from ocfcluster.protocol.judgement import Candidate
 from ocfcluster.protocol.messages import BOOTSTRAP
 from ocfcluster.protocol.quorum import Quorums, is_primary
@@ -88,6 +89,8 @@ class Initiative:
             self._consider_bootstrap(now)
             return
         plane = node.plane
+        if self.forced and node.state is State.ACTIVE and node.primary:
+            self.forced = False  # it goes on without: said later, it would end a history that is well
         self._consider_waiting(configuration, now)
         if self._recovery.proposer.active or now < self._attempt_after:
             if plane is not None and plane.is_sequencer:
@@ -98,7 +101,7 @@ class Initiative:
                 self._declare_new_history(now)
             return
         if plane is not None and plane.is_sequencer and not plane.resigned:
-            reason = self._reason_to_change(configuration, now)
+            reason = "an operator has said so" if self.forced else self._reason_to_change(configuration, now)
             if reason and (self.forced or self._detector.connected(configuration, self._settings.node_id)):
                 self._begin(configuration, reason, now)
                 return

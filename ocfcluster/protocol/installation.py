@@ -98,6 +98,9 @@ class Installation:
             configuration.epoch,
         ):
             paxos = None
+        plane = self._node.plane
+        if plane is not None:
+            plane.end(configuration if history == configuration.cluster_id else None)
         index = record.topics_index if history == configuration.cluster_id else 0
         if record.configuration is not None and index > configuration.ends_at(record.configuration.epoch):
             index = 0  # a change that was held and never was, or nobody knows: who is sure goes before

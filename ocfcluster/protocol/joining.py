@@ -119,7 +119,7 @@ class Joiner:
             self.counters["snapshots_failed"] += 1
             return
         if isinstance(snapshot, Topics):
-            self._take_topics(snapshot)
+            self._take_topics(request, snapshot)
         elif isinstance(snapshot, Restored):
             self._take_state(request, snapshot, now)
         elif isinstance(snapshot, MalformedSnapshot):
@@ -129,13 +129,15 @@ class Joiner:
             )
             self._node.say_fault("snapshot", text)
 
-    def _take_topics(self, topics: Topics) -> None:
+    def _take_topics(self, request: Request, topics: Topics) -> None:
         if topics_digest(topics.rows, topics.next_topic_id) != self._digest:
             self.counters["snapshots_failed"] += 1
             return  # its own are no worse, and they may be wanted yet
-        self._store.change(
-            topics=topics.rows, next_topic_id=topics.next_topic_id, topics_index=topics.topics_index
-        )
+        # Their place is one of the history that they were asked in. Where the next one is on its way to the disk, or
+        # there, they are what that begins with.
+        known = self._store.record.configuration
+        index = topics.topics_index if known is not None and known.cluster_id == request.cluster_id else 0
+        self._store.change(topics=topics.rows, next_topic_id=topics.next_topic_id, topics_index=index)
         self.counters["snapshots_fetched"] += 1
 
     def _take_state(self, request: Request, restored: Restored, now: int) -> None:

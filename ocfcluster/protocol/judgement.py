@@ -218,6 +218,8 @@ def _view_without(evidence: Evidence, unwanted: set[int], with_absent: bool) -> 
         and one.node_id in table
         and one.node_id not in evidence.strangers | evidence.leaving | unwanted
     ]
+    if with_absent and evidence.forced and configuration.sequencer in [one.node_id for one in continuing]:
+        return Wait("the view would be the one that an operator has given up")
     order_time = max([evidence.order_time, *(promise.order_time for promise in promises.values())])
     refused = "nobody is left that may go on"
     for sequencer in _sequencers(evidence, continuing, best.wanted_sequencer):

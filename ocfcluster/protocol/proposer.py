@@ -108,6 +108,10 @@ class Proposer:
         """node_id → store_id of those that decide."""
         return self._acceptors
 
+    def promised_for(self, value: Configuration) -> set[int]:
+        """Whose promises ``value`` was judged by; none where this is not what was proposed last."""
+        return self._promised if self._value == value else set()
+
     @property
     def preparing(self) -> bool:
         return self.phase is Phase.PREPARING

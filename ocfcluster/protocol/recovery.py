@@ -35,7 +35,7 @@ from ocfcluster.protocol.messages import (
 )
 from ocfcluster.protocol.proposer import Proposer
 from ocfcluster.protocol.quorum import is_primary
-from ocfcluster.protocol.settings import Ballot, Configuration, Member, PaxosRecord, Settings
+from ocfcluster.protocol.settings import Ballot, Configuration, Member, PaxosRecord, Settings, TopicRow
 from ocfcluster.protocol.state import topics_digest
 from ocfcluster.protocol.store import Store
 from ocfcluster.protocol.validity import ballot_fault, configuration_fault, promise_fault
@@ -69,7 +69,7 @@ class Recovery:
         self.counters = {"prepares_ignored": 0, "attempts": 0}
         self.promised_at = now  # when this node last promised to another ballot
         self._pending_sync: tuple[Sync, Reply] | None = None
-        self._digest: tuple[int, int] = (-1, 0)
+        self._digest: tuple[list[TopicRow] | None, int] = (None, 0)  # of which rows, and their digest
 
     @property
     def instance(self) -> Instance:
@@ -221,8 +221,8 @@ class Recovery:
 
     def topics_digest(self) -> int:
         record = self._store.record
-        if self._digest[0] != id(record.topics):
-            self._digest = (id(record.topics), topics_digest(record.topics, record.next_topic_id))
+        if self._digest[0] is not record.topics:
+            self._digest = (record.topics, topics_digest(record.topics, record.next_topic_id))
         return self._digest[1]
 
     def _on_accept(self, accept: Accept, reply: Reply, now: int) -> None:

@@ -19,13 +19,14 @@ from ocfcluster.wire.run import RunHeader, read_header
 class TopicDisk:
     """Stages topic changes in the node's record, and says how far may be acknowledged."""
 
-    __slots__ = ("pending", "_store", "_table", "_changes", "_unwritten", "_borrowed")
+    __slots__ = ("pending", "_store", "_table", "_changes", "_unwritten", "_borrowed", "_ended")
 
     def __init__(self, store: Store, table: TopicTable) -> None:
         """``table``: what is on disk already, or in ``store`` on its way there."""
         self._store = store
         self.pending = False  # something is staged that is not in the record
         self._borrowed = False  # the table came with a snapshot
+        self._ended = False  # the record is another history's
         self._table = TopicTable.of(table.rows, table.next_id)
         self._changes: deque[int] = deque()  # indexes of changes that commit does not cover yet
         self._unwritten: deque[tuple[int, int]] = (
@@ -55,17 +56,22 @@ class TopicDisk:
 
         ``everything``: all that is committed is staged. A table that came with a snapshot waits for that: what this
         node's disk has from before may be newer, and must not go while others count on it."""
-        if not self.pending or (self._borrowed and not everything):
+        if not self.pending or self._ended or (self._borrowed and not everything):
             return
         table, record, unwritten = self._table, self._store.record, self._unwritten
         version = self._store.version
-        newer = self._borrowed and record.topics_index < unwritten[-1][0]
+        # Also where the changes have cancelled each other: who has the first of them only says that it is further.
+        newer = record.topics_index < unwritten[-1][0]
         self.pending = self._borrowed = False
         if newer or (table.rows, table.next_id) != (record.topics, record.next_topic_id):
             version = self._store.change(
                 topics=table.rows, next_topic_id=table.next_id, topics_index=unwritten[-1][0]
             )
         self._unwritten = deque((index, min(known, version)) for index, known in unwritten)
+
+    def end(self) -> None:
+        """The history has ended: what is staged is of no use to the next one."""
+        self._ended = True
 
     @property
     def limit(self) -> int:

@@ -96,11 +96,13 @@ class Memory:
         return shell is not None and observe.held_index(shell.node) >= index
 
     def check_cut(self, configuration: Configuration) -> None:
-        """An epoch begins behind all that those who stay in it have counted for, and have promised. Others of them were
-        absent: what they hold behind the base is their end when they hear of it."""
+        """An epoch begins behind all that those who stay in it have counted for, and have promised to its proposer.
+        Others of them were absent, or their promise was lost: what they hold behind the base is their end when they
+        hear of it."""
+        known = self._promised(configuration)
         for member in configuration.members:
             shell = self.get(member)
-            if shell is None or not self.is_kept(member):
+            if shell is None or not self.is_kept(member) or (known and member.node_id not in known):
                 continue
             theirs = shell.node.configuration
             if theirs is None or (theirs.cluster_id, theirs.epoch + 1) != (
@@ -117,6 +119,13 @@ class Memory:
                     "cut",
                     f"node {member.node_id} counted for {counted} in epoch {theirs.epoch}: {configuration}",
                 )
+
+    def _promised(self, configuration: Configuration) -> set[int]:
+        """Whose promises its proposer has got; empty where nobody remembers."""
+        for shell in self._shells.values():
+            if shell.running and (promised := observe.promised(shell.node, configuration)):
+                return promised
+        return set()
 
     def check_freed(self, shell: Shell) -> None:
         """Nothing is freed that a member has not got."""

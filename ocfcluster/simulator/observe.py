@@ -65,6 +65,11 @@ def freed_index(node: Node) -> int:
     return 0 if plane is None else plane.freed
 
 
+def promised(node: Node, configuration: Configuration) -> set[int]:
+    """Whose promises this node has, where it has proposed this configuration."""
+    return node.recovery.proposer.promised_for(configuration)
+
+
 def is_primary(node: Node) -> bool:
     """Whether the node says that it is part of the primary."""
     return node.primary

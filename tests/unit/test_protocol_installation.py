@@ -8,11 +8,20 @@ import msgspec
 import pytest
 
 from ocfcluster.limits import EARLY_ORDERS
-from ocfcluster.protocol.effects import Persist
+from ocfcluster.protocol.effects import Delivery, Persist
+from ocfcluster.protocol.judgement import next_configuration
 from ocfcluster.protocol.node import Node
 from ocfcluster.protocol.settings import Record
 from ocfcluster.wire import control
-from tests.unit.protocol_world import START_NS, WALL_NS, World, configuration_of, publication, settings_of
+from tests.unit.protocol_world import (
+    SECOND_NS,
+    START_NS,
+    WALL_NS,
+    World,
+    configuration_of,
+    publication,
+    settings_of,
+)
 
 SLOW_NODE = 3
 SLOW_NS = 20_000_000
@@ -85,6 +94,43 @@ def test_a_topic_change_that_never_was_goes_before_no_other(epochs: list[tuple[i
     node.end_burst(START_NS)
     [effect] = [one for one in node.take_effects() if isinstance(one, Persist)]
     assert msgspec.msgpack.decode(effect.record, type=Record).topics_index == kept
+
+
+def test_nothing_is_ordered_while_what_follows_is_on_its_way_to_the_disk() -> None:
+    """A sequencer that was absent when the view was decided, and is kept in it, has promised nothing."""
+    world = World(5, persist_ns=SLOW_NS)
+    world.form()
+    topic, producer = world.topic(), world.producer(1)
+    world.run(SECOND_NS)
+    node, plane = world.nodes[1], world.plane(1)
+    known = node.configuration
+    assert known is not None
+    assert known.sequencer == 1
+    following = next_configuration(
+        known, known.members, [], known.table, 2, plane.log.held, known.order_time + SECOND_NS
+    )
+    world.cut |= {pair for other in (2, 3, 4, 5) for pair in ((1, other), (other, 1))}
+    node.installation.take(following, world.now)
+    world.settle(1)
+    world.run(SLOW_NS // 4)
+    world.publish(1, publication(topic, producer, 1, [b"in the place of the view"]))
+    world.run(5 * SLOW_NS)
+    assert plane.state.configuration == following
+    assert not [one for one in world.log[1] if isinstance(one, Delivery)]
+
+
+@pytest.mark.parametrize("base", [2, None], ids=["a view", "a new history"])
+def test_what_was_fetched_for_another_proposal_is_not_held_behind_the_base(base: int | None) -> None:
+    world = World()
+    world.form()
+    world.topic()
+    world.run(SECOND_NS)
+    plane, known = world.plane(3), world.nodes[3].configuration
+    assert known is not None
+    plane.freeze()
+    plane.fetch(20, 1)
+    plane.end(None if base is None else msgspec.structs.replace(known, epoch=2, base=base))
+    assert plane._limit == (plane.log.held if base is None else base)
 
 
 def test_an_order_to_stop_ends_with_its_history() -> None:

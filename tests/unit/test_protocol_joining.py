@@ -243,6 +243,21 @@ def test_other_topics_than_those_that_are_wanted_are_not_taken() -> None:
         world.now += SECOND_NS
 
 
+def test_the_place_of_topics_is_one_of_the_history_that_they_were_asked_in() -> None:
+    """While they are on their way the new history comes to the disk, in which numbers begin anew."""
+    world = World(2).form()
+    node = world.nodes[2]
+    wanted = [(16, "wanted", False, DEFAULT_SETTINGS)]
+    old = configuration(world, 2)
+    for known, index in ((old, 304), (msgspec.structs.replace(old, cluster_id="f" * 32), 0)):
+        node.joiner.fetch_topics(1, topics_digest(wanted, 17), world.now)
+        [fetch] = [one for one in node.take_effects() if isinstance(one, FetchSnapshot)]
+        node._store.change(configuration=known)
+        node.snapshot_fetched(fetch.token, fetch.read(encode_topics(wanted, 17, 304)), world.now)
+        assert (node._store.record.topics, node._store.record.topics_index) == (wanted, index)
+        world.now += SECOND_NS
+
+
 def test_who_lacks_what_another_promiser_has_freed_is_not_ready() -> None:
     """Its proposer may not know yet how far others have freed: they say so with their promises."""
     world = World(3).form()

@@ -92,6 +92,53 @@ def test_an_install_that_changed_the_members_says_so_by_its_view_alone() -> None
     assert not world.nodes[4].primary
 
 
+def waiting_for_a_full_backlog(*, dead: bool) -> World:
+    """Two of three members, in a table of five, keep everything for the third, which is away: no view without it."""
+    world = World(5, backlog_bytes=1 << 16, window_bytes=1 << 15).form()
+    topic, producer = world.topic(), world.producer(1)
+    world.kill(4, 5)
+    world.until(lambda: world.members(1) == [1, 2, 3])
+    world.run(2 * SECOND_NS)
+    if dead:
+        world.kill(3)
+    else:
+        world.paused.add(3)
+    world.run(2 * SECOND_NS)
+    for number in range(1, 200):
+        if world.nodes[1].room() > 0:
+            world.publish(1, publication(topic, producer, number, [b"x" * 1000]))
+        world.run(2_000_000)
+    world.until(lambda: not world.nodes[1].primary, 30 * SECOND_NS)
+    return world
+
+
+def test_an_operator_ends_a_history_that_waits_for_a_full_backlog() -> None:
+    world = waiting_for_a_full_backlog(dead=True)
+    old = world.nodes[1].configuration
+    assert old is not None
+    assert old.sequencer == 1
+    assert world.nodes[1].operator(NewHistory(), world.now) == ""
+    world.settle(1)
+    world.until(lambda: world.nodes[1].primary and world.nodes[2].primary, 5 * SECOND_NS)
+    new = world.nodes[1].configuration
+    assert new is not None
+    assert new.supersedes == [old.cluster_id]
+    assert not world.nodes[1].recovery.initiative.forced
+
+
+def test_an_operators_word_is_forgotten_when_the_order_goes_on() -> None:
+    """Said to a member that begins nothing itself, it would end the history at its next change."""
+    world = waiting_for_a_full_backlog(dead=False)
+    old = world.nodes[2].configuration
+    assert world.nodes[2].operator(NewHistory(), world.now) == ""
+    assert world.nodes[2].recovery.initiative.forced
+    world.paused.discard(3)
+    world.until(lambda: world.nodes[2].primary, 30 * SECOND_NS)
+    world.run(SECOND_NS)
+    assert world.nodes[2].configuration == old
+    assert not world.nodes[2].recovery.initiative.forced
+
+
 def test_an_operators_new_history_is_told_before_its_first_view() -> None:
     world = World(3).form()
     traffic(world, [1, 2], 3)

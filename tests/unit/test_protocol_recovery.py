@@ -9,6 +9,7 @@ import pytest
 
 from ocfcluster import limits
 from ocfcluster.protocol import messages
+from ocfcluster.protocol.departure import may_stop
 from ocfcluster.protocol.effects import Delivery, HistoryLost, Notification, State, View
 from ocfcluster.protocol.operator import BootstrapWithout, NewHistory, Rejoin
 from ocfcluster.protocol.settings import Configuration
@@ -492,3 +493,19 @@ def test_a_configuration_is_on_disk_before_anything_is_said_in_its_epoch() -> No
                 assert record.record.configuration.epoch == 2
                 assert record.durable >= 1
         world.wire.clear()
+
+
+def test_who_leaves_waits_for_others_of_its_own_history() -> None:
+    """Others have epochs of their own: a higher one says nothing of what follows this one."""
+    world = World(3).form()
+    world.run(SECOND_NS)
+    node, plane = world.nodes[1], world.plane(1)
+    for peer in node.peers.all():
+        assert peer.beat is not None
+        peer.beat = peer.beat._replace(epoch=20)
+    node._detector.update(world.now)
+    assert may_stop(plane, node._detector, node.recovery.initiative) == "asked to stop; the others go on"
+    for peer in node.peers.all():
+        assert peer.beat is not None
+        peer.beat = peer.beat._replace(history_time=peer.beat.history_time - 1)
+    assert may_stop(plane, node._detector, node.recovery.initiative) == ""

@@ -13,6 +13,7 @@ from ocfcluster.protocol.topic_disk import TopicDisk
 from ocfcluster.wire import control
 from ocfcluster.wire.run import RunKind, build_run
 from ocfcluster.wire.topics import DEFAULT_SETTINGS as PLAIN
+from ocfcluster.wire.topics import Retention, TopicSettings
 from tests.unit.protocol_world import World, publication
 
 
@@ -72,6 +73,24 @@ def test_a_change_that_comes_while_the_one_before_is_written_waits_for_the_next_
     assert one.write() is not None
     one.done()
     assert one.disk.limit == NO_LIMIT
+
+
+def test_changes_that_cancel_each_other_are_written_for_their_place() -> None:
+    """Another node may have the first of them alone, and would say that its table reaches further."""
+    one = Disk(TopicTable.of([(16, "t", False, PLAIN)], 17))
+    one.store.change(topics=[(16, "t", False, PLAIN)], next_topic_id=17, topics_index=5)
+    one.stage(10, control.TopicAlter("t", TopicSettings(Retention(events=5))))
+    one.stage(11, control.TopicAlter("t", PLAIN))
+    assert one.write() is not None
+    assert (one.store.record.topics, one.store.record.topics_index) == ([(16, "t", False, PLAIN)], 11)
+
+
+def test_of_a_history_that_has_ended_nothing_is_written() -> None:
+    one = Disk()
+    one.stage(10, control.TopicCreate("a", False))
+    one.disk.end()
+    assert one.write() is None
+    assert one.store.record.topics_index == 0
 
 
 def test_a_table_that_came_with_a_snapshot_is_written_when_all_that_is_committed_is_in_it() -> None:
