@@ -33,6 +33,7 @@ from integration.network import Bridge, Taps, pid_of
 from tests.cluster import LOG_LINES, POLL_S, ROOT, START_TIMEOUT_S, BaseCluster, ClusterError, Topics, toml
 from tests.netns.programs import COMPONENTS
 
+PAUSE_ATTEMPTS: Final = 5
 LABEL: Final = "ocfcluster.test"
 USER: Final = 5405  # of the agent, in the image
 STOP_S: Final = 20
@@ -259,7 +260,15 @@ class ContainerCluster(BaseCluster):
         self.network.stopped(i)
 
     def pause(self, i: int) -> None:
-        self._containers[i].pause()
+        """docker pause. On a busy machine runc gives up freezing, thaws what it had frozen, and wants to be asked
+        again."""
+        for attempt in range(PAUSE_ATTEMPTS):
+            try:
+                self._containers[i].pause()
+                return
+            except docker.errors.APIError as error:
+                if "unable to freeze" not in str(error) or attempt == PAUSE_ATTEMPTS - 1:
+                    raise
 
     def unpause(self, i: int) -> None:
         self._containers[i].unpause()
