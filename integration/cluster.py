@@ -266,7 +266,7 @@ class ContainerCluster(BaseCluster):
             try:
                 self._containers[i].pause()
                 return
-            except docker.errors.APIError as error:
+            except APIError as error:
                 if "unable to freeze" not in str(error) or attempt == PAUSE_ATTEMPTS - 1:
                     raise
 
