@@ -22,7 +22,7 @@ from tests.netns.traces import Began, Got, Writer
 
 pytestmark = [pytest.mark.docker]
 
-SECONDS = 120  # while other tests run beside it
+SECONDS = 180  # while other tests run beside it
 
 
 def run(image: str, minutes: float, nodes: int) -> None:
