@@ -38,7 +38,7 @@ def run(image: str, minutes: float, nodes: int) -> None:
     ET.parse(directory / "report.svg")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(420)
 def test_a_short_chaos_run_shows_no_violation(image: str) -> None:
     run(image, SECONDS / 60, 3)
 
