@@ -36,6 +36,7 @@ from ocfcluster.agent.name_service import NameService
 from ocfcluster.agent.names import scope_is_local
 from ocfcluster.agent.network import paths
 from ocfcluster.agent.node_api import NodeApi
+from ocfcluster.agent.producer_tokens import ProducerTokens
 from ocfcluster.agent.reload import Reloading, configured_topics
 from ocfcluster.agent.requests import Requests
 from ocfcluster.agent.router import Router
@@ -123,7 +124,8 @@ class Agent:
         self.reloading: Reloading = Reloading(self)
         self.absent = AbsentNetworks(self)
         self.names = NameService(self.running_loop, self._names_answered)
-        self.intake = Intake(self.node, self.local, self.connections, self.counters)
+        tokens = ProducerTokens(state_dir.secret, incarnation, self.cluster_id)
+        self.intake = Intake(self.node, self.local, self.connections, self.counters, tokens)
         self.requests = Requests(self)
         self.groups = self.requests.groups
         self.components = Components(self)

@@ -16,8 +16,8 @@ from ocfcluster.agent.local import LocalTopics
 from ocfcluster.agent.local_news import TOPIC as LOCAL_NEWS
 from ocfcluster.agent.metrics import Counters
 from ocfcluster.agent.node_api import NodeApi
+from ocfcluster.agent.producer_tokens import ProducerTokens
 from ocfcluster.errors import Malformed
-from ocfcluster.ipc.peer import is_closed
 from ocfcluster.ipc.session import Incoming, Stage
 from ocfcluster.limits import (
     INTAKE_BYTES,
@@ -89,12 +89,15 @@ class Intake:
     """Publications on their way in, and who owns which producer."""
 
     __slots__ = (
-        "owners", "inbox_bytes", "waiting", "_node", "_local", "_shell", "_counters", "_orphans", "_held",
+        "owners", "tokens", "inbox_bytes", "waiting", "_node", "_local", "_shell", "_counters", "_orphans", "_held",
         "_turned", "_publish", "_topic_by_id",
     )  # fmt: skip
 
-    def __init__(self, node: NodeApi, local: LocalTopics, shell: Shell, counters: Counters) -> None:
+    def __init__(
+        self, node: NodeApi, local: LocalTopics, shell: Shell, counters: Counters, tokens: ProducerTokens
+    ) -> None:
         self.owners: dict[int, Client] = {}  # producer → the live connection that uses it
+        self.tokens = tokens
         self.inbox_bytes = 0  # of all clients
         self.waiting: deque[Client] = deque()
         self._held: list[Client] = []  # out of the round until names are looked up
@@ -103,9 +106,7 @@ class Intake:
         self._local = local
         self._shell = shell
         self._counters = counters
-        self._orphans: dict[
-            int, int
-        ] = {}  # producer → uid of the user it belonged to, while no connection owns it
+        self._orphans: dict[int, None] = {}  # local producers that no connection owns; oldest first
         self._publish: Callable[[bytes], None] = node.publish
         self._topic_by_id = node.topic_by_id
 
@@ -241,9 +242,9 @@ class Intake:
         if kind != _PUBLICATION or not first_number:
             self._shell.fail(client, "programs publish runs of kind PUBLICATION, numbered from 1")
             return True
-        if self.owners.get(producer) is not client and not self.adopt(client, producer):
+        if self.owners.get(producer) is not client:
             if not client.gone:
-                client.session.receipt(producer, first_number, count, errno.EPERM, 0, 0)
+                client.session.receipt(producer, first_number, count, errno.EBADF, 0, 0)
                 self._shell.touch(client)
             return True
         topic = self._topic_by_id(topic_id)
@@ -317,19 +318,14 @@ class Intake:
             owner.producers.discard(producer)
         self._orphans.pop(producer, None)
 
-    def adopt(self, client: Client, producer: int) -> bool:
-        """A client that reconnected goes on with a producer of its old connection, if nobody live owns that."""
-        if not producer or client.gone or len(client.producers) >= PRODUCERS_PER_NODE:
+    def resume(self, client: Client, producer: int, token: bytes) -> bool:
+        """A client that reconnected goes on with a producer of its old connection, whatever became of that. False:
+        the token is not the producer's."""
+        if client.gone or len(client.producers) >= PRODUCERS_PER_NODE:
             return False
-        owner = self.owners.get(producer)
-        uid = self._orphans.get(producer) if owner is None else owner.peer.uid
-        if uid is not None and client.peer.uid not in (uid, 0):
+        if not self.tokens.fits(producer, token):
             return False
-        if owner is not None:
-            if not is_closed(owner.socket):
-                return False
-            owner.producers.discard(producer)
-        self._orphans.pop(producer, None)
+        self.disown(producer)
         self.own(client, producer)
         return True
 
@@ -339,14 +335,9 @@ class Intake:
             return  # not yet: ``pump`` comes back to it
         self._shell.client_done(client)
         for producer in client.producers:
-            if self.owners.get(producer) is client:
-                del self.owners[producer]
-            self._orphans[producer] = client.peer.uid
-        while len(self._orphans) > 2 * PRODUCERS_PER_NODE:
-            oldest = next(iter(self._orphans))
-            del self._orphans[oldest]
-            if oldest & LOCAL_ID:
-                self._local.close_producer(oldest)
+            del self.owners[producer]
+            if producer & LOCAL_ID:
+                self._orphans[producer] = None  # no more of them than there are local producers
 
     def forget_history(self) -> None:
         """The cluster's history has ended: what waits and all producers belong to it. The caller ends the clients."""
@@ -366,7 +357,6 @@ class Intake:
     def close_orphaned_local(self) -> bool:
         """Close the local producer that has been without a connection for longest; whether there was one."""
         for producer in self._orphans:
-            if producer & LOCAL_ID:
-                del self._orphans[producer]
-                return self._local.close_producer(producer)
+            del self._orphans[producer]
+            return self._local.close_producer(producer)
         return False

@@ -123,6 +123,7 @@ class Requests:
             Request.HELLO: self.on_hello,
             Request.OPEN_PRODUCER: self.on_open_producer,
             Request.CLOSE_PRODUCER: self.on_close_producer,
+            Request.RESUME_PRODUCER: self.on_resume_producer,
             Request.SUBSCRIBE: self.on_subscribe,
             Request.UNSUBSCRIBE: self.on_unsubscribe,
             Request.OUT_OF_LINE: self.on_out_of_line,
@@ -148,7 +149,7 @@ class Requests:
             return
         self._agent.counters.requests += 1
         self._agent.connections.touch(client)
-        if request.kind != Request.GOODBYE and not session.admits(request):
+        if not session.admits(request):
             _close(request.descriptor)
             session.refuse(
                 request.request_id, errno.ENOMEM, "too many requests of this client are not answered yet"
@@ -289,8 +290,7 @@ class Requests:
                     client, request.request_id, errno.ENOMEM, "too many local producers on this node"
                 )
                 return
-            self._agent.intake.own(client, producer)
-            self._answer(client, request.request_id, Answer.PRODUCER, Producer(producer))
+            self._opened(client, request.request_id, producer)
             return
 
         def then(outcome: Outcome) -> None:
@@ -301,14 +301,24 @@ class Requests:
             elif client.gone:  # nobody will ever use it
                 self.command(None, control.Close(outcome.value), _ignore)
             else:
-                self._agent.intake.own(client, outcome.value)
-                self._answer(client, request.request_id, Answer.PRODUCER, Producer(outcome.value))
+                self._opened(client, request.request_id, outcome.value)
 
         self.command(client, control.Open(), then)
 
+    def _opened(self, client: Client, request_id: int, producer: int) -> None:
+        self._agent.intake.own(client, producer)
+        token = self._agent.intake.tokens.make(producer)
+        self._answer(client, request_id, Answer.PRODUCER, Producer(producer, token))
+
+    def on_resume_producer(self, client: Client, _request: Incoming, body: Body | None) -> None:
+        if isinstance(body, Producer):
+            self._agent.intake.resume(client, body.producer, body.token)
+
     def on_close_producer(self, client: Client, request: Incoming, body: Body | None) -> None:
-        producer = body.producer if isinstance(body, Producer) else 0
-        if producer not in client.producers and not self._agent.intake.adopt(client, producer):
+        if not isinstance(body, Producer):
+            return
+        producer = body.producer
+        if producer not in client.producers and not self._agent.intake.resume(client, producer, body.token):
             self._refuse(client, request.request_id, errno.EBADF, f"producer {producer} is not this client's")
             return
 

@@ -3,7 +3,8 @@
 ``StateDirectory`` reads and writes it, ``RecordWriter`` writes beside the event loop.
 
 Files: ``lock`` (held exclusively for the agent's life: two processes must never speak as one node), ``identity.json``
-(written once), ``record`` (replaced atomically; magic, version, length, xxh3-64 of the body, body).
+(written once), ``record`` (replaced atomically; magic, version, length, xxh3-64 of the body, body), ``programs.key``
+(random, written once: by it the agent knows its programs again).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ IDENTITY_VERSION: Final = 1
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity.json"
 _RECORD: Final = "record"
+_PROGRAMS: Final = "programs.key"
+_SECRET_BYTES: Final = 32
 _STORE_ID: Final = re.compile("[0-9a-f]{16}")
 
 
@@ -77,6 +80,7 @@ class StateDirectory:
             self._take_lock()
             self.store_id = self._identity(cluster, node_id)
             self.record = self._read_record()
+            self.secret = self._read_secret()
         except OSError as error:
             self.close()
             raise StateDirectoryError(
@@ -161,6 +165,19 @@ class StateDirectory:
             f"{file} is corrupt (it {fault}): look for a failing disk; then empty {self.path}, with which the node "
             "begins as a stranger and is brought up to date by the others"
         )
+
+    def _read_secret(self) -> bytes:
+        """Never told, and no vote hangs on it: one that was lost or damaged is made anew, and programs that come back
+        begin with new producers."""
+        file = self.path / _PROGRAMS
+        try:
+            secret = file.read_bytes()
+        except FileNotFoundError:
+            secret = b""
+        if len(secret) != _SECRET_BYTES:
+            secret = secrets.token_bytes(_SECRET_BYTES)
+            _replace(file, secret)
+        return secret
 
     def write_record(self, body: bytes) -> None:
         """Replace the record durably. Blocks for the disk: not for the event loop's thread. Raises OSError."""

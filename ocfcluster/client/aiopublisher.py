@@ -21,9 +21,9 @@ from ocfcluster.client.arguments import (
     check_topic,
 )
 from ocfcluster.client.events import Published, Receipt
-from ocfcluster.client.producer import Batch, Producer, largest_of, run_size, split
+from ocfcluster.client.producer import Batch, Producer, largest_of, partly, run_size, split
 from ocfcluster.client.session import Stage
-from ocfcluster.errors import InvalidArgument, NotConnected, OutcomeUnknown, WouldBlock
+from ocfcluster.errors import ClientError, InvalidArgument, NotConnected, OutcomeUnknown, WouldBlock
 from ocfcluster.limits import RUN_BYTES
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import Request
@@ -139,7 +139,10 @@ class AsyncPublisher:
         properties: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> AsyncReceipt:
-        """Publish the events of a list, in full runs: the fast way. One receipt for all."""
+        """Publish the events of a list, in full runs: the fast way. One receipt for all.
+
+        Errors as those of the blocking ``publish_many``.
+        """
         events = as_events(datas)
         encoded = as_properties(properties)
         check_re_id(re_id)
@@ -159,10 +162,8 @@ class AsyncPublisher:
                             connection, topic, producer, size, deadline
                         )
                         connection.check_size(largest)
-                except WouldBlock:
-                    raise WouldBlock(
-                        f"no room in the time given; {begin} of {len(events)} were published"
-                    ) from None
+                except ClientError as error:
+                    raise partly(error, begin, len(events)) from None
                 connection.flush_gathered()
                 batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, events[begin:end], size)
                 producer.queue(batch, time.time_ns())
@@ -228,8 +229,8 @@ class AsyncPublisher:
         connection.session.open(producer)
         connection.flush_output()
         await connection.until(lambda: bool(producer.id) or not producer.opening, deadline.left())
-        if not producer.id:
-            raise producer.refusal or NotConnected("the connection to the agent has ended")
+        if producer.refusal is not None:
+            raise producer.refusal
 
     async def _wait_for_room(
         self,

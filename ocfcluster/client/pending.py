@@ -17,7 +17,7 @@ class Pending:
     """A request and, once ``done``, its answer or error."""
 
     __slots__ = (
-        "kind", "body", "subscription", "done", "answer", "error", "on_done", "sends", "frame", "withdrawn",
+        "kind", "body", "subscription", "done", "answer", "error", "on_done", "frame", "withdrawn",
     )  # fmt: skip
 
     def __init__(
@@ -30,7 +30,6 @@ class Pending:
         self.answer: frames.Body | None = None
         self.error: ClientError | None = None
         self.on_done: list[Callable[[], None]] = []
-        self.sends = 0
         self.frame = b""  # as it was sent last
         self.withdrawn = False  # nobody waits for the answer any more
 

@@ -22,6 +22,7 @@ from ocfcluster.limits import (
     RUN_COUNT,
     RUN_HEADER_BYTES,
 )
+from ocfcluster.wire import frames
 from ocfcluster.wire.frames import LOCAL_ID
 from ocfcluster.wire.run import RunKind, build_run, read_header, run_events
 
@@ -175,6 +176,7 @@ class Producer:
 
     __slots__ = (
         "id",
+        "token",
         "local",
         "gathering",
         "unanswered",
@@ -187,6 +189,7 @@ class Producer:
 
     def __init__(self, local: bool) -> None:
         self.id = 0  # 0: not opened
+        self.token = b""  # by which an agent knows it again
         self.local = local  # for topics of scope local
         self.gathering: Batch | None = None
         self.unanswered: deque[Batch] = deque()
@@ -202,8 +205,9 @@ class Producer:
         """Whether one more run of ``size`` bytes may go out unanswered. One largest event always may, alone."""
         if not self.unanswered:
             return True
+        gathering = self.gathering is not None  # it goes out before what comes now
         return (
-            len(self.unanswered) < PRODUCER_RUNS_UNANSWERED
+            len(self.unanswered) + gathering < PRODUCER_RUNS_UNANSWERED
             and self.unanswered_bytes + size <= PRODUCER_BYTES_UNANSWERED
         )
 
@@ -254,9 +258,10 @@ class Producer:
 
     # --- the producer's life ------------------------------------------------------------------------------------
 
-    def opened(self, producer_id: int, time_ns: int) -> None:
+    def opened(self, answer: frames.Producer, time_ns: int) -> None:
         """The cluster has given the producer an id: what waits gets its numbers."""
-        self.id = producer_id
+        self.id = answer.producer
+        self.token = answer.token
         self.opening = False
         self._next_number = 1
         for batch in self.unanswered:
@@ -287,6 +292,12 @@ class Producer:
         for batch in self.unanswered:
             batch.sends = 0
         return []
+
+    def agent_ended(self) -> None:
+        """The agent has ended that alone knew the producer. What was never sent goes out under a new one."""
+        if any(batch.sends for batch in self.unanswered):
+            self.abandon(OutcomeUnknown("the agent that had the local publications was restarted"))
+        self.id = 0
 
     def is_of_agent(self) -> bool:
         """Whether the id ends with the agent's incarnation."""
@@ -325,6 +336,11 @@ def change_events(batch: Batch, change: Callable[[bytes], bytes]) -> None:
             RunKind.PUBLICATION, batch.topic_id, header.producer, batch.number, events,
             re_id=batch.re_id, time_ns=header.time_ns, properties=batch.properties,
         )  # fmt: skip
+
+
+def partly(error: ClientError, published: int, count: int) -> ClientError:
+    """``error``, which came when ``published`` of the ``count`` events of one call were on their way."""
+    return type(error)(f"{error.strerror}; {published} of {count} were published")
 
 
 def run_size(count: int, data_bytes: int, properties: bytes) -> int:

@@ -24,9 +24,9 @@ from ocfcluster.client.arguments import (
 )
 from ocfcluster.client.connection import Connection, deadline_of
 from ocfcluster.client.events import Receipt
-from ocfcluster.client.producer import Batch, Producer, largest_of, run_size, split
+from ocfcluster.client.producer import Batch, Producer, largest_of, partly, run_size, split
 from ocfcluster.client.session import Stage
-from ocfcluster.errors import InvalidArgument, NotConnected, TooLarge, WouldBlock
+from ocfcluster.errors import ClientError, InvalidArgument, NotConnected, TooLarge, WouldBlock
 from ocfcluster.limits import RUN_BYTES, RUN_COUNT
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import Request
@@ -180,9 +180,8 @@ class Publisher:
     ) -> Receipt:
         """Publish the events of a list (or other iterable), in full runs: the fast way. One receipt for all.
 
-        Errors as ``publish``.
-
-        Where the window closes for longer than ``timeout`` in the middle, WouldBlock says how many were published.
+        Errors as ``publish``. Where one comes in the middle, as WouldBlock does where the window stays closed for
+        longer than ``timeout``, it says how many of them, from the first on, were published.
         """
         events = as_events(datas)
         deadline = deadline_of(timeout)
@@ -200,10 +199,8 @@ class Publisher:
                     while not producer.has_room(size):
                         info, producer = self._wait_for_room(connection, topic, producer, size, deadline)
                         self._check_size(connection, largest)
-                except WouldBlock:
-                    raise WouldBlock(
-                        f"no room in the time given; {begin} of {len(events)} were published"
-                    ) from None
+                except ClientError as error:
+                    raise partly(error, begin, len(events)) from None
                 if producer.gathering is not None:
                     connection.send_gathered(producer)
                 batch = Batch(connection, info.topic, info.topic_id, re_id, encoded, events[begin:end], size)
@@ -261,8 +258,8 @@ class Publisher:
         connection.flush_output()
         if not connection.wait_until(lambda: bool(producer.id) or not producer.opening, deadline):
             raise WouldBlock("the cluster has not opened a producer in the time given")
-        if not producer.id:
-            raise producer.refusal or NotConnected("the connection to the agent has ended")
+        if producer.refusal is not None:
+            raise producer.refusal
 
     def _wait_for_room(
         self, connection: Connection, topic: str | None, producer: Producer, size: int, deadline: float | None

@@ -47,9 +47,9 @@ from ocfcluster.wire import frames
 from ocfcluster.wire.frames import CONTROL_HEADER, LOCAL_PROTOCOL_VERSION, RECEIPT, Answer, Request
 
 HEADER_BYTES: Final = CONTROL_HEADER.size
-# Not asked again on the next connection: a cluster that was just started again must not be stopped again, and what a
-# component had to say belongs to the agent that it said it to.
-_ONCE: Final = frozenset({Request.ADMINISTER, Request.REPORT})
+# Not asked again on the next connection: a cluster that was just started again must not be stopped again, a topic that
+# was made again must not be removed again, and what a component had to say belongs to the agent that it said it to.
+_ONCE: Final = frozenset({Request.ADMINISTER, Request.REPORT, Request.TOPIC_REMOVE})
 _BODIES_NONE: Final = frozenset({int(Answer.DONE)})  # kinds without a body
 _OWN_ANSWER: Final = {
     Request.OPEN_PRODUCER: Answer.PRODUCER, Request.SUBSCRIBE: Answer.SUBSCRIBED, Request.STATUS: Answer.STATUS,
@@ -264,7 +264,6 @@ class Session:
             request_id = self._next_request
             self._next_request = request_id % 0xFFFF_FFFF + 1
             self._in_flight[request_id] = pending
-            pending.sends += 1
             pending.frame = frames.control_frame(pending.kind, request_id, pending.body)
             self._put(pending.frame, descriptor)
         # Publications wait until every subscription is asked for again: a client must not miss its own events.
@@ -284,16 +283,18 @@ class Session:
         if producer.id or producer.opening or self.stage is Stage.ENDED:
             return
         producer.opening = True
+        producer.refusal = None
         pending = self.request(Request.OPEN_PRODUCER, frames.OpenProducer(producer.local))
         pending.on_done.append(lambda: self._opened(producer, pending))
 
     def _opened(self, producer: Producer, pending: Pending) -> None:
         producer.opening = False
         if isinstance(pending.answer, frames.Producer):
-            producer.opened(pending.answer.producer, self._clock_ns())
+            producer.opened(pending.answer, self._clock_ns())
             if self.stage is Stage.READY and not self._resumes_first:
                 for batch in producer.unanswered:
-                    self._publish(batch)
+                    if not batch.done:
+                        self._publish(batch)
         else:
             producer.refusal = pending.error or NotConnected("the producer was not opened")
             producer.abandon(producer.refusal)
@@ -332,7 +333,7 @@ class Session:
             return
         self.producers.remove(producer)
         if producer.id and self.stage is Stage.READY:
-            self.request(Request.CLOSE_PRODUCER, frames.Producer(producer.id))
+            self.request(Request.CLOSE_PRODUCER, frames.Producer(producer.id, producer.token))
 
     # --- subscribing --------------------------------------------------------------------------------------------
 
@@ -525,10 +526,7 @@ class Session:
         if pending.kind is Request.SUBSCRIBE:
             self._lent -= 1
         if isinstance(body, frames.Error):
-            if pending.kind is Request.TOPIC_REMOVE and pending.sends > 1 and body.errno == errno.EINVAL:
-                pending.finish(None, None)  # the first try, whose answer was lost, removed it
-            else:
-                pending.finish(None, _error_of(pending.kind, body))
+            pending.finish(None, _error_of(pending.kind, body))
         elif answer is _OWN_ANSWER.get(pending.kind, answer):
             if isinstance(pending.body, frames.TopicResolve) and isinstance(body, frames.Topic):
                 self.topics[pending.body.topic] = body  # now, while it is of this history
@@ -553,9 +551,7 @@ class Session:
         if before is not None and before.incarnation != welcome.incarnation:
             for producer in self.producers:
                 if producer.is_of_agent():
-                    producer.abandon(
-                        OutcomeUnknown("the agent that had the local publications was restarted")
-                    )
+                    producer.agent_ended()
         if told_again and not self._history_unknown:
             return
         # Producers and positions mean something in their own history only: another client may have the same numbers
@@ -581,6 +577,9 @@ class Session:
                 text = f"the cluster takes events of at most {event_bytes} bytes now"
                 producer.abandon(OutcomeUnknown(text))
             if producer.id:
+                if producer.token:
+                    body = frames.Producer(producer.id, producer.token)
+                    self._put(frames.control_frame(Request.RESUME_PRODUCER, 0, body))
                 for batch in producer.unanswered:
                     if not batch.done:
                         self._publish(batch)

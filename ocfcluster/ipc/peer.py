@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from typing import Final, NamedTuple
@@ -62,13 +63,11 @@ def open_pidfd(connection: socket.socket, peer: Peer) -> int:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the other end has closed already, though the loop has not come to see it yet."""
-    try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    """Whether the other end has closed already, though the loop has not come to see it yet, or to read what it sent
+    before."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def accept_lent(descriptor: int) -> socket.socket:

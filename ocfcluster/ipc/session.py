@@ -48,7 +48,7 @@ _KINDS: Final = frozenset(int(kind) for kind in Request)
 _PUBLISH: Final = int(Request.PUBLISH)
 _HELLO: Final = int(Request.HELLO)
 _SUBSCRIBE: Final = int(Request.SUBSCRIBE)
-_GOODBYE: Final = int(Request.GOODBYE)
+_UNANSWERED: Final = frozenset({int(Request.GOODBYE), int(Request.RESUME_PRODUCER)})
 _UNASKED: Final = (Answer.FULL, Answer.SHUTDOWN, Answer.LEFT_OUT, Answer.REFUSED)  # with request id 0
 
 
@@ -187,7 +187,7 @@ class Session:
             if not self._descriptors:
                 raise MalformedFrame("SUBSCRIBE came without the descriptor that it lends")
             descriptor = self._descriptors.popleft()
-        if kind != _GOODBYE:
+        if kind not in _UNANSWERED:
             self.unanswered += 1
             if kind == _SUBSCRIBE:
                 self._lending.add(request_id)
@@ -196,6 +196,8 @@ class Session:
 
     def admits(self, request: Incoming) -> bool:
         """Whether ``request`` is within the bounds of unanswered ones; if not it is to be answered with ENOMEM."""
+        if request.kind in _UNANSWERED:
+            return True
         if request.kind == _SUBSCRIBE and self._lent > LENT_SOCKETS_UNANSWERED:
             return False
         return self.unanswered <= REQUESTS_UNANSWERED

@@ -82,12 +82,18 @@ class SimulatedSocket:
         """The messages in it can still be read."""
 
 
+def _token(producer: int) -> bytes:
+    """By which the agents know a producer's program again."""
+    return b"%d" % producer
+
+
 class Door:
     """The agent's end of one connection: what its loop does between the session and the node."""
 
     __slots__ = (
         "_client",
         "_line",
+        "_producers",
         "_welcome",
         "connection",
         "hub",
@@ -104,6 +110,7 @@ class Door:
         self._client = client
         self._line = line
         self._welcome = welcome
+        self._producers: set[int] = set()  # that were opened or resumed here
         self.connection = connection
         self.session = agent_side.Session(welcome.event_bytes)
         self.hub = Hub(self, client.asked.budget(), client.asked.marks)
@@ -128,12 +135,17 @@ class Door:
     def _handle(self, request: agent_side.Incoming | bytes) -> None:
         session = self.session
         if isinstance(request, bytes):  # a publication
-            check_run(request)
+            if check_run(request).producer not in self._producers:
+                self._client.complain("it publishes on a producer that it has not resumed")
             self._line.publish(request)
         elif request.kind == Request.HELLO:
             session.answer(request.request_id, Answer.WELCOME, self._welcome)
         elif request.kind == Request.OPEN_PRODUCER:
             self._line.control(control.Open(), lambda outcome: self._opened(request.request_id, outcome))
+        elif request.kind == Request.RESUME_PRODUCER:
+            body = frames.read_body(request.kind, request.body)
+            if isinstance(body, frames.Producer) and body.token == _token(body.producer):
+                self._producers.add(body.producer)
         elif request.kind in GROUPS:
             self.request(request)
         else:
@@ -149,7 +161,9 @@ class Door:
 
     def _opened(self, request_id: int, outcome: Outcome) -> None:
         if self.open and not outcome.error:
-            self.session.answer(request_id, Answer.PRODUCER, frames.Producer(outcome.value))
+            self._producers.add(outcome.value)
+            answer = frames.Producer(outcome.value, _token(outcome.value))
+            self.session.answer(request_id, Answer.PRODUCER, answer)
             self._client.pump_from_agent(self)
 
     def subscribe(self, topic_id: int, name: str, start: int) -> None:

@@ -37,7 +37,8 @@ LOCAL_ID: Final = 1 << 63  # ids (ev_id, producer) with this bit are this agent'
 
 
 class Request(IntEnum):
-    """What a client asks. Each is answered by one frame with the same request id, but for PUBLISH and GOODBYE."""
+    """What a client asks. Each is answered by one frame with the same request id, but for PUBLISH, RESUME_PRODUCER
+    and GOODBYE."""
 
     HELLO = 1
     PUBLISH = 2  # the body is a run; answered by RECEIPTS once its outcome is known
@@ -59,6 +60,7 @@ class Request(IntEnum):
     GROUP_LEAVE = 18
     GROUP_SHOW = 19  # answered by GROUP
     GROUP_LIST = 20  # answered by GROUPS
+    RESUME_PRODUCER = 21  # not answered: what is published on a producer that is not this client's gets EBADF
     REPORT = 24  # a component's word on a reserved topic, outside of the order; answered by DONE or ERROR
     TOPIC_ACCESS = 32  # who may do what with a topic
 
@@ -148,7 +150,10 @@ class OpenProducer(Body, frozen=True):
 
 
 class Producer(Body, frozen=True):
+    """``token`` shows on other connections of the program that the producer is its own."""
+
     producer: U64
+    token: bytes = b""
 
 
 class Position(Body, frozen=True):
@@ -379,6 +384,7 @@ class Notice(Body, frozen=True):
 
 _BODIES: Final[dict[int, type[Body]]] = {
     Request.HELLO: Hello, Request.OPEN_PRODUCER: OpenProducer, Request.CLOSE_PRODUCER: Producer,
+    Request.RESUME_PRODUCER: Producer,
     Request.SUBSCRIBE: Subscribe, Request.UNSUBSCRIBE: Unsubscribe, Request.OUT_OF_LINE: OutOfLine,
     Request.TOPIC_RESOLVE: TopicResolve, Request.TOPIC_CREATE: TopicCreate, Request.TOPIC_REMOVE: TopicRemove,
     Request.TOPIC_ALTER: TopicAlter, Request.ADMINISTER: Administer, Request.TOPIC_ACCESS: TopicResolve,

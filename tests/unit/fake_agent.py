@@ -77,6 +77,10 @@ class Subscriber:
         self.out = False
 
 
+def _token(producer: int) -> bytes:
+    return b"token %d" % producer
+
+
 class Peer:
     def __init__(self, connection: int, stream: socket.socket) -> None:
         self.connection = connection
@@ -270,6 +274,11 @@ class FakeAgent:
         if kind is Request.PUBLISH:
             self._publish(peer, body)
             return
+        if kind is Request.RESUME_PRODUCER:
+            resumed: Any = frames.read_body(kind, body)
+            if resumed.token == _token(resumed.producer):
+                peer.producers.add(resumed.producer)
+            return
         if kind is Request.GOODBYE:
             self._close(peer)
             return
@@ -303,7 +312,7 @@ class FakeAgent:
     def _on_open_producer(self, peer: Peer, body: frames.OpenProducer) -> Any:
         producer = self.cluster.open_producer(body.local)
         peer.producers.add(producer)
-        return Answer.PRODUCER, frames.Producer(producer)
+        return Answer.PRODUCER, frames.Producer(producer, _token(producer))
 
     def _on_close_producer(self, peer: Peer, body: frames.Producer) -> Any:
         self.cluster.next_number.pop(body.producer, None)
@@ -401,7 +410,7 @@ class FakeAgent:
         key = (header.producer, header.first_number)
         code = seq = ev_id = 0
         name = next((name for name, t in cluster.topics.items() if t.topic_id == header.topic_id), None)
-        if expected is None:
+        if expected is None or header.producer not in peer.producers:
             code = errno.EBADF
         elif key in cluster.outcomes:
             code, seq, ev_id = cluster.outcomes[key]

@@ -49,6 +49,7 @@ from ocfcluster.wire.frames import (
     Body,
     Hello,
     OpenProducer,
+    Producer,
     RecordKind,
     Request,
     Subscribe,
@@ -391,6 +392,7 @@ class RawClient:
         self._buffer = b""
         self._request_id = 0
         self._ends: list[socket.socket] = []
+        self.tokens: dict[int, bytes] = {}  # of the producers opened here
 
     def close(self) -> None:
         self.socket.close()
@@ -461,8 +463,14 @@ class RawClient:
         return self.call(Request.HELLO, Hello(name="raw"))[1]
 
     def open_producer(self, *, local: bool = False) -> int:
-        producer: int = self.call(Request.OPEN_PRODUCER, OpenProducer(local))[1].producer
+        answer = self.call(Request.OPEN_PRODUCER, OpenProducer(local))[1]
+        producer: int = answer.producer
+        self.tokens[producer] = answer.token
         return producer
+
+    def resume(self, producer: int, token: bytes) -> None:
+        """As a program does that comes back."""
+        self.send(control_frame(Request.RESUME_PRODUCER, 0, Producer(producer, token)))
 
     def create_topic(self, name: str, *, local: bool = False) -> int:
         topic_id: int = self.call(Request.TOPIC_CREATE, TopicCreate(name, local))[1].topic_id

@@ -15,7 +15,7 @@ from ocfcluster.agent import name_service
 from ocfcluster.agent.access import Gate, Right, is_rule, rule_for
 from ocfcluster.agent.name_service import Ids, Key, NameService, look_up
 from ocfcluster.ipc import peer as peer_module
-from ocfcluster.ipc.peer import Peer, peer_credentials
+from ocfcluster.ipc.peer import Peer, is_closed, peer_credentials
 from ocfcluster.limits import (
     NAME_LIFETIME_NS,
     NAME_UNKNOWN_LIFETIME_NS,
@@ -335,3 +335,12 @@ def test_the_systems_databases_are_asked() -> None:
     assert 0 in look_up("groups", "0")
     for kind, name in (("user", "no such user"), ("group", "no such group"), ("groups", "4294967294"), ("user", "a\0b"), ("groups", "9" * 30)):  # fmt: skip  # noqa: E501
         assert look_up(kind, name) == ()
+
+
+def test_a_connection_is_closed_though_there_is_something_to_read() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"unread")
+        assert not is_closed(ours)
+        theirs.close()
+        assert is_closed(ours)

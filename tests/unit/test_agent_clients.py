@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ocfcluster.agent.config import AgentConfig, TopicSetting
+from ocfcluster.agent.producer_tokens import ProducerTokens
 from ocfcluster.limits import RUN_BYTES
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import (
@@ -228,7 +229,7 @@ def test_what_is_refused_uses_up_its_numbers(agent: Bench) -> None:
     client.publish(topic_id, producer, 9, EVENT)
     client.publish(topic_id, 4711, 1, EVENT)
     client.answers()
-    assert client.receipts == [
+    assert sorted(client.receipts) == [
         (producer, 1, 2, errno.EINVAL, 0, 0),
         (producer, 3, 1, errno.EPERM, 0, 0),
         (producer, 4, 1, 0, 1, 2),
@@ -273,20 +274,86 @@ def test_local_topics_stay_here_and_have_ids_of_their_own(agent: Bench) -> None:
     assert agent.node.last_seq(topic_id) == 0
 
 
-def test_a_producer_belongs_to_one_connection_and_is_adopted_after_it(agent: Bench) -> None:
+def test_a_producer_goes_on_with_who_shows_its_token(agent: Bench) -> None:
     first, second = agent.client(), agent.client()
     topic_id = first.create_topic("t")
     producer = first.open_producer()
     first.publish(topic_id, producer, 1, EVENT)
     first.answers()
+    for token in (b"", b"x" * 16, first.tokens[producer][:-1]):
+        second.resume(producer, token)
     second.publish(topic_id, producer, 2, EVENT)
     second.answers()
-    assert second.receipts == [(producer, 2, 1, errno.EPERM, 0, 0)]
-    first.socket.close()
-    second.publish(topic_id, producer, 1, EVENT)  # as a client does that has reconnected
+    assert second.receipts == [(producer, 2, 1, errno.EBADF, 0, 0)]
+    # As a client does that has reconnected, whether the agent has seen that its old connection is gone or not:
+    second.resume(producer, first.tokens[producer])
+    second.publish(topic_id, producer, 1, EVENT)
     second.publish(topic_id, producer, 2, EVENT)
     second.answers()
     assert second.receipts[1:] == [(producer, 1, 1, 0, 1, 2), (producer, 2, 1, 0, 2, 3)]
+    first.publish(topic_id, producer, 3, EVENT)
+    first.answers()
+    assert first.receipts[1:] == [(producer, 3, 1, errno.EBADF, 0, 0)]
+    first.socket.close()
+    agent.step()
+    second.publish(topic_id, producer, 3, EVENT)
+    second.answers()
+    assert second.receipts[3:] == [(producer, 3, 1, 0, 3, 4)]
+
+
+def test_what_waits_unread_on_the_old_connection_is_in_nobodys_way(agent: Bench) -> None:
+    first, second = agent.client(), agent.client()
+    topic_id = first.create_topic("t")
+    producer = first.open_producer()
+    first.publish(topic_id, producer, 1, EVENT)
+    first.ask(Request.STATUS)
+    first.socket.close()  # the agent has not looked yet
+    second.resume(producer, first.tokens[producer])
+    second.publish(topic_id, producer, 1, EVENT)
+    second.answers()
+    assert second.receipts == [(producer, 1, 1, 0, 1, 2)]
+
+
+def test_a_new_agent_gives_a_producer_to_nobody_but_its_program(tmp_path: Path) -> None:
+    with bench(tmp_path) as before:
+        client = before.client()
+        local, wide = client.open_producer(local=True), client.open_producer()
+        tokens = client.tokens
+    with bench(tmp_path) as after:  # the same state directory; the FakeNode is a new cluster
+        after.node.replicated.restore_producer(wide, 1, 1, 0, [])
+        topic_id = after.client().create_topic("t")
+        thief, program = after.client(), after.client()
+        for token in (b"", tokens[local]):
+            thief.resume(wide, token)
+        thief.publish(topic_id, wide, 1, EVENT)
+        assert thief.call(Request.CLOSE_PRODUCER, Producer(wide))[1].errno == errno.EBADF
+        assert thief.receipts == [(wide, 1, 1, errno.EBADF, 0, 0)]
+        program.resume(wide, tokens[wide])
+        program.publish(topic_id, wide, 1, EVENT)
+        program.answers()
+        assert [receipt[3] for receipt in program.receipts] == [0]
+    after_forgetting = tmp_path / "state" / "programs.key"
+    after_forgetting.write_bytes(b"damaged")
+    with bench(tmp_path) as again:
+        program = again.client()
+        program.resume(wide, tokens[wide])
+        program.publish(again.client().create_topic("t"), wide, 1, EVENT)
+        program.answers()
+        assert program.receipts == [(wide, 1, 1, errno.EBADF, 0, 0)]
+    assert after_forgetting.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_is_of_one_history_or_of_one_incarnation() -> None:
+    history = "one"
+    tokens = ProducerTokens(b"s" * 32, 7, lambda: history)
+    wide, local = tokens.make(5), tokens.make(LOCAL_ID | 5)
+    assert tokens.fits(5, wide)
+    assert tokens.fits(LOCAL_ID | 5, local)
+    assert not tokens.fits(6, wide)
+    history = "two"
+    assert not tokens.fits(5, wide)
+    assert tokens.fits(LOCAL_ID | 5, local)
+    assert not ProducerTokens(b"s" * 32, 8, lambda: history).fits(LOCAL_ID | 5, local)
 
 
 def test_a_client_that_has_reconnected_gives_back_what_it_has_not_used_since(agent: Bench) -> None:
@@ -294,8 +361,8 @@ def test_a_client_that_has_reconnected_gives_back_what_it_has_not_used_since(age
     producer = first.open_producer()
     kind, error = second.call(Request.CLOSE_PRODUCER, Producer(producer))
     assert (kind, error.errno) == (Answer.ERROR, errno.EBADF)  # somebody else's
-    first.socket.close()
-    assert second.call(Request.CLOSE_PRODUCER, Producer(producer))[0] == Answer.DONE
+    closing = Producer(producer, first.tokens[producer])
+    assert second.call(Request.CLOSE_PRODUCER, closing)[0] == Answer.DONE
     assert not agent.agent.intake.owners
 
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,8 @@ import ocfcluster
 from ocfcluster import errors
 from ocfcluster.cli.exits import explain
 from ocfcluster.client.client import Client
+from ocfcluster.client.connection import Connection
+from ocfcluster.client.producer import Producer
 from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED
 from tests.unit.fake_agent import Cluster, FakeAgent
 
@@ -288,12 +291,40 @@ def test_local_topics_have_a_producer_of_their_own(agent: FakeAgent, client: Cli
     assert len(agent.cluster.next_number) == 2
 
 
+def test_a_producer_that_is_lost_as_soon_as_it_is_there_is_opened_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history ends between the answer and the thread that waits for it."""
+    wait = Connection.wait_until
+    lost: list[Producer] = []
+
+    def wait_until(connection: Connection, *arguments: Any, **keywords: Any) -> bool:
+        done = wait(connection, *arguments, **keywords)
+        for producer in connection.session.producers:
+            if producer.id and not lost:
+                lost.append(producer)
+                producer.abandon(errors.OutcomeUnknown("the history ended"))
+        return done
+
+    monkeypatch.setattr(Connection, "wait_until", wait_until)
+    client.publish("t", b"1").wait(2)
+    assert lost
+
+
+def test_what_ends_a_large_call_in_the_middle_says_how_far_it_was(agent: FakeAgent) -> None:
+    with ocfcluster.connect(agent.path, resume=False) as client:
+        client.publish("t", b"").wait(2)
+        agent.hold_receipts = True
+        threading.Timer(0.2, agent.kill).start()
+        with pytest.raises(errors.NotConnected, match=r"ended; 1[34]\d of 300 were published"):
+            client.publish_many("t", [bytes(60_000)] * 300)
+
+
 def test_the_window_blocks_and_says_so(agent: FakeAgent, client: Client) -> None:
     client.publish("t", b"").wait(2)
     agent.hold_receipts = True
-    with pytest.raises(errors.WouldBlock) as caught:
+    with pytest.raises(errors.WouldBlock, match=r"; 1[34]\d of 300 were published"):
         client.publish_many("t", [bytes(60_000)] * 300, timeout=0.2)
-    assert "were published" in str(caught.value)
     with pytest.raises(errors.WouldBlock):
         client.flush(0.05)
     threading.Timer(0.05, agent.release_receipts).start()

@@ -13,6 +13,7 @@ from ocfcluster.client.events import Receipt
 from ocfcluster.client.producer import Batch, Producer, largest_of, run_size, split
 from ocfcluster.errors import NotPermitted, OutcomeUnknown
 from ocfcluster.limits import PRODUCER_RUNS_UNANSWERED, RUN_BYTES, RUN_COUNT
+from ocfcluster.wire.frames import Producer as Opened
 from ocfcluster.wire.run import check_run, read_header, run_events
 
 
@@ -27,7 +28,7 @@ def batch(*events: bytes) -> Batch:
 
 def opened() -> Producer:
     producer = Producer(local=False)
-    producer.opened(100, 0)
+    producer.opened(Opened(100), 0)
     return producer
 
 
@@ -45,7 +46,7 @@ def test_numbers_are_given_when_the_producer_opens() -> None:
     producer.queue(batch(b"a", b"b"), 1)
     producer.queue(batch(b"c"), 1)
     assert all(not one.run for one in producer.unanswered)
-    producer.opened(7, 2)
+    producer.opened(Opened(7), 2)
     assert [one.number for one in producer.unanswered] == [1, 3]
 
 
@@ -91,6 +92,16 @@ def test_the_window_counts_runs_and_bytes() -> None:
     assert not large.has_room(1)
 
 
+def test_what_gathers_has_a_place_among_the_unanswered() -> None:
+    """Each node keeps so many outcomes for a producer, and no more: what is sent again is answered from them."""
+    producer = opened()
+    for _ in range(PRODUCER_RUNS_UNANSWERED - 1):
+        producer.queue(batch(b"x"), 0)
+    assert producer.has_room(100)
+    producer.gathering = batch(b"y")
+    assert not producer.has_room(100)
+
+
 def test_a_forgotten_producer_numbers_anew_what_cannot_have_been_taken() -> None:
     producer = opened()
     producer.queue(batch(b"a"), 0)
@@ -98,7 +109,7 @@ def test_a_forgotten_producer_numbers_anew_what_cannot_have_been_taken() -> None
     producer.queue(batch(b"b"), 0)
     producer.unanswered[0].sends = 1
     assert producer.forgotten() == []
-    producer.opened(200, 0)
+    producer.opened(Opened(200), 0)
     header = check_run(producer.unanswered[0].run)
     assert (header.producer, header.first_number) == (200, 1)
     assert list(run_events(producer.unanswered[0].run, header)) == [b"b"]

@@ -6,11 +6,12 @@ import errno
 import select
 import socket
 
+import msgspec
 import pytest
 
 from ocfcluster.client.controlsocket import ControlSocket
 from ocfcluster.client.eventsocket import EventSocket
-from ocfcluster.client.producer import Batch, run_size
+from ocfcluster.client.producer import Batch, Producer, run_size
 from ocfcluster.client.session import Outgoing, Session, Stage
 from ocfcluster.client.subscription_state import SubscriptionState
 from ocfcluster.errors import (
@@ -545,3 +546,57 @@ def test_a_resumption_begins_behind_what_the_filter_left_out() -> None:
     ]  # fmt: skip
     assert "filter" in notices[0].reason
     assert state.left_out == {}
+
+
+def resumed(made: Session, welcome: frames.Welcome = WELCOME) -> list[int]:
+    """The kinds of what goes out on the next connection."""
+    again(made, welcome)
+    return kinds(made)
+
+
+def publishing(made: Session, producer_id: int) -> tuple[Producer, Batch]:
+    producer = made.add_producer(bool(producer_id & frames.LOCAL_ID))
+    made.open(producer)
+    made.receive(control_frame(Answer.PRODUCER, sent(made)[-1], frames.Producer(producer_id, b"token")))
+    made.outgoing.clear()
+    batch = Batch(Nobody(), "t", 16, 0, b"", [b"1"], run_size(1, 1, b""))
+    producer.queue(batch, 0)
+    return producer, batch
+
+
+def test_a_producer_is_resumed_before_anything_is_published_on_it() -> None:
+    made = ready()
+    producer, batch = publishing(made, 5)
+    made.publish(producer, batch)
+    assert resumed(made)[:2] == [Request.RESUME_PRODUCER, Request.PUBLISH]
+    body = frames.read_body(Request.RESUME_PRODUCER, bytes(made.outgoing[0].buffer)[CONTROL_HEADER.size :])
+    assert body == frames.Producer(5, b"token")
+    made.receive(CONTROL_HEADER.pack(RECEIPT.size, Answer.RECEIPTS, 0, 0, 0) + RECEIPT.pack(5, 1, 1, 0, 1, 1))
+    made.close_producer(producer)
+    closing = bytes(made.outgoing[-1].buffer)[CONTROL_HEADER.size :]
+    assert frames.read_body(Request.CLOSE_PRODUCER, closing) == frames.Producer(5, b"token")
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_local_publication_that_was_never_sent_goes_to_the_next_agent(written: bool) -> None:
+    made = ready()
+    producer, batch = publishing(made, frames.LOCAL_ID | 5)
+    if written:
+        made.publish(producer, batch)
+    again = resumed(made, msgspec.structs.replace(WELCOME, incarnation=8))
+    if written:
+        assert isinstance(batch.error, OutcomeUnknown)
+        assert again == []
+    else:
+        assert not batch.done
+        assert again == [Request.OPEN_PRODUCER]
+
+
+def test_a_topic_is_removed_once() -> None:
+    """Asked again of the next agent it would remove one that was made again meanwhile."""
+    made = ready()
+    pending = made.request(Request.TOPIC_REMOVE, frames.TopicRemove("t"))
+    made.outgoing.clear()
+    assert resumed(made) == []
+    with pytest.raises(OutcomeUnknown, match="may or may not"):
+        pending.result()
