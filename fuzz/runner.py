@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -29,32 +28,46 @@ _UNITS: Final = re.compile(r"^stat::number_of_executed_units:\s*(\d+)", re.MULTI
 _CRASH: Final = re.compile(r"Test unit written to (\S+)")
 
 
-def code_digest() -> str:
-    """Of all that a figure is about: the product and the targets."""
-    digest = hashlib.sha256()
-    for path in sorted(
-        [*PROJECT.glob("ocfcluster/**/*.py"), *ROOT.glob("targets/*.py"), ROOT / "mutation.py"]
-    ):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+def code_digest(name: str) -> str:
+    """Of all that the figures of a target are about (``fuzz.code``)."""
+    command = [sys.executable, "-m", "fuzz.code", name]
+    return subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 class Figures:
-    """What has been run of this code, kept in ``file`` (None: not at all). Figures of other code are dropped."""
+    """What has been run of this code, kept in ``file`` (None: not at all). Figures of other code are dropped, target by
+    target."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._lock = threading.Lock()
-        self.document: dict[str, Any] = {"code": code_digest(), "targets": {}}
+        self._lock = threading.RLock()
+        self._code: dict[str, str] = {}  # as it is now, of the targets that were asked for
+        self.document: dict[str, Any] = {"targets": {}}
         if file is not None and file.exists():
-            before = json.loads(file.read_text())
-            if before.get("code") == self.document["code"]:
-                self.document = before
+            self.document = json.loads(file.read_text())
 
     def of(self, name: str) -> dict[str, Any]:
-        fresh = {"executions": 0, "seconds": 0.0, "edges": 0, "features": 0, "inputs": 0, "crashes": []}
-        found: dict[str, Any] = self.document["targets"].setdefault(name, fresh)
-        return found
+        with self._lock:
+            if name not in self._code:
+                self._code[name] = code_digest(name)
+            found: dict[str, Any] = self.document["targets"].get(name, {})
+            if found.get("code") != self._code[name]:
+                found = {
+                    "executions": 0,
+                    "seconds": 0.0,
+                    "edges": 0,
+                    "features": 0,
+                    "inputs": 0,
+                    "crashes": [],
+                }
+                found["code"] = self._code[name]
+                self.document["targets"][name] = found
+            return found
+
+    def current(self) -> dict[str, dict[str, Any]]:
+        """Figures of the code as it is, by target."""
+        every = {name: self.of(name) for name in sorted(self.document["targets"])}
+        return {name: found for name, found in every.items() if found["executions"]}
 
     def add(self, name: str, **changes: Any) -> None:
         with self._lock:
@@ -148,12 +161,13 @@ def table(figures: Figures) -> str:
         "| target | executions | a second | edges | reached of the parser's files | memory, KiB |",
         "|---|--:|--:|--:|---|--:|",
     ]
-    for name, found in sorted(figures.document["targets"].items()):
+    current = figures.current()
+    for name, found in current.items():
         reached = ", ".join(f"{file} {percent} %" for file, percent in found.get("reached", {}).items())
         speed = found["executions"] / found["seconds"] if found["seconds"] else 0
         counts = " | ".join(map(grouped, (found["executions"], round(speed), found["edges"])))
         rows.append(f"| {name} | {counts} | {reached} | {found.get('memory_bytes', 0) // 1024} |")
-    total = sum(found["executions"] for found in figures.document["targets"].values())
+    total = sum(found["executions"] for found in current.values())
     return "\n".join([*rows, f"| all | {grouped(total)} | | | | |"])
 
 

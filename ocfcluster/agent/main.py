@@ -141,18 +141,27 @@ class _Process(Incarnations):
 
 def loop_runner(config: AgentConfig) -> Callable[[Coroutine[Any, Any, int]], int]:
     """What runs the agent in the event loop of its configuration. Raises ConfigurationError."""
-    if config.node.event_loop == "asyncio":
-        return asyncio.run
-    try:
-        import uvloop
-    except ImportError:
-        raise ConfigurationError(
-            'node.event_loop: "uvloop" is not installed (pip install "ocfcluster[uvloop]"); or set it to "asyncio"'
-        ) from None
+    factory = None
+    if config.node.event_loop == "uvloop":
+        try:
+            import uvloop
+        except ImportError:
+            raise ConfigurationError(
+                'node.event_loop: "uvloop" is not installed (pip install "ocfcluster[uvloop]"); or set it to "asyncio"'
+            ) from None
+        factory = uvloop.new_event_loop
 
     def run(coroutine: Coroutine[Any, Any, int]) -> int:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner = asyncio.Runner(loop_factory=factory)
+        try:
             return runner.run(coroutine)
+        finally:
+            try:
+                runner.close()
+            except (
+                RuntimeError
+            ) as error:  # it waits for threads in a thread, for which there may be no memory
+                log.warning("the event loop was not closed", error=str(error))
 
     return run
 

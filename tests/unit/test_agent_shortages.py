@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from itertools import count
@@ -16,7 +18,7 @@ import pytest
 
 import ocfcluster
 from ocfcluster.agent.config import AgentConfig, Limits
-from ocfcluster.agent.main import descriptor_warnings
+from ocfcluster.agent.main import descriptor_warnings, loop_runner
 from ocfcluster.errors import ClientError
 from tests.cluster import ROOT, LoopbackCluster
 
@@ -239,3 +241,17 @@ def test_where_descriptors_cannot_suffice_the_agent_says_so_at_its_start() -> No
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert "limits.clients is 1000, for which 3064 descriptors" in warning
     assert "may have 3063" in warning
+
+
+def test_where_no_thread_can_be_started_an_agent_still_says_what_it_ended_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def work() -> int:
+        await asyncio.to_thread(int)  # a loop that has had threads waits for them, in a thread
+        monkeypatch.setattr(threading.Thread, "start", start)
+        return 7
+
+    assert loop_runner(AgentConfig())(work()) == 7

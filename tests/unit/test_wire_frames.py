@@ -22,7 +22,8 @@ def test_sizes_and_layout_of_the_headers() -> None:
     assert frames.RECORD_HEADER.size == RECORD_HEADER_BYTES
     assert control_frame(Request.GOODBYE, 7) == b"\0\0\0\0\x0e\0\0\0\x07\0\0\0"
     assert (
-        control_frame(Request.CLOSE_PRODUCER, 1, frames.Producer(5)) == b"\2\0\0\0\x04\0\0\0\1\0\0\0\x91\x05"
+        control_frame(Request.TOPIC_RESOLVE, 1, frames.TopicResolve("t"))
+        == b"\3\0\0\0\x08\0\0\0\1\0\0\0\x91\xa1t"
     )
 
 
