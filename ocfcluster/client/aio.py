@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import os
 import warnings
 import weakref
@@ -341,8 +340,6 @@ class AsyncClient:
         those of the blocking ``Client.subscribe``.
         """
         check_callback(on_event)
-        if inspect.iscoroutinefunction(on_event):
-            raise InvalidArgument("on_event is a plain function: nobody would await what an async one gives")
         names = [check_topic(name) for name in as_topics(topics)]
         earlier = as_earlier(names, from_seq, from_last, retained)
         return AsyncSubscription(self, names, on_event, as_filter(filter), as_policy(on_slow), earlier)

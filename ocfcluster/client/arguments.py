@@ -6,6 +6,7 @@ call makes them first, before anything has happened. Those of the hot path cost 
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -97,6 +98,8 @@ def check_callback(on_event: object) -> None:
     """What can be called, or None."""
     if on_event is not None and not callable(on_event):
         raise InvalidArgument(f"on_event is a function that takes an event, or None, not {_kind(on_event)}")
+    if inspect.iscoroutinefunction(on_event):
+        raise InvalidArgument("on_event is a plain function: nobody would await what an async one gives")
 
 
 def check_name(name: str) -> str:

@@ -26,6 +26,12 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeAgent]:
         yield fake
 
 
+async def _outcome(call: Callable[[Any], Any], client: Any) -> None:
+    made = call(client)
+    if inspect.isawaitable(made):
+        await made
+
+
 # Of both APIs: the call, and what its error says.
 CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda c: c.publish("t", "text"), "bytes, not str"),
@@ -59,18 +65,13 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda c: c.subscribe([]), "1 to"),
     (lambda c: c.subscribe([5]), "named by a str"),
     (lambda c: c.subscribe("t", on_event=5), "on_event is a function"),
+    (lambda c: c.subscribe("t", on_event=_outcome), "on_event is a plain function"),
     (lambda c: c.publisher(5), "named by a str"),
     (lambda c: c.topic(5), "named by a str"),
     (lambda c: c.create_topic("x", 5), "'global' or 'local'"),
     (lambda c: c.create_topic("x", timeout="1"), "number of seconds"),
     (lambda c: c.status(timeout="1"), "number of seconds"),
 ]
-
-
-async def _outcome(call: Callable[[Any], Any], client: Any) -> None:
-    made = call(client)
-    if inspect.isawaitable(made):
-        await made
 
 
 @pytest.mark.parametrize("gathers", [False, True])
