@@ -89,7 +89,8 @@ def requests() -> Iterator[tuple[Request, frames.Body | None]]:
     begin = frames.Begin("t", 5, 16, "0" * 32)
     chosen = encode_filter(parse_filter('a == "x" and not present(b)'))
     yield Request.OPEN_PRODUCER, frames.OpenProducer(True)
-    yield Request.CLOSE_PRODUCER, frames.Producer(2**63 | 1)
+    yield Request.RESUME_PRODUCER, frames.Producer(2**63 | 1, b"token")
+    yield Request.CLOSE_PRODUCER, frames.Producer(2**63 | 1, b"token")
     yield (
         Request.SUBSCRIBE,
         frames.Subscribe(1, ["t", "oc.membership"], True, filter=chosen, on_slow=1, begins=[begin]),
