@@ -188,6 +188,11 @@ PROPOSE_RANK_NS: Final = 150 * MILLISECOND_NS  # each younger node waits so much
 JOIN_WAIT_NS: Final = SECOND_NS  # a joiner that is ready waits for others: one view for a merge
 READMISSION_MAX_NS: Final = 10 * SECOND_NS  # the longest that a node with a bad link has to show it good
 BACKLOG_GRACE_NS: Final = 10 * SECOND_NS  # a member that keeps the backlog full so long is removed
+LEARNER_GRACE_NS: Final = (
+    6 * SECOND_NS
+)  # a joiner for which it is full so long is given up: before others say NOT_PRIMARY
+LEARNER_REFUSED_NS: Final = 60 * SECOND_NS  # nothing is kept for that node then; doubled per time ...
+LEARNER_REFUSED_MAX_NS: Final = 600 * SECOND_NS  # ... up to this
 RESIGN_NS: Final = 2 * SECOND_NS  # a sequencer whose order is not committed for so long gives up its work
 JOIN_LAG_PACKETS: Final = (
     256  # a learner no further behind is ready: an epoch change takes longer than to catch up

@@ -278,26 +278,29 @@ class Producer:
             batch.fail(error)
         return batches
 
-    def forgotten(self) -> list[Batch]:
-        """The cluster does not know the producer (any more). Gives what fails because of it.
+    def forgotten(self) -> None:
+        """The cluster does not know the producer (any more).
 
         What was sent on this connection alone cannot have been taken before, so it goes out again under a new
-        producer; once something was sent twice, nobody can say what became of it.
+        producer; of what was sent before nobody can say what became of it.
         """
-        if any(batch.sends > 1 for batch in self.unanswered):
-            return self.abandon(
-                OutcomeUnknown("the cluster has forgotten the producer while publications were unanswered")
-            )
-        self.id = 0
-        for batch in self.unanswered:
-            batch.sends = 0
-        return []
+        self._begin_anew(1, "the cluster has forgotten the producer while publications were unanswered")
 
     def agent_ended(self) -> None:
         """The agent has ended that alone knew the producer. What was never sent goes out under a new one."""
-        if any(batch.sends for batch in self.unanswered):
-            self.abandon(OutcomeUnknown("the agent that had the local publications was restarted"))
+        self._begin_anew(0, "the agent that had the local publications was restarted")
+
+    def _begin_anew(self, sends: int, why: str) -> None:
+        """What was sent oftener than ``sends`` fails: nobody knows its outcome. The rest is for a new producer."""
         self.id = 0
+        unanswered = self.unanswered
+        while unanswered and unanswered[0].sends > sends:  # what came later was not sent oftener
+            batch = unanswered.popleft()
+            self.unanswered_bytes -= batch.size
+            if not batch.done:
+                batch.fail(OutcomeUnknown(why))
+        for batch in unanswered:
+            batch.sends = 0
 
     def is_of_agent(self) -> bool:
         """Whether the id ends with the agent's incarnation."""

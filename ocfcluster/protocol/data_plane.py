@@ -359,6 +359,10 @@ class DataPlane:
         """It is not heard any more: nothing is kept for it."""
         self._sequencer.learner_gone(node_id, incarnation)
 
+    def give_up_learners(self, now: int) -> list[int]:
+        """Learners (node_ids) that have kept the backlog full for too long: nothing is kept for them now."""
+        return self._sequencer.give_up_learners(now)
+
     def _learn(self, counter: int, commit: int, stable: int, window: int) -> None:
         if commit >= REACHED:
             raise MalformedDatagram("commit of an index that nothing can follow")
@@ -466,7 +470,7 @@ class DataPlane:
         if self._topic_disk.pending:
             self._topic_disk.flush(everything=self.log.held >= max(self.commit, self._fetch))
         if self._is_sequencer and not self.frozen:
-            self._sequencer.acknowledged(self._node_id, self._acknowledgeable(), self.log.next_index - 1)
+            self._sequencer.keeps(self.log.held, self._acknowledgeable(), self.log.next_index - 1)
             if self._sequencer.count():
                 self._progress_at = self.committed_at = now
                 self._probe_ns = limits.PROBE_NS
@@ -633,7 +637,10 @@ class DataPlane:
 
     @property
     def acknowledged(self) -> int:
-        """What this node has held and, for topic changes, on disk: what it counts for."""
+        """What this node has held and, for topic changes, on disk: what it counts for. A learner counts for nothing: it
+        says what it still needs, whatever its disk does."""
+        if not self.is_member:
+            return self.log.held
         return self._frozen_held if self.frozen else self._acknowledgeable()
 
     @property
@@ -652,7 +659,7 @@ class DataPlane:
     @property
     def learners(self) -> dict[tuple[int, int], int]:
         """Who is to join, and what it holds; known to the sequencer."""
-        return self._sequencer.learners
+        return self._sequencer.learners.held
 
     @property
     def caught_up(self) -> bool:

@@ -588,6 +588,9 @@ class Node:
             for node_id, incarnation in list(plane.learners):
                 if not self._detector.hears(node_id, incarnation):
                     plane.lose_learner(node_id, incarnation)
+            for node_id in plane.give_up_learners(now):
+                text = f"node {node_id} joins too slowly: the backlog is full with what is kept for it; it has to wait"
+                self.say_news("learner_given_up", text)
             self._primacy.consider(plane, self._detector, self.outbox, self.suspects, now)
             if (
                 plane.is_member

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ocfcluster import limits
 from ocfcluster.protocol.flow import Flow
+from ocfcluster.protocol.learners import Learners
 from ocfcluster.protocol.order_log import Entry, OrderLog
 from ocfcluster.protocol.origins import Origins
 from ocfcluster.protocol.peers import PeerTable
@@ -55,8 +56,8 @@ class Sequencer:
     """Gives packets their indexes, counts who holds them, and says how much each origin may send."""
 
     __slots__ = (
-        "commit", "learners", "stable", "_changed", "_epoch", "_flow", "_full_members", "_granted", "_held", "_own_id",
-        "_packet_bytes", "_quorum_votes", "_backlog_bytes", "_votes",
+        "commit", "learners", "stable", "_changed", "_epoch", "_flow", "_full_members", "_granted", "_held", "_kept",
+        "_own_id", "_packet_bytes", "_quorum_votes", "_backlog_bytes", "_votes",
     )  # fmt: skip
 
     def __init__(
@@ -66,8 +67,8 @@ class Sequencer:
         self._epoch = configuration.epoch
         self._votes = {member.node_id: member.votes for member in configuration.members}
         self._held = {member.node_id: stable for member in configuration.members}
-        # (node_id, incarnation) → held, of those that are to join: they count for stable alone
-        self.learners: dict[tuple[int, int], int] = {}
+        self._kept = stable  # what this node holds in memory, whatever its disk says
+        self.learners = Learners(now)  # they count for stable alone
         self._quorum_votes = sum(self._votes.values()) // 2 + 1
         self._own_id = settings.node_id
         self._packet_bytes = packet_bytes
@@ -112,17 +113,35 @@ class Sequencer:
         self._changed = True
         return True
 
+    def keeps(self, held: int, acknowledged: int, highest: int) -> None:
+        """This node holds everything up to ``held``. What of that waits for its disk counts for nothing but stable:
+        others are served from memory, and a disk that hangs must not have the backlog fill."""
+        if held > self._kept:
+            self._kept = held
+            self._changed = True
+        self.acknowledged(self._own_id, acknowledged, highest)
+
     def learner_holds(self, node_id: int, incarnation: int, held: int) -> None:
         """One that is no member yet has fetched up to ``held``: what it still needs is kept from now on."""
-        learners = self.learners
-        key = (node_id, incarnation)
-        if key in learners or len(learners) < limits.NODES:
-            learners[key] = max(held, learners.get(key, 0))
-            self._changed = True
+        self._changed |= self.learners.holds(node_id, incarnation, held)
 
     def learner_gone(self, node_id: int, incarnation: int) -> None:
-        if self.learners.pop((node_id, incarnation), None) is not None:
-            self._changed = True
+        self._changed |= self.learners.gone(node_id, incarnation)
+
+    def give_up_learners(self, now: int) -> list[int]:
+        """Learners (node_ids) for which the backlog has been full for too long: nothing is kept for them now."""
+        given_up = self.learners.give_up(self._flow.backlog_full, self._least, now)
+        self._changed |= bool(given_up)
+        return given_up
+
+    @property
+    def _least(self) -> int:
+        """What all members hold."""
+        least = self._kept
+        for node_id, held in self._held.items():
+            if held < least and node_id != self._own_id:
+                least = held
+        return least
 
     def count(self) -> bool:
         """Work out commit and stable; True where commit moved."""
@@ -136,9 +155,9 @@ class Sequencer:
             if votes >= self._quorum_votes:
                 commit = max(commit, held)
                 break
-        least = min(self._held.values())
-        if self.learners:
-            least = min(least, *self.learners.values())
+        least = min(self._least, commit)
+        if self.learners.held:
+            least = min(least, *self.learners.held.values())
         self.stable = max(self.stable, least)
         moved = commit != self.commit
         self.commit = commit
@@ -147,9 +166,7 @@ class Sequencer:
     def lags(self, node_id: int) -> bool:
         """Whether the window is closed, and this member is the one it waits for."""
         flow = self._flow
-        return (flow.backlog_full or flow.lag_closes) and self._held.get(node_id, 0) <= min(
-            self._held.values()
-        )
+        return (flow.backlog_full or flow.lag_closes) and self._held.get(node_id, 0) <= self._least
 
     @property
     def backlog_full(self) -> bool:
@@ -183,7 +200,7 @@ class Sequencer:
         if lag > self._flow.least_lag_bytes:  # else it closes nothing, whoever it is
             lag = self.lag(_responsive(origins, peers, now)) * self._packet_bytes
         window = self._flow.window(now, backlog, lag, full or True in self._full_members.values())
-        if window and self.learners:
+        if window and self.learners.held:
             # Who joins must gain on what is published: the window gives way as what is kept for it grows.
             left = max(0, self._backlog_bytes - backlog)
             window = max(self._packet_bytes, window * left // self._backlog_bytes)
@@ -191,7 +208,7 @@ class Sequencer:
 
     def lag(self, members: Iterable[int]) -> int:
         """Packets that the slowest of ``members`` (node_ids) is behind this node."""
-        own = held = self._held[self._own_id]
+        own = held = self._kept
         for node_id in members:
             held = min(held, self._held[node_id])
         return own - held

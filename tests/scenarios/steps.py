@@ -77,6 +77,26 @@ def says_ready(datagram: bytes) -> bool:
     return bool(wire.decode_heartbeat(datagram).flags & MessageFlags.READY)
 
 
+def learners(scenario: Scenario) -> list[int]:
+    """Whom the sequencer keeps something for."""
+    plane = scenario.host(scenario.sequencer).node.plane
+    assert plane is not None
+    return [node_id for node_id, _ in plane.learners]
+
+
+def under_load(scenario: Scenario, publisher: ScriptPublisher, seconds: float) -> None:
+    """Publish as fast as the cluster takes it, which is not to be shown. Fails where a member says NOT_PRIMARY."""
+    for _ in range(int(seconds * 20)):
+        if publisher.unanswered < 20:
+            for _ in range(10):
+                publisher.publish("t", b"x" * 8000, quiet=True)
+        scenario.run(ms=50)
+        members = [one.node_id for one in configuration(scenario, scenario.sequencer).members]
+        assert all(scenario.host(node).node.primary for node in members)
+    scenario.wait_for(lambda: not publisher.unanswered, "the answers")
+    scenario.forget()
+
+
 def wait_until_down(scenario: Scenario, *nodes: int) -> None:
     """Until these nodes have ended by themselves."""
     scenario.wait_for(lambda: all(scenario.host(node).shell is None for node in nodes), f"the end of {nodes}")

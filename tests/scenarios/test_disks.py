@@ -13,7 +13,7 @@ from ocfcluster.simulator.scenario import Scenario
 from ocfcluster.simulator.script import notice_text
 from ocfcluster.wire import control
 from ocfcluster.wire.datagram import MessageType
-from tests.scenarios.steps import accepted, epoch, part_of_a_table, running, status
+from tests.scenarios.steps import accepted, epoch, part_of_a_table, running, status, under_load
 from tests.scenarios.transcript import check
 
 
@@ -31,6 +31,37 @@ def test_the_disk_of_the_sequencer_hangs():
     scenario.run(ms=1000)
     scenario.show_states()
     check(scenario, "disk_sequencer")
+
+
+@pytest.mark.parametrize("how", ["hangs", "is full"])
+def test_the_disk_of_the_sequencer_fails_and_much_is_published_behind_a_topic(how: str):
+    """What its disk does not have yet it has in memory: that is good enough for stable, and nobody waits for it."""
+    scenario, publisher = running(backlog_bytes=KIB * KIB)
+    (scenario.hang_disk if how == "hangs" else scenario.fill_disk)(1)
+    assert scenario.order(2, control.TopicCreate("u", False)) == 0
+    under_load(scenario, publisher, seconds=15)
+    assert epoch(scenario, 1) == 1
+    (scenario.release_disk if how == "hangs" else scenario.empty_disk)(1)
+    scenario.run(ms=2000)
+    assert publisher.unanswered == 0
+    scenario.show_states()
+    check(scenario, f"disk_sequencer_{how.rsplit(maxsplit=1)[-1]}_under_load")
+
+
+def test_a_member_whose_disk_hangs_behind_a_topic_is_left_out_when_the_backlog_is_full():
+    """Its ACKs stop before the topic, and nobody knows what of the rest it has."""
+    scenario, publisher = running(backlog_bytes=KIB * KIB)
+    scenario.hang_disk(3)
+    assert scenario.order(2, control.TopicCreate("u", False)) == 0
+    for _ in range(40):
+        publisher.publish("t", b"x" * 60_000, quiet=True)
+    scenario.wait_until(view=(1, 2), on=(1, 2))
+    scenario.run(ms=300)
+    scenario.show()
+    scenario.release_disk(3)
+    scenario.wait_until(view=(1, 2, 3))
+    scenario.show()
+    check(scenario, "disk_member_under_load")
 
 
 def test_the_disk_of_the_sequencer_hangs_in_an_epoch_change():

@@ -15,10 +15,12 @@ from tests.scenarios.steps import (
     configuration,
     epoch,
     held,
+    learners,
     part_of_a_table,
     running,
     says_ready,
     status,
+    under_load,
 )
 from tests.scenarios.transcript import check
 
@@ -345,3 +347,37 @@ def test_two_of_three_go_on_while_the_third_cannot_fetch_its_state():
     scenario.run(ms=300)
     scenario.show()
     check(scenario, "join_third_cannot_fetch")
+
+
+@pytest.mark.parametrize("how", ["hangs", "is full"])
+def test_the_disk_of_a_learner_fails_while_much_is_published(how: str):
+    """It cannot become a member; what it has got it has, and nothing more is kept for it."""
+    scenario, publisher = running(backlog_bytes=KIB * KIB)
+    scenario.crash(3)
+    scenario.wait_until(view=(1, 2), on=(1, 2))
+    scenario.restart(3)
+    scenario.wait_for(lambda: scenario.host(3).node.state is State.LEARNING, "a snapshot that is read")
+    (scenario.hang_disk if how == "hangs" else scenario.fill_disk)(3)
+    under_load(scenario, publisher, seconds=15)
+    assert scenario.host(3).node.state is State.LEARNING
+    assert learners(scenario) == [3]  # it was in nobody's way
+    (scenario.release_disk if how == "hangs" else scenario.empty_disk)(3)
+    scenario.wait_until(view=(1, 2, 3))
+    scenario.show()
+    check(scenario, f"join_disk_{how.rsplit(maxsplit=1)[-1]}_under_load")
+
+
+def test_a_snapshot_that_takes_too_long_under_load():
+    """The joiner is given up before the others have to stop, and joins when it may try again."""
+    scenario, publisher = running(backlog_bytes=KIB * KIB)
+    scenario.crash(3)
+    scenario.wait_until(view=(1, 2), on=(1, 2))
+    scenario.slow_streams(bytes_per_second=12)
+    scenario.restart(3)
+    under_load(scenario, publisher, seconds=20)
+    assert status(scenario, 1)["members"]
+    scenario.slow_streams(bytes_per_second=20_000)
+    under_load(scenario, publisher, seconds=20)
+    scenario.wait_until(view=(1, 2, 3))
+    scenario.show()
+    check(scenario, "join_too_slow")

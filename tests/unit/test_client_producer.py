@@ -108,21 +108,26 @@ def test_a_forgotten_producer_numbers_anew_what_cannot_have_been_taken() -> None
     producer.answered(1, 1, 0, 1, 1)
     producer.queue(batch(b"b"), 0)
     producer.unanswered[0].sends = 1
-    assert producer.forgotten() == []
+    producer.forgotten()
     producer.opened(Opened(200), 0)
     header = check_run(producer.unanswered[0].run)
     assert (header.producer, header.first_number) == (200, 1)
     assert list(run_events(producer.unanswered[0].run, header)) == [b"b"]
 
 
-def test_a_forgotten_producer_fails_what_was_sent_twice() -> None:
+def test_a_forgotten_producer_fails_what_was_sent_twice_and_that_alone() -> None:
     producer = opened()
-    one = batch(b"b")
+    one, other = batch(b"b"), batch(b"c", b"d")
     producer.queue(one, 0)
-    one.sends = 2
+    producer.queue(other, 0)
+    one.sends, other.sends = 2, 1
     producer.forgotten()
     with pytest.raises(OutcomeUnknown):
         Receipt(one.alone, 0, 1).result()
+    assert list(producer.unanswered) == [other]
+    assert producer.unanswered_bytes == other.size
+    producer.opened(Opened(200), 0)
+    assert (other.number, other.sends) == (1, 0)
 
 
 @given(

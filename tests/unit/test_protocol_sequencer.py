@@ -26,7 +26,7 @@ def sequencer(votes: dict[int, int], base: int = 0) -> Sequencer:
 
 def test_commit_is_what_more_than_half_of_the_votes_hold() -> None:
     one = sequencer({1: 1, 2: 1, 3: 1})
-    one.acknowledged(1, 9, 20)
+    one.keeps(9, 9, 20)
     assert not one.count()
     one.acknowledged(2, 5, 20)
     assert one.count()
@@ -38,7 +38,7 @@ def test_commit_is_what_more_than_half_of_the_votes_hold() -> None:
 
 def test_half_of_the_votes_are_not_enough() -> None:
     one = sequencer({1: 1, 2: 1, 3: 1, 4: 1})
-    one.acknowledged(1, 9, 20)
+    one.keeps(9, 9, 20)
     one.acknowledged(2, 9, 20)
     assert not one.count()
     one.acknowledged(3, 4, 20)
@@ -68,6 +68,30 @@ def test_stable_waits_for_the_last_member_and_begins_at_the_base() -> None:
     assert (one.commit, one.stable) == (150, 100)
 
 
+def test_what_waits_for_the_sequencers_own_disk_holds_up_commit_and_not_stable() -> None:
+    one = sequencer({1: 1, 2: 1, 3: 1})
+    one.keeps(9, 3, 20)
+    one.acknowledged(2, 9, 20)
+    one.count()
+    assert (one.commit, one.stable) == (3, 0)
+    one.acknowledged(3, 8, 20)
+    one.count()
+    assert (one.commit, one.stable) == (8, 8)
+    one.acknowledged(3, 9, 20)
+    one.keeps(20, 3, 20)
+    one.count()
+    assert (one.commit, one.stable) == (9, 9)
+    assert one.lag([2, 3]) == 11
+
+
+def test_stable_is_never_beyond_commit() -> None:
+    one = sequencer({1: 2, 2: 1})
+    one.keeps(9, 3, 20)
+    one.acknowledged(2, 9, 20)
+    one.count()
+    assert (one.commit, one.stable) == (3, 3)
+
+
 def test_acknowledgements_of_what_cannot_be_say_nothing() -> None:
     one = sequencer({1: 1, 2: 1, 3: 1})
     assert not one.acknowledged(2, 21, 20)  # never ordered
@@ -75,7 +99,7 @@ def test_acknowledgements_of_what_cannot_be_say_nothing() -> None:
     assert one.acknowledged(2, 5, 20)
     assert not one.acknowledged(2, 4, 20)  # older
     assert not one.acknowledged(2, 5, 20)
-    one.acknowledged(1, 5, 20)
+    one.keeps(5, 5, 20)
     one.count()
     assert (one.commit, one.stable) == (5, 0)
 
@@ -99,7 +123,7 @@ def test_each_origins_packets_are_ordered_behind_those_before() -> None:
 
 def test_lag_is_the_slowest_responsive_members() -> None:
     one = sequencer({1: 1, 2: 1, 3: 1})
-    one.acknowledged(1, 20, 20)
+    one.keeps(20, 20, 20)
     one.acknowledged(2, 15, 20)
     assert one.lag([2, 3]) == 20
     assert one.lag([2]) == 5
