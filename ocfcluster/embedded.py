@@ -40,6 +40,7 @@ from ocfcluster.net.memory import MemoryTransport
 
 PATH: Final = "(embedded)"  # what clients and errors show in place of a socket's path
 _START_S: Final = 10.0
+_GIVE_UP_S: Final = 5.0  # one that did not begin in time is told to end, and waited for for so long
 _embedded: weakref.WeakSet[EmbeddedAgent] = weakref.WeakSet()
 
 
@@ -48,7 +49,8 @@ class EmbeddedAgent:
 
     ``config``: a configuration, the file of one, or None for a single development node. Without ``node.socket`` only
     this process can connect, by ``connect`` and ``connect_async``; with it other programs of this machine can, too.
-    Raises ConfigurationError, SetupError, StateDirectoryError as ``ocfcluster agent`` reports them.
+    Raises ConfigurationError, SetupError, StateDirectoryError as ``ocfcluster agent`` reports them. One that does not
+    begin to serve within 10 s is a SetupError and ends: at once, or as soon as what it waits for lets it.
 
     What the agent logs goes to the ``logging`` module, logger ``ocfcluster.agent``, unless the program has set up
     structlog itself. After a fork the child has no agent: its clients raise AgentUnreachable.
@@ -68,6 +70,7 @@ class EmbeddedAgent:
         self._agents: _InThread | None = None
         self._began = threading.Event()
         self._ended = threading.Event()
+        self._closing = False
         self._error: BaseException | None = None
         self._exit_code = 0
         with configured_by(file):
@@ -78,12 +81,17 @@ class EmbeddedAgent:
             target=lambda: self._work(runner, state_path, file), name="ocfcluster-agent", daemon=True
         )
         self._thread.start()
-        if not self._began.wait(_START_S):
-            raise SetupError(f"the agent did not begin to serve within {_START_S:.0f} s")
-        if self._error is not None:
-            raise self._error
-        atexit.register(self.close)
         _embedded.add(self)
+        atexit.register(self.close)
+        try:
+            if not self._began.wait(_START_S):
+                raise SetupError(f"the agent did not begin to serve within {_START_S:.0f} s")
+            if self._error is not None:
+                raise self._error
+        except BaseException:
+            # Nobody has it: it would be a member that nobody can close, with its lock and its ports.
+            self.close(_GIVE_UP_S)
+            raise
 
     def connect(self, *, name: str = "", resume: bool = True, timeout: float | None = 5.0) -> Client:
         """A client of this agent, as ``ocfcluster.connect`` makes one. Raises AgentUnreachable."""
@@ -114,6 +122,7 @@ class EmbeddedAgent:
         if self._pid != os.getpid():
             return
         atexit.unregister(self.close)
+        self._closing = True  # before the loop is looked for: see _serve
         for client in list(self._clients):
             client.close()
         loop, agents = self._loop, self._agents
@@ -172,6 +181,8 @@ class EmbeddedAgent:
         self._loop = asyncio.get_running_loop()
         agents = self._agents = _InThread(self.config, self.config.node.socket or None, state_path, [])
         agents.began = self._began
+        if self._closing:  # told to end before there was a loop to be told in
+            return 0
         return await agents.run()
 
     def _state_path(self) -> Path:

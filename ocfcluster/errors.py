@@ -6,6 +6,7 @@
     ├── ConfigurationError        a file or option is wrong: names the key and what would be right
     ├── SetupError                the machine is not ready (interface, port, buffer): says what to do
     ├── StateDirectoryError       the state directory is corrupt, foreign or locked
+    │   └── StateDirectoryUnavailable   the system does not let it be read or written, and may later
     ├── Malformed                 bytes that are not what they claim; counted and dropped, never fatal
     │   ├── MalformedDatagram
     │   ├── MalformedRun
@@ -47,6 +48,10 @@ class SetupError(OcfError):
 
 class StateDirectoryError(OcfError):
     """The state directory is corrupt, belongs to another node or cluster, or is locked by a live agent."""
+
+
+class StateDirectoryUnavailable(StateDirectoryError):
+    """The system does not let the state directory be read or written: read-only, full, out of descriptors."""
 
 
 class Malformed(OcfError):

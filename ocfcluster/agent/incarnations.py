@@ -21,7 +21,7 @@ from ocfcluster.agent.network import open_network
 from ocfcluster.agent.node_api import NodeApi
 from ocfcluster.agent.reload import Plan, Reloader
 from ocfcluster.agent.state_dir import StateDirectory, is_volatile
-from ocfcluster.errors import ConfigurationError, SetupError
+from ocfcluster.errors import ConfigurationError, SetupError, StateDirectoryUnavailable
 from ocfcluster.limits import REJOIN_CALM_NS, REJOIN_FIRST_NS, REJOIN_MAX_NS, SECOND_NS
 from ocfcluster.net.transport import Transport
 from ocfcluster.protocol.node import Node
@@ -65,7 +65,8 @@ class Incarnations:
     async def run(self) -> int:
         """Until this node ends, and its hook is told so; the exit code of a process that is nothing but the agent.
 
-        Raises SetupError, StateDirectoryError, ConfigurationError.
+        Raises SetupError, StateDirectoryError, ConfigurationError, and OSError: of the first agent, where that cannot
+        be opened. For a later one only what does not pass by itself ends it.
         """
         check_command(self._config.hooks)
         try:
@@ -83,9 +84,10 @@ class Incarnations:
                 agent = self.agent = await _open(
                     self._config, self._socket_path, self._state_path, self._warnings, keys
                 )
-            except SetupError as error:
+            except (SetupError, StateDirectoryUnavailable, OSError) as error:
                 if not evictions:
                     raise
+                # What a running agent survives (no descriptors, a disk that is full or read-only) does not end it here.
                 log.warning("cannot begin again yet", reason=str(error))
                 if not await self._wait(0, because):
                     return 0

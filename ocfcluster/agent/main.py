@@ -23,7 +23,7 @@ from ocfcluster.agent.config import AgentConfig, configured_by, load
 from ocfcluster.agent.incarnations import Incarnations
 from ocfcluster.agent.logfile import standard_error
 from ocfcluster.agent.reload import Reloader
-from ocfcluster.agent.supervisor import keep_watchdog, notify_supervisor
+from ocfcluster.agent.supervisor import Supervisor, keep_watchdog
 from ocfcluster.errors import ConfigurationError, SetupError, StateDirectoryError
 from ocfcluster.net.heap import keep_freed_memory
 
@@ -95,6 +95,7 @@ class _Process(Incarnations):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._reloads: set[asyncio.Task[None]] = set()
+        self._supervisor = Supervisor()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -102,24 +103,25 @@ class _Process(Incarnations):
             loop.add_signal_handler(number, self._on_signal, number)
         if self.reloader is not None:
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, self.reloader)
-        watchdog = asyncio.create_task(keep_watchdog())
+        watchdog = asyncio.create_task(keep_watchdog(self._supervisor))
         try:
             return await super().run()
         finally:
             watchdog.cancel()
+            self._supervisor.close()
 
     def _on_signal(self, number: int) -> None:
         if self.agent is not None:
-            notify_supervisor("STOPPING=1")
+            self._supervisor.tell("STOPPING=1")
         self.leave(f"the agent was stopped by {signal.Signals(number).name}")
 
     def _on_hangup(self, reloader: Reloader) -> None:
         async def reload() -> None:
-            notify_supervisor(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._supervisor.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 await reloader.reload(check=False)
             finally:
-                notify_supervisor("READY=1")
+                self._supervisor.tell("READY=1")
 
         task = asyncio.get_running_loop().create_task(reload())
         self._reloads.add(task)
@@ -129,7 +131,7 @@ class _Process(Incarnations):
         _configure_log(config)
 
     def prepare(self) -> None:
-        notify_supervisor("READY=1")
+        self._supervisor.tell("READY=1")
         keep_freed_memory()  # else each burst faults its receive buffers in anew
         gc.collect()
         gc.freeze()  # what is there now stays; collections look at what the traffic makes alone

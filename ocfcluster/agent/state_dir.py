@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from ocfcluster.errors import StateDirectoryError
+from ocfcluster.errors import StateDirectoryError, StateDirectoryUnavailable
 
 RECORD_HEADER: Final = struct.Struct("<8sIIQ")  # magic, version, body length, checksum of the body
 MAGIC: Final = b"OCFRECRD"
@@ -52,8 +52,8 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StateDirectory:
     """A state directory, locked by this process.
 
-    Raises StateDirectoryError from the constructor: locked by a live agent, corrupt, of another node or cluster,
-    or not to be written. The message says what to do.
+    Raises StateDirectoryError from the constructor: locked by a live agent, corrupt, of another node or cluster;
+    StateDirectoryUnavailable where it cannot be read or written. The message says what to do.
     """
 
     def __init__(self, path: Path, cluster: str, node_id: int) -> None:
@@ -72,7 +72,7 @@ class StateDirectory:
                 )
             self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StateDirectoryError(
+            raise StateDirectoryUnavailable(
                 f"state directory {path}: {error.strerror}; make it writable for this user, "
                 "or name another as node.state_dir"
             ) from None
@@ -83,7 +83,7 @@ class StateDirectory:
             self.secret = self._read_secret()
         except OSError as error:
             self.close()
-            raise StateDirectoryError(
+            raise StateDirectoryUnavailable(
                 f"state directory {path}: {error.strerror}; make room on its disk, look whether that is well, or name "
                 "another directory as node.state_dir"
             ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import Final
@@ -13,16 +14,42 @@ _MICROSECOND_S: Final = 1e-6
 log = structlog.get_logger("ocfcluster.agent")
 
 
-def notify_supervisor(state: str) -> None:
-    """Tell systemd, where it asks to be told (``NOTIFY_SOCKET``)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifying:
+class Supervisor:
+    """systemd, where it asks to be told (``NOTIFY_SOCKET``).
+
+    The socket is opened at once and kept: an agent that has run out of descriptors goes on, and has to say so. It
+    does not wait for a supervisor that hangs: what that has no room for is not told.
+    """
+
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = address if address.startswith("/") else ""
+        if address.startswith("@"):
+            self._address = "\0" + address[1:]
+        self._socket: socket.socket | None = None
+        if self._address:
+            with contextlib.suppress(OSError):  # whoever tells something tries again, and says why
+                self._socket = _open()
+
+    def tell(self, state: str) -> None:
+        if not self._address:
+            return
         try:
-            notifying.sendto(state.encode(), address.replace("@", "\0", 1))
+            if self._socket is None:
+                self._socket = _open()
+            self._socket.sendto(state.encode(), self._address)
         except OSError as error:
-            log.warning("the supervisor cannot be told", error=error.strerror)
+            log.warning("the supervisor cannot be told", error=error.strerror or str(error))
+
+    def close(self) -> None:
+        """Nothing is told from here on."""
+        self._address = ""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def _open() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
 
 def watchdog_interval_s() -> float:
@@ -33,10 +60,10 @@ def watchdog_interval_s() -> float:
     return int(allowed) * _MICROSECOND_S / 2 if allowed.isascii() and allowed.isdigit() else 0.0
 
 
-async def keep_watchdog() -> None:
+async def keep_watchdog(supervisor: Supervisor) -> None:
     """Signs of life until cancelled, from the loop that does all the work: where that hangs they stay away, and systemd
     kills the agent and starts it again. Returns at once where nobody waits for them."""
     interval_s = watchdog_interval_s()
     while interval_s:
-        notify_supervisor("WATCHDOG=1")
+        supervisor.tell("WATCHDOG=1")
         await asyncio.sleep(interval_s)

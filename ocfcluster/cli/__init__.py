@@ -7,6 +7,7 @@ so that ``ocfcluster --help`` and shell completion do not load the agent. Exit c
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -42,10 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """A stream that the caller closed leads nowhere: else a socket would get its number, and be printed into."""
+    """A stream that the caller closed leads nowhere: else a socket would get its number, and be printed into.
+
+    What the encoding of an output lacks is printed escaped, unless ``PYTHONIOENCODING`` says how: events hold any
+    character, and one must not end what prints them.
+    """
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115 - until the process ends
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")

@@ -50,7 +50,7 @@ def keygen(
     key = ClusterKey(secrets.token_bytes(KEY_BYTES))
     text = key_text([key])
     if force:
-        _replace(file, text)
+        _replace(file, text, as_found=False)
     else:
         try:
             descriptor = os.open(
@@ -235,17 +235,19 @@ def _key_file(client: Client) -> str:
     return str(sealing["key_file"])
 
 
-def _replace(file: Path, text: str) -> None:
-    """Write ``file`` anew, whole or not at all, with the owner and mode that it has."""
+def _replace(file: Path, text: str, *, as_found: bool = True) -> None:
+    """Write ``file`` anew, whole or not at all: ``as_found``, with the owner and mode that it has, else 0600 and the
+    user's, whoever could read what was there."""
     file = Path(os.path.realpath(file))
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with suppress(FileNotFoundError):
-            found = os.stat(file)
-            if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(descriptor, found.st_uid, found.st_gid)
-            os.fchmod(descriptor, found.st_mode & 0o740)
+        if as_found:
+            with suppress(FileNotFoundError):
+                found = os.stat(file)
+                if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, found.st_uid, found.st_gid)
+                os.fchmod(descriptor, found.st_mode & 0o740)
         _write(descriptor, text)
         os.rename(temporary, file)
         _sync_directory(file)

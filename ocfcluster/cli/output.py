@@ -65,8 +65,13 @@ def print_bytes(data: bytes) -> None:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on one line."""
-    print_line(json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=str))
+    """One JSON document on one line: what a terminal would obey, or stdout's encoding may lack, as JSON escapes it."""
+    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    text = json.dumps(document, ensure_ascii=not unicode, separators=(",", ":"), default=str)
+    if not text.isprintable():  # json escapes the controls below U+0020 alone
+        text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+        text = text.replace("\x7f", "\\u007f")  # the one of ASCII that json leaves
+    print_line(text)
 
 
 def tell(text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import re
 import socket
 import threading
 import time
@@ -15,11 +17,12 @@ import pytest
 
 import ocfcluster
 from ocfcluster.agent import incarnations as module
+from ocfcluster.agent import state_dir
 from ocfcluster.agent.config import AgentConfig, Cluster, Security
 from ocfcluster.agent.config import Node as NodeSection
 from ocfcluster.agent.incarnations import EXIT_EVICTED, EXIT_FAILURE, Incarnations
 from ocfcluster.client.session import Stage
-from ocfcluster.errors import ConfigurationError, SetupError
+from ocfcluster.errors import ConfigurationError, SetupError, StateDirectoryError
 from ocfcluster.limits import MILLISECOND_NS
 from ocfcluster.protocol.effects import FetchSnapshot, Forget, Persist, State, Stop
 from ocfcluster.protocol.operator import Rejoin
@@ -224,6 +227,84 @@ def test_a_network_that_is_not_back_yet_is_tried_again(
 
     assert one.run(test) == 0
     assert len(tries) == 3
+
+
+def no_poller(*_: object) -> Any:
+    raise OSError(errno.EMFILE, "Too many open files")  # as epoll_create is refused
+
+
+def no_file(path: object, *_: object, **__: object) -> int:
+    raise OSError(errno.EROFS, "Read-only file system", path)
+
+
+@pytest.mark.parametrize(
+    ("refuse", "says"),
+    [
+        (lambda patch: patch.setattr(module, "open_network", no_poller), "Too many open files"),
+        (
+            lambda patch: patch.setattr(state_dir.os, "open", no_file),
+            "state directory .* Read-only file system",
+        ),
+        (
+            lambda patch: patch.setattr(state_dir, "_replace", no_file),
+            "state directory .* Read-only file system",
+        ),
+    ],
+    ids=["descriptors", "lock", "identity"],
+)
+def test_a_machine_that_has_run_out_of_something_is_tried_again(
+    refuse: Callable[[pytest.MonkeyPatch], None],
+    says: str,
+    life: Callable[..., Life],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = life()
+    one.incarnations._back_off_ns = MILLISECOND_NS
+    reasons: list[str] = []
+
+    def log(event: str, **fields: Any) -> None:
+        if event == "cannot begin again yet":
+            reasons.append(fields["reason"])
+            refused.undo()
+
+    monkeypatch.setattr(module.log, "warning", log)
+    with pytest.MonkeyPatch.context() as refused:
+
+        async def test() -> None:
+            (one.state / "programs.key").unlink()  # is made anew, or cannot be
+            refuse(refused)
+            one.decide(State.EVICTED, "test")
+            await one.until(lambda: len(one.nodes) == 2 and one.agent and one.agent._stopping)
+            one.signal()
+
+        assert one.run(test) == 0
+    assert len(reasons) == 1
+    assert re.search(says, reasons[0])
+
+
+def test_a_directory_that_has_become_another_nodes_ends_it(life: Callable[..., Life]) -> None:
+    one = life()
+    one.incarnations._back_off_ns = MILLISECOND_NS
+
+    async def test() -> None:
+        identity = one.state / "identity.json"
+        identity.write_bytes(identity.read_bytes().replace(b'"node_id":1', b'"node_id":2'))
+        one.decide(State.EVICTED, "test")
+
+    with pytest.raises(StateDirectoryError, match="belongs to node 2"):
+        one.run(test)
+
+
+@pytest.mark.parametrize("refuse", [no_poller, no_file])
+def test_a_first_agent_that_cannot_be_opened_is_not_tried_again(
+    refuse: Callable[..., Any], life: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = life()
+    monkeypatch.setattr(
+        *((module, "open_network") if refuse is no_poller else (state_dir.os, "open")), refuse
+    )
+    with pytest.raises(OSError if refuse is no_poller else StateDirectoryError):
+        asyncio.run(one.incarnations.run())
 
 
 def test_told_to_stop_before_it_serves_it_ends(

@@ -323,7 +323,7 @@ def test_sighup_reloads_and_the_next_incarnation_has_it(
     logs: list[AgentConfig] = []
     monkeypatch.setattr(main, "_configure_log", logs.append)
     notified: list[str] = []
-    monkeypatch.setattr(main, "notify_supervisor", notified.append)
+    monkeypatch.setattr(main.Supervisor, "tell", lambda _, state: notified.append(state))
 
     async def test() -> None:
         first = one.agent

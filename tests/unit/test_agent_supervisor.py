@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from ocfcluster.agent.supervisor import watchdog_interval_s
+from ocfcluster.agent import incarnations, main
+from ocfcluster.agent.config import AgentConfig, Components
+from ocfcluster.agent.supervisor import Supervisor, watchdog_interval_s
+from tests.shortage import no_descriptors
+from tests.unit.test_agent_life import Life
 from tests.unit.test_agent_process import COMMAND
 
 PERIOD_S = 0.4  # WatchdogSec=
@@ -65,6 +69,81 @@ def test_systemd_is_told_that_the_agent_serves_lives_and_stops(
     finally:
         agent.kill()
         agent.wait()
+
+
+def test_an_agent_without_descriptors_shows_that_it_lives_and_can_be_stopped(
+    supervisor: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    supervisor.setblocking(False)
+    one = Life(tmp_path)
+    config = AgentConfig(
+        components=Components(connectivity="external")
+    )  # the built-in one opens what it needs
+    one.incarnations = main._Process(config, one.path, one.state, [])
+    monkeypatch.setattr(incarnations, "node_factory", one.make_node)
+    told: list[bytes] = []
+
+    def saw(state: bytes, times: int = 1) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(supervisor.recv(100))
+        return told.count(state) >= times
+
+    async def test() -> None:
+        await one.until(lambda: saw(b"READY=1"))
+        with no_descriptors():
+            told.clear()
+            await one.until(lambda: saw(b"WATCHDOG=1", 5))
+            os.kill(os.getpid(), signal.SIGTERM)
+            await one.until(lambda: saw(b"STOPPING=1"))
+            await one.until(lambda: one.nodes[0].left)
+
+    assert one.run(test) == 0
+
+
+def test_a_socket_that_could_not_be_opened_at_the_start_is_opened_later(
+    supervisor: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with no_descriptors():
+        made = Supervisor()
+        made.tell("READY=1")
+    made.tell("WATCHDOG=1")
+    assert supervisor.recv(100) == b"WATCHDOG=1"
+    made.close()
+    made.tell("STOPPING=1")
+    supervisor.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        supervisor.recv(100)
+
+
+def test_a_supervisor_that_hangs_holds_nothing_up(
+    supervisor: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    most = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    made = Supervisor()
+    for _ in range(most + 2):
+        made.tell("WATCHDOG=1")
+    made.close()
+
+
+@pytest.mark.parametrize("name", ["@ocfcluster-test-{}", "{}/with@sign"])
+def test_the_supervisor_is_found_in_both_name_spaces(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = name.format(os.getpid() if name.startswith("@") else tmp_path)
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind("\0" + name[1:] if name.startswith("@") else name)
+        listening.settimeout(5.0)
+        made = Supervisor()
+        made.tell("READY=1")
+        made.close()
+        assert listening.recv(100) == b"READY=1"
 
 
 @pytest.mark.parametrize(

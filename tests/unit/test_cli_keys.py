@@ -59,6 +59,19 @@ def test_keygen_replaces_nothing_unless_told(tmp_path: Path, capsys: pytest.Capt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "link"]
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o400])
+def test_a_key_that_is_made_is_for_its_owner_alone_whatever_was_there(mode: int, tmp_path: Path) -> None:
+    file = write_keys(tmp_path / "key", OLD)
+    if os.geteuid() == 0:
+        os.chown(file, NOBODY, NOBODY)
+    file.chmod(mode)
+    assert run("keygen", str(file), "--force") == 0
+    found = file.stat()
+    assert found.st_mode & 0o7777 == 0o600
+    assert (found.st_uid, found.st_gid) == (os.geteuid(), os.getegid())
+    assert read_key_file(file) != [OLD]
+
+
 class Recorder:
     """A client whose agent takes what its key file says, or refuses to check or to load it."""
 

@@ -11,14 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ocfcluster
+from ocfcluster import embedded
+from ocfcluster.agent import incarnations
 from ocfcluster.agent.config import AgentConfig, Cluster, Network, Node
 from ocfcluster.embedded import EmbeddedAgent
-from ocfcluster.errors import AgentUnreachable, ConfigurationError, StateDirectoryError
+from ocfcluster.errors import AgentUnreachable, ConfigurationError, SetupError, StateDirectoryError
 from ocfcluster.wire.frames import NoticeCode
 from tests.cluster import LoopbackCluster, free_port
 
@@ -93,6 +97,82 @@ def test_what_is_wrong_is_said_where_it_is_made(tmp_path: Path, others: set[thre
     config = AgentConfig(node=Node(state_dir=str(tmp_path / "state")))
     with EmbeddedAgent(config), pytest.raises(StateDirectoryError, match="in use"):
         EmbeddedAgent(config)
+    assert left(others) == []
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_an_agent_that_begins_too_late_does_not_serve_unseen(
+    patient: bool, tmp_path: Path, others: set[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it ends while its maker waits for that, or later: by then somebody else may have its place."""
+    opened = threading.Event()
+    really = incarnations.open_network
+
+    def open_network(*arguments: Any) -> Any:
+        opened.wait(1.0 if patient else 20.0)
+        return really(*arguments)
+
+    monkeypatch.setattr(incarnations, "open_network", open_network)
+    monkeypatch.setattr(embedded, "_START_S", 0.2)
+    monkeypatch.setattr(embedded, "_GIVE_UP_S", 10.0 if patient else 0.2, raising=False)
+    config = AgentConfig(node=Node(state_dir=str(tmp_path / "state"), socket=str(tmp_path / "agent.sock")))
+    began = time.monotonic()
+    with pytest.raises(SetupError, match="did not begin"):
+        EmbeddedAgent(config)
+    assert time.monotonic() - began < 10.0
+    if not patient:
+        assert left(others)
+        opened.set()
+        until(lambda: not left(others))
+    assert left(others) == []
+    monkeypatch.undo()
+    with EmbeddedAgent(config) as again, again.connect() as client:
+        client.create_topic("t")
+
+
+def test_an_agent_whose_thread_begins_too_late_does_not_serve_unseen(
+    tmp_path: Path, others: set[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins = threading.Event()
+    really = embedded.loop_runner
+
+    def late(config: AgentConfig) -> Any:
+        def run(coroutine: Any) -> int:
+            begins.wait(20.0)
+            return really(config)(coroutine)
+
+        return run
+
+    monkeypatch.setattr(embedded, "loop_runner", late)
+    monkeypatch.setattr(embedded, "_START_S", 0.1)
+    monkeypatch.setattr(embedded, "_GIVE_UP_S", 0.1, raising=False)
+    with pytest.raises(SetupError, match="did not begin"):
+        EmbeddedAgent(AgentConfig(node=Node(state_dir=str(tmp_path / "state"))))
+    begins.set()
+    until(lambda: not left(others))
+    assert not (tmp_path / "state").exists(), "nothing was opened"
+
+
+def test_an_agent_whose_maker_is_interrupted_ends(
+    others: set[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = incarnations.open_network
+
+    def open_network(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        return really(*arguments)
+
+    monkeypatch.setattr(incarnations, "open_network", open_network)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddedAgent()
     assert left(others) == []
 
 
