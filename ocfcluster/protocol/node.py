@@ -788,6 +788,11 @@ class Node:
         """The seq of the topic's last delivered event, 0 where there is none."""
         return self.plane.state.seq_of(topic_id) if self.plane else 0
 
+    def own_producers(self) -> list[int]:
+        """This node's producers as delivered here, of earlier incarnations as well; those first that were met longest
+        ago."""
+        return self.plane.state.producers_of(self.settings.node_id) if self.plane else []
+
     @property
     def groups(self) -> GroupTable:
         """Groups and their members, as delivered here."""
