@@ -335,9 +335,11 @@ class Intake:
     def resume(self, client: Client, producer: int, token: bytes) -> bool:
         """A client that reconnected goes on with a producer of its old connection, whatever became of that. False:
         the token is not the producer's, or it is being closed."""
-        if client.gone or len(client.producers) >= PRODUCERS_PER_NODE:
+        if client.gone or producer in self.closing or not self.tokens.fits(producer, token):
             return False
-        if producer in self.closing or not self.tokens.fits(producer, token):
+        if producer in client.producers:
+            return True
+        if len(client.producers) >= 2 * PRODUCERS_PER_NODE:  # so many global ones, and local ones
             return False
         self.disown(producer)
         self.own(client, producer)

@@ -511,6 +511,25 @@ def test_what_is_remembered_of_producers_without_a_program_is_bounded(
         assert producer not in agent.node.replicated.producers
 
 
+def test_a_program_comes_back_to_all_its_producers_of_either_scope(
+    agent: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "PRODUCERS_PER_NODE", 3)
+    first = agent.client()
+    producers = [first.open_producer(local=local) for local in (False, True) * 3]
+    gone(agent, first)
+    again = agent.client()
+    for producer in producers:
+        again.resume(producer, first.tokens[producer])
+    again.answers()
+    (client,) = agent.agent.clients.values()
+    assert client.producers == set(producers)
+    for producer in producers:  # which it is the owner of already
+        assert agent.agent.intake.resume(client, producer, first.tokens[producer])
+        assert not agent.agent.intake.resume(client, producer, bytes(16))
+    assert not agent.agent.intake.resume(client, 1000, agent.agent.intake.tokens.make(1000))
+
+
 def test_a_producer_whose_close_is_on_its_way_is_closed_once_whoever_asks_again(agent: Bench) -> None:
     client, other = agent.client(), agent.client()
     producers = sorted(client.open_producer() for _ in range(5))
