@@ -119,7 +119,9 @@ NAMES_ASKED: Final = 1024  # names that wait to be looked up: a name service tha
 NAME_LIFETIME_NS: Final = 60 * SECOND_NS  # then a name is looked up anew when somebody's right depends on it
 NAME_UNKNOWN_LIFETIME_NS: Final = 5 * SECOND_NS  # the same for one that is nobody's: it may just be made
 NAME_WAIT_NS: Final = 5 * SECOND_NS  # a program waits so long for a look-up; then the name is nobody's to it
-COMMANDS_WAITING: Final = 4096  # not sent yet; clients that come back and ask again and again do not pile up
+COMMANDS_WAITING: Final = (
+    4096  # not on their way yet; clients that come back and ask again and again do not pile up
+)
 PRODUCERS_PER_NODE: Final = 1024  # each is remembered by every node, with its outcomes
 PRODUCER_RUNS_UNANSWERED: Final = 256  # also the outcomes remembered of each producer (exactly once)
 # Runs ordered since a producer was last met, after which its node may reuse its place for a new one.
@@ -128,6 +130,9 @@ PRODUCER_BYTES_UNANSWERED: Final = 8 * MIB  # what a library keeps to send it ag
 GROUPS: Final = 4096  # in use, or used lately; one more takes the place of one without members
 GROUP_MEMBERS: Final = 1024  # of one group: each JOIN and LEAVE carries them all, 16 bytes each
 MEMBERSHIPS_PER_NODE: Final = 1024  # in all groups; bounds the LEAVEs that the loss of a node brings
+# CLOSEs and LEAVEs that wait beyond COMMANDS_WAITING, one of each producer and membership: what programs give up is
+# given up whatever else waits, and saying so again and again takes no more.
+FAREWELLS_WAITING: Final = PRODUCERS_PER_NODE + MEMBERSHIPS_PER_NODE
 HISTORIES_REMEMBERED: Final = 8  # cluster_ids that a configuration says it supersedes
 EPOCHS_REMEMBERED: Final = 4  # (epoch, base) in a configuration: who is further behind begins anew
 VIEWS_UNHELD: Final = 16  # whose base this node does not hold: what is so far behind begins anew

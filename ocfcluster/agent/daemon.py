@@ -478,6 +478,7 @@ class Agent:
             self.teller.tell("evicted", self.evicted)
             self.stop(f"evicted, the cluster goes on without this node: {self.evicted}")
         elif change.state is State.ACTIVE:
+            self.intake.inherit()
             self.requests.formed()
         if change.state is State.ACTIVE and not self.topics_asked:
             self.topics_asked = True

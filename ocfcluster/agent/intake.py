@@ -89,8 +89,8 @@ class Intake:
     """Publications on their way in, and who owns which producer."""
 
     __slots__ = (
-        "owners", "tokens", "inbox_bytes", "waiting", "_node", "_local", "_shell", "_counters", "_orphans", "_held",
-        "_turned", "_publish", "_topic_by_id",
+        "owners", "tokens", "inbox_bytes", "waiting", "closing", "_node", "_local", "_shell", "_counters", "_orphans",
+        "_global_orphans", "_held", "_turned", "_publish", "_topic_by_id",
     )  # fmt: skip
 
     def __init__(
@@ -106,7 +106,11 @@ class Intake:
         self._local = local
         self._shell = shell
         self._counters = counters
-        self._orphans: dict[int, None] = {}  # local producers that no connection owns; oldest first
+        # Producers that no connection owns, those first that have had none for longest. Of global ones also some that
+        # are none any more: only the order knows.
+        self._orphans: dict[int, None] = {}  # local ones
+        self._global_orphans: dict[int, None] = {}
+        self.closing: set[int] = set()  # global producers whose CLOSE is on its way
         self._publish: Callable[[bytes], None] = node.publish
         self._topic_by_id = node.topic_by_id
 
@@ -308,6 +312,7 @@ class Intake:
 
     def own(self, client: Client, producer: int) -> None:
         """``client`` has opened ``producer``."""
+        self._global_orphans.pop(producer, None)
         self.owners[producer] = client
         client.producers.add(producer)
 
@@ -317,13 +322,24 @@ class Intake:
         if owner is not None:
             owner.producers.discard(producer)
         self._orphans.pop(producer, None)
+        self._global_orphans.pop(producer, None)
+
+    def closed(self, producer: int, error: int) -> None:
+        """The CLOSE of a global producer has its outcome."""
+        self.closing.discard(producer)
+        if error != errno.ENOMEM:
+            self.disown(producer)
+        elif producer not in self.owners:  # too many commands wait: it has its place still, and nobody
+            self._abandon(producer)
 
     def resume(self, client: Client, producer: int, token: bytes) -> bool:
         """A client that reconnected goes on with a producer of its old connection, whatever became of that. False:
-        the token is not the producer's."""
-        if client.gone or len(client.producers) >= PRODUCERS_PER_NODE:
+        the token is not the producer's, or it is being closed."""
+        if client.gone or producer in self.closing or not self.tokens.fits(producer, token):
             return False
-        if not self.tokens.fits(producer, token):
+        if producer in client.producers:
+            return True
+        if len(client.producers) >= 2 * PRODUCERS_PER_NODE:  # so many global ones, and local ones
             return False
         self.disown(producer)
         self.own(client, producer)
@@ -338,6 +354,39 @@ class Intake:
             del self.owners[producer]
             if producer & LOCAL_ID:
                 self._orphans[producer] = None  # no more of them than there are local producers
+            elif producer not in self.closing:
+                self._abandon(producer)
+
+    def _abandon(self, producer: int) -> None:
+        """No connection owns a global producer any more."""
+        orphans = self._global_orphans
+        orphans[producer] = None
+        if len(orphans) > 2 * PRODUCERS_PER_NODE:  # at most half of them are producers
+            known = set(self._node.own_producers())
+            self._global_orphans = {one: None for one in orphans if one in known}
+
+    def inherit(self) -> None:
+        """What is delivered is known from here on: producers of the agent before this one have no connection either
+        where nobody has gone on with them yet."""
+        for producer in self._node.own_producers():
+            if producer not in self.owners and producer not in self.closing:
+                self._global_orphans.setdefault(producer)
+
+    def orphan_in_the_way(self) -> int:
+        """Where this node has all the producers that it may have: the one that has been without a connection for
+        longest, which is an orphan no more; else 0."""
+        configuration = self._node.configuration
+        known = self._node.own_producers()
+        if configuration is None or len(known) < configuration.limits.producers_per_node:
+            return 0
+        orphans = self._global_orphans
+        there = set(known)
+        while orphans:
+            producer = next(iter(orphans))
+            del orphans[producer]
+            if producer in there:
+                return producer
+        return 0
 
     def forget_history(self) -> None:
         """The cluster's history has ended: what waits and all producers belong to it. The caller ends the clients."""
@@ -353,6 +402,8 @@ class Intake:
             owner.producers.clear()
         self.owners.clear()
         self._orphans.clear()
+        self._global_orphans.clear()
+        self.closing.clear()
 
     def close_orphaned_local(self) -> bool:
         """Close the local producer that has been without a connection for longest; whether there was one."""

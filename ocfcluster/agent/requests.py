@@ -273,10 +273,12 @@ class Requests:
         self._answer(client, request_id, Answer.WELCOME, welcome)
 
     def on_goodbye(self, client: Client, _request: Incoming, _: Body | None) -> None:
-        self.groups.end(client, LeaveReason.LEFT)
-        for producer in sorted(client.producers):
-            self._close_producer(producer, _ignore)
+        if client.closing:
+            return  # said again
         client.closing = True
+        self.groups.end(client, LeaveReason.LEFT)
+        for producer in sorted(client.producers - self._agent.intake.closing):
+            self._close_producer(producer, _ignore)
 
     # --- producers --------------------------------------------------------------------------------------------
 
@@ -293,17 +295,27 @@ class Requests:
             self._opened(client, request.request_id, producer)
             return
 
-        def then(outcome: Outcome) -> None:
-            if outcome.error:
+        def then(outcome: Outcome, last_try: bool = False) -> None:
+            if outcome.error == errno.ENOMEM and not last_try and not client.gone and self._make_room():
+                # Behind the CLOSE, as all that waits for one is.
+                self.command(client, control.Open(), partial(then, last_try=True), behind=True)
+            elif outcome.error:
                 self._refuse(
                     client, request.request_id, outcome.error, f"no producer: {reason(outcome.error)}"
                 )
             elif client.gone:  # nobody will ever use it
-                self.command(None, control.Close(outcome.value), _ignore)
+                self._close_producer(outcome.value, _ignore)
             else:
                 self._opened(client, request.request_id, outcome.value)
 
         self.command(client, control.Open(), then)
+
+    def _make_room(self) -> bool:
+        """Close a producer that nobody has come back to, where there are too many; whether there was one."""
+        producer = self._agent.intake.orphan_in_the_way()
+        if producer:
+            self._close_producer(producer, _ignore)
+        return bool(producer)
 
     def _opened(self, client: Client, request_id: int, producer: int) -> None:
         self._agent.intake.own(client, producer)
@@ -317,8 +329,9 @@ class Requests:
     def on_close_producer(self, client: Client, request: Incoming, body: Body | None) -> None:
         if not isinstance(body, Producer):
             return
-        producer = body.producer
-        if producer not in client.producers and not self._agent.intake.resume(client, producer, body.token):
+        producer, intake = body.producer, self._agent.intake
+        known = producer in client.producers and producer not in intake.closing
+        if not known and not intake.resume(client, producer, body.token):
             self._refuse(client, request.request_id, errno.EBADF, f"producer {producer} is not this client's")
             return
 
@@ -338,9 +351,10 @@ class Requests:
             return
 
         def closed(outcome: Outcome) -> None:  # its receipts came before this place in the order
-            self._agent.intake.disown(producer)
+            self._agent.intake.closed(producer, outcome.error)
             then(outcome)
 
+        self._agent.intake.closing.add(producer)
         self.command(None, control.Close(producer), closed)
 
     # --- subscriptions ----------------------------------------------------------------------------------------

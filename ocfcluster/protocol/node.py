@@ -4,6 +4,7 @@ contract with its caller."""
 from __future__ import annotations
 
 import errno
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +54,8 @@ from ocfcluster.wire.datagram import BODY, Heartbeat, MessageFlags, MessageType
 
 # They take away, or are taken away by, what publications before them need.
 _BEHIND = control.Close | control.TopicRemove | control.GroupJoin | control.GroupLeave
+# They give up what a program had, and cannot be left undone: they wait where others are refused.
+_FAREWELLS = control.Close | control.GroupLeave
 _NO_TOPICS = TopicTable()
 _NO_GROUPS = GroupTable()
 _NOTHING = Retained()
@@ -92,8 +95,9 @@ class Node:
         self._heartbeats = Heartbeats(settings, now)
         self.suspects = False  # this node does not count the sequencer as alive
         self._next_control_token = 1
-        # token → control run that waits here, and whether behind what waits to be published
-        self._held: dict[int, tuple[bytes, bool]] = {}
+        # token → control run that waits here: to pass what waits to be published, and to go behind it
+        self._held: dict[int, bytes] = {}
+        self._held_behind: OrderedDict[int, bytes] = OrderedDict()
         self._history_untold = False  # HistoryLost has not been taken yet
         self._reconsider = True  # something has changed that an epoch change may follow from
         self._asked_configuration_at = now - limits.SECOND_NS
@@ -331,37 +335,53 @@ class Node:
 
         It waits here while nothing is ordered (before the first view, without a majority, while the epoch changes),
         and can be withdrawn so long. Commands pass publications that wait here, and a closed window. Those that would
-        take away what such publications need come behind them, and so does any with ``behind``. Where
-        COMMANDS_WAITING wait already, the Outcome is ENOMEM.
+        take away what such publications need come behind them, and so does any with ``behind``: as publications do,
+        they wait for room. Where COMMANDS_WAITING wait already (CLOSE and GROUP_LEAVE: FAREWELLS_WAITING more), the
+        Outcome is ENOMEM.
         """
         token = self._next_control_token
         self._next_control_token += 1
         run = control.control_run(operand, token)
-        waiting = sum(not behind for _, behind in self._held.values())
+        waiting = len(self._held) + len(self._held_behind)
         waiting += self.plane.controls_waiting if self.plane is not None else 0
-        if waiting >= limits.COMMANDS_WAITING:
+        most = limits.COMMANDS_WAITING
+        if isinstance(operand, _FAREWELLS):
+            most += limits.FAREWELLS_WAITING
+        if waiting >= most:
             refused = Outcome(control.kind_of(operand), 0, token, 1, errno.ENOMEM, 0, 0, 0)
             self.outbox.effects.append(Deliver([refused]))
             return token
-        self._held[token] = run, behind or isinstance(operand, _BEHIND)
+        if behind or isinstance(operand, _BEHIND):
+            self._held_behind[token] = run
+        else:
+            self._held[token] = run
         self._let_go()
         return token
 
     def withdraw(self, token: int) -> bool:
         """Take back a command that waits here: it has no outcome then. False: it is on its way into the order."""
-        return self._held.pop(token, None) is not None
+        held = self._held if token in self._held else self._held_behind
+        return held.pop(token, None) is not None
 
     def _let_go(self) -> None:
         """Commands that waited here go on their way, where there is one."""
         plane = self.plane
         if plane is None or not self._ordering:
             return
-        held, self._held = self._held, {}
-        for run, behind in held.values():
-            if behind:
-                plane.publish(run)
-            else:
-                plane.control(run)
+        for run in self._held.values():
+            plane.control(run)
+        self._held.clear()
+        behind = self._held_behind
+        while behind and plane.room() > 0:  # in the stream they are nobody's any more, and not to be counted
+            plane.publish(behind.popitem(last=False)[1])
+
+    @property
+    def _may_let_go(self) -> bool:
+        """Whether a command waits here that could go on its way."""
+        plane = self.plane
+        if plane is None or not (self._held or self._held_behind) or not self._ordering:
+            return False
+        return bool(self._held) or plane.room() > 0
 
     @property
     def _ordering(self) -> bool:
@@ -387,6 +407,7 @@ class Node:
             or not self.primary
             or self._history_untold
             or self._held  # what is published behind a command does not pass it
+            or self._held_behind
         ):
             return 0
         return plane.room()
@@ -523,7 +544,7 @@ class Node:
             due = min(due, self._detector.next_suspicion, self.recovery.initiative.next_timer())
         if self.plane is not None:
             due = min(due, self.plane.next_timer())
-        return self.now if self._held and self._ordering else due
+        return self.now if self._may_let_go else due
 
     def end_burst(self, now: int) -> None:
         """Call after a burst of inputs: does what follows from all of them, once."""
@@ -536,7 +557,7 @@ class Node:
         if self.state in (State.STOPPED, State.EVICTED):
             return
         self.now = now
-        if self._held:
+        if self._held or self._held_behind:
             self._let_go()
         if self.plane is not None:
             yield from self.plane.end_burst(now)
@@ -562,7 +583,8 @@ class Node:
         """What programs have handed in belongs to the history that has ended: nothing is taken until they are told."""
         self.outbox.effects.append(lost)
         self._history_untold = True
-        self._held = {}
+        self._held.clear()
+        self._held_behind.clear()
 
     def _consider(self, now: int) -> None:
         """Something has changed: who is heard, what they say, or the time."""
@@ -768,6 +790,11 @@ class Node:
     def last_seq(self, topic_id: int) -> int:
         """The seq of the topic's last delivered event, 0 where there is none."""
         return self.plane.state.seq_of(topic_id) if self.plane else 0
+
+    def own_producers(self) -> list[int]:
+        """This node's producers as delivered here, of earlier incarnations as well; those first that were met longest
+        ago."""
+        return self.plane.state.producers_of(self.settings.node_id) if self.plane else []
 
     @property
     def groups(self) -> GroupTable:

@@ -211,7 +211,7 @@ class ReplicatedState:
         self.ev_id = 0
         self.position = 0
         self.producers: dict[int, ProducerEntry] = {}
-        self._per_node: dict[int, int] = {}
+        self._per_node: dict[int, dict[int, ProducerEntry]] = {}  # the same producers, of each node
         self.retained = Retained()
         self._kept = self.retained.topics
         for topic in self.topics.by_id.values():
@@ -394,16 +394,22 @@ class ReplicatedState:
             items.append(Outcome(header.kind, header.producer, header.first_number, 1, error, 0, 0, value))
 
     def _open(self, node_id: int) -> tuple[int, int]:
-        if self._per_node.get(node_id, 0) >= self._limits.producers_per_node:
+        own = self._per_node.setdefault(node_id, {})
+        if len(own) >= self._limits.producers_per_node:
             self._forget_idle(node_id)
-            if self._per_node.get(node_id, 0) >= self._limits.producers_per_node:
+            if len(own) >= self._limits.producers_per_node:
                 return errno.ENOMEM, 0
         epoch = self.configuration.epoch if self.configuration is not None else 0
         # With agreed delivery an OPEN may be lost and its position given again, but never in the same epoch.
         producer_id = (epoch & _EPOCH_MASK) << _POSITION_BITS | self.position
-        self.producers[producer_id] = ProducerEntry(node_id, self.position, self._limits.producer_runs)
-        self._per_node[node_id] = self._per_node.get(node_id, 0) + 1
+        entry = ProducerEntry(node_id, self.position, self._limits.producer_runs)
+        self.producers[producer_id] = own[producer_id] = entry
         return 0, producer_id
+
+    def producers_of(self, node_id: int) -> list[int]:
+        """The producers of one node, those first that the order has met longest ago."""
+        own = self._per_node.get(node_id, {})
+        return sorted(own, key=lambda producer_id: own[producer_id].last_position)
 
     def restore_producer(
         self, producer_id: int, node_id: int, next_number: int, last_position: int,
@@ -414,13 +420,13 @@ class ReplicatedState:
         entry.next_number = next_number
         entry.outcomes.extend(outcomes)
         self.producers[producer_id] = entry
-        self._per_node[node_id] = self._per_node.get(node_id, 0) + 1
+        self._per_node.setdefault(node_id, {})[producer_id] = entry
 
     def _close(self, producer_id: int) -> int:
         producer = self.producers.pop(producer_id, None)
         if producer is None:
             return errno.EBADF
-        self._per_node[producer.node_id] -= 1
+        del self._per_node[producer.node_id][producer_id]
         return 0
 
     def _forget_idle(self, node_id: int) -> None:
@@ -428,8 +434,8 @@ class ReplicatedState:
         oldest = self.position - limits.PRODUCER_MEMORY_POSITIONS
         idle = [
             producer_id
-            for producer_id, producer in self.producers.items()
-            if producer.node_id == node_id and producer.last_position < oldest
+            for producer_id, producer in self._per_node[node_id].items()
+            if producer.last_position < oldest
         ]
         for producer_id in idle:
             self._close(producer_id)

@@ -79,6 +79,9 @@ class FakeNode:
         self.full_told: list[bool] = []
         self.left = False
         self.commands = 0
+        self.ordered: list[
+            tuple[str, bool]
+        ] = []  # the kinds of these commands, and whether behind publications
         self.refusal = 0  # errno of every command
         self.published = 0
         self.cluster_id = CONFIGURATION.cluster_id
@@ -185,6 +188,7 @@ class FakeNode:
     def control(self, operand: control.Operand, behind: bool = False) -> int:
         self._token += 1
         self.commands += 1
+        self.ordered.append((type(operand).__name__, behind))
         run = control.control_run(operand, self._token)
         if self.refusal:
             self._items.append(Outcome(control.kind_of(operand), 0, self._token, 1, self.refusal, 0, 0, 0))
@@ -217,6 +221,9 @@ class FakeNode:
     def end_burst_in_steps(self, now: int) -> Iterator[None]:
         self.end_burst(now)
         yield
+        while self._items:  # what was asked for where that was told
+            self.end_burst(now)
+            yield
 
     def take_effects(self) -> list[Effect]:
         effects, self._effects = self._effects, []
@@ -230,6 +237,9 @@ class FakeNode:
 
     def last_seq(self, topic_id: int) -> int:
         return self.replicated.seq_of(topic_id)
+
+    def own_producers(self) -> list[int]:
+        return self.replicated.producers_of(1)
 
     def status(self, now: int) -> dict[str, Any]:
         return {"state": self.state.value, "cluster": "test", "node_id": 1, "topics": len(self.topics)}

@@ -8,13 +8,18 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ocfcluster.agent import intake
 from ocfcluster.agent.config import AgentConfig, TopicSetting
 from ocfcluster.agent.producer_tokens import ProducerTokens
 from ocfcluster.limits import RUN_BYTES
+from ocfcluster.protocol.effects import State
+from ocfcluster.protocol.settings import Limits
 from ocfcluster.wire import control
 from ocfcluster.wire.frames import (
+    CONTROL_HEADER,
     LOCAL_ID,
     Answer,
     Full,
@@ -34,7 +39,7 @@ from ocfcluster.wire.frames import (
     Unsubscribe,
 )
 from ocfcluster.wire.run import RunKind, build_run, read_header, run_events
-from tests.unit.fake_node import Bench, bench, publish_frame, read_all, read_frame
+from tests.unit.fake_node import Bench, RawClient, bench, publish_frame, read_all, read_frame
 
 EVENT = b"event"
 
@@ -387,6 +392,186 @@ def test_local_producers_of_the_dead_make_room(agent: Bench) -> None:
         client.socket.close()
         agent.step()
         assert not agent.agent.intake.owners
+
+
+def few_producers(agent: Bench, most: int) -> None:
+    """This node may have ``most`` global producers."""
+    node = agent.node
+    assert node.configuration is not None
+    node.configuration = msgspec.structs.replace(node.configuration, limits=Limits(producers_per_node=most))
+    node.replicated._limits = node.configuration.limits
+
+
+def gone(agent: Bench, client: RawClient) -> None:
+    """The program has died."""
+    client.socket.close()
+    agent.step()
+
+
+def test_global_producers_of_the_dead_make_room_those_first_whose_program_died_first(agent: Bench) -> None:
+    few_producers(agent, 3)
+    early, late, living = agent.client(), agent.client(), agent.client()
+    newer, older, kept = late.open_producer(), early.open_producer(), living.open_producer()
+    assert living.call(Request.OPEN_PRODUCER, OpenProducer())[1].errno == errno.ENOMEM
+    stale = agent.client()  # which shows the token of a producer that was closed long ago
+    stale.resume(1000, agent.agent.intake.tokens.make(1000))
+    stale.answers()
+    for dead in (stale, early, late):
+        gone(agent, dead)
+    for closed in (older, newer):
+        agent.node.ordered.clear()
+        opened = living.open_producer()
+        assert agent.node.ordered == [
+            ("Open", False),
+            ("Close", False),
+            ("Open", True),
+        ]  # not to pass the CLOSE
+        assert closed not in agent.node.replicated.producers
+        assert agent.agent.intake.owners[opened] is agent.agent.intake.owners[kept]
+    before = agent.node.commands
+    assert living.call(Request.OPEN_PRODUCER, OpenProducer())[1].errno == errno.ENOMEM
+    assert agent.node.commands - before == 1
+
+
+def test_a_program_that_comes_back_keeps_its_producer_and_learns_that_it_was_closed(agent: Bench) -> None:
+    few_producers(agent, 2)
+    first, second, other = agent.client(), agent.client(), agent.client()
+    topic_id = other.create_topic("t")
+    (kept, lost) = first.open_producer(), second.open_producer()
+    gone(agent, first)
+    gone(agent, second)
+    back, again = agent.client(), agent.client()
+    back.resume(kept, first.tokens[kept])
+    back.answers()
+    other.open_producer()
+    again.resume(lost, second.tokens[lost])
+    back.publish(topic_id, kept, 1, EVENT)
+    again.publish(topic_id, lost, 1, EVENT)
+    back.answers()
+    again.answers()
+    assert [receipt[3] for receipt in back.receipts + again.receipts] == [0, errno.EBADF]
+
+
+def test_an_open_that_is_refused_for_another_reason_costs_nobody_a_producer(agent: Bench) -> None:
+    few_producers(agent, 2)
+    dead, living = agent.client(), agent.client()
+    producer = dead.open_producer()
+    gone(agent, dead)
+    agent.node.refusal = errno.ENOMEM  # too many commands wait
+    agent.node.ordered.clear()
+    assert living.call(Request.OPEN_PRODUCER, OpenProducer())[1].errno == errno.ENOMEM
+    assert agent.node.ordered == [("Open", False)]
+    agent.node.refusal = 0
+    assert list(agent.node.replicated.producers) == [producer]
+    living.open_producer()
+    agent.node.refusal = errno.ENOMEM
+    before = agent.node.commands
+    assert living.call(Request.OPEN_PRODUCER, OpenProducer())[1].errno == errno.ENOMEM
+    assert agent.node.commands - before == 3  # once more, and not again and again
+    agent.node.refusal = 0
+    assert living.open_producer()  # the one whose CLOSE was refused is not forgotten
+    assert producer not in agent.node.replicated.producers
+
+
+def test_producers_of_the_agent_before_make_room_where_nobody_has_come_back_to_them(tmp_path: Path) -> None:
+    with bench(tmp_path, active=False) as agent:
+        for producer, met in ((5, 30), (6, 20), (7, 10)):
+            agent.node.replicated.restore_producer(producer, 1, 1, met, [])
+        back = agent.client()
+        back.resume(7, agent.agent.intake.tokens.make(7))
+        back.answers()
+        agent.node.activate()
+        few_producers(agent, 3)
+        agent.agent.settle(0)
+        late = agent.client()
+        late.resume(5, agent.agent.intake.tokens.make(5))
+        late.answers()
+        opened = late.open_producer()
+        assert sorted(agent.node.replicated.producers) == sorted((5, 7, opened))
+
+
+def test_what_is_remembered_of_producers_without_a_program_is_bounded(
+    agent: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "PRODUCERS_PER_NODE", 4)
+    few_producers(agent, 4)
+    first = agent.client()
+    producers = [first.open_producer() for _ in range(4)]
+    gone(agent, first)
+    for number in range(1000, 1040):  # as of programs that show tokens of what was closed long ago
+        client = agent.client()
+        client.resume(number, agent.agent.intake.tokens.make(number))
+        client.answers()
+        gone(agent, client)
+        assert len(agent.agent.intake._global_orphans) <= 8
+    living = agent.client()
+    for producer in producers:
+        assert producer in agent.node.replicated.producers
+        living.open_producer()
+        assert producer not in agent.node.replicated.producers
+
+
+def test_a_program_comes_back_to_all_its_producers_of_either_scope(
+    agent: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "PRODUCERS_PER_NODE", 3)
+    first = agent.client()
+    producers = [first.open_producer(local=local) for local in (False, True) * 3]
+    gone(agent, first)
+    again = agent.client()
+    for producer in producers:
+        again.resume(producer, first.tokens[producer])
+    again.answers()
+    (client,) = agent.agent.clients.values()
+    assert client.producers == set(producers)
+    for producer in producers:  # which it is the owner of already
+        assert agent.agent.intake.resume(client, producer, first.tokens[producer])
+        assert not agent.agent.intake.resume(client, producer, bytes(16))
+    assert not agent.agent.intake.resume(client, 1000, agent.agent.intake.tokens.make(1000))
+
+
+def test_a_producer_whose_close_is_on_its_way_is_closed_once_whoever_asks_again(agent: Bench) -> None:
+    client, other = agent.client(), agent.client()
+    producers = sorted(client.open_producer() for _ in range(5))
+    agent.node.state = State.FORMING  # nothing is ordered now
+    assert client.call(Request.CLOSE_PRODUCER, Producer(producers[0]))[0] is None
+    assert client.call(Request.CLOSE_PRODUCER, Producer(producers[0]))[1].errno == errno.EBADF
+    client.send(CONTROL_HEADER.pack(0, Request.GOODBYE, 0, 0, 0) * 16)
+    agent.step()
+    assert client.answers() == []
+    assert client.eof
+    for producer in producers:
+        other.resume(producer, client.tokens[producer])
+        closing = Producer(producer, client.tokens[producer])
+        assert other.call(Request.CLOSE_PRODUCER, closing)[1].errno == errno.EBADF
+    other.ask(Request.GOODBYE)
+    agent.step()
+    assert len(agent.node._controls) == len(producers)
+    assert not agent.agent.intake._global_orphans
+    agent.node.activate()
+    agent.agent.settle(0)
+    assert not agent.node.replicated.producers
+    assert not agent.agent.intake.closing
+    assert not agent.agent.intake._global_orphans
+    assert not agent.agent.intake.owners
+
+
+def test_a_producer_whose_close_is_refused_is_its_owners_still(agent: Bench) -> None:
+    few_producers(agent, 1)
+    client, other = agent.client(), agent.client()
+    topic_id, producer = client.create_topic("t"), client.open_producer()
+    agent.node.refusal = errno.ENOMEM
+    assert client.call(Request.CLOSE_PRODUCER, Producer(producer))[1].errno == errno.ENOMEM
+    agent.node.refusal = 0
+    client.publish(topic_id, producer, 1, EVENT)
+    client.answers()
+    assert [receipt[3] for receipt in client.receipts] == [0]
+    agent.node.refusal = errno.ENOMEM
+    client.ask(Request.GOODBYE)
+    agent.step()
+    agent.node.refusal = 0
+    assert other.open_producer() != producer  # nobody is left who could close it: it has made room
+    assert len(agent.node.replicated.producers) == 1
 
 
 def test_what_was_published_before_the_end_of_the_connection_is_delivered(agent: Bench) -> None:

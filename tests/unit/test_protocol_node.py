@@ -16,6 +16,7 @@ from ocfcluster.protocol.settings import Timing
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
 from ocfcluster.wire.datagram import Extent, MessageType
+from ocfcluster.wire.group import LeaveReason
 from tests.unit.protocol_world import (
     CLUSTER,
     SECOND_NS,
@@ -507,12 +508,79 @@ def test_commands_that_nobody_can_order_do_not_pile_up() -> None:
     assert (outcome.first_number, outcome.error) == (tokens[-2], errno.ENOMEM)
 
 
-def test_what_programs_say_at_their_end_is_refused_to_none() -> None:
+def refused(node: Node) -> list[int]:
+    """Tokens of commands that the node has not taken, since this was asked before."""
+    items = [one for effect in node.take_effects() if isinstance(effect, Deliver) for one in effect.items]
+    return [one.first_number for one in items if isinstance(one, Outcome) and one.error == errno.ENOMEM]
+
+
+@pytest.mark.parametrize(
+    ("operand", "behind"),
+    [
+        (control.Barrier(), True),
+        (control.TopicRemove("t"), False),
+        (control.GroupJoin("group:g", 1), False),
+    ],
+)
+def test_commands_behind_publications_do_not_pile_up_either(operand: control.Operand, behind: bool) -> None:
     node = Node(settings_of(1, {1: 1, 2: 1}), 0, WALL_NS)
-    for number in range(limits.COMMANDS_WAITING + 2):
+    tokens = [node.control(operand, behind) for _ in range(limits.COMMANDS_WAITING)]
+    assert refused(node) == []
+    beyond = [node.control(operand, behind), node.control(control.Barrier())]
+    assert refused(node) == beyond
+    assert node.withdraw(tokens[0])
+    assert not node.withdraw(tokens[0])
+    node.control(operand, behind)
+    assert refused(node) == []
+
+
+def test_what_programs_give_up_is_taken_where_other_commands_are_refused_but_not_without_end() -> None:
+    node = Node(settings_of(1, {1: 1, 2: 1}), 0, WALL_NS)
+    for _ in range(limits.COMMANDS_WAITING):
+        node.control(control.Barrier())
+    for number in range(limits.PRODUCERS_PER_NODE):
         node.control(control.Close(number + 1))
-    node.control(control.Barrier())
-    assert not [effect for effect in node.take_effects() if isinstance(effect, Deliver)]
+    for number in range(limits.MEMBERSHIPS_PER_NODE):
+        node.control(control.GroupLeave("group:g", number + 1, LeaveReason.DIED))
+    assert refused(node) == []
+    beyond = [node.control(one) for one in (control.Barrier(), control.Close(1), control.TopicRemove("t"))]
+    assert refused(node) == beyond
+
+
+def test_commands_behind_publications_wait_for_room_as_these_do() -> None:
+    world = World(3).form()
+    node = world.nodes[2]
+    topic_id, producer = world.topic(), world.producer(2)
+    world.nodes[3].set_full(True)
+    world.settle(3)
+    world.run(300_000_000)
+    assert world.plane(2).window == 0
+    number = 1
+    while node.room() > 0:
+        node.publish(publication(topic_id, producer, number, [bytes(60_000)]))
+        number += 1
+    room = world.plane(2).room()
+    closed, ghost = node.control(control.Close(producer)), node.control(control.TopicRemove("t"))
+    behind = node.control(control.Barrier(), behind=True)
+    assert world.plane(2).room() == room
+    world.settle(2)
+    assert node.next_timer() > world.now  # nothing turns in circles meanwhile
+    assert node.withdraw(ghost)
+    passing = node.control(control.Barrier())
+    world.settle(2)
+    world.until(lambda: passing in [one.first_number for one in world.outcomes[2]])
+    assert closed not in [one.first_number for one in world.outcomes[2] if not one.producer]
+    world.nodes[3].set_full(False)
+    world.settle(3)
+    world.until(lambda: behind in [one.first_number for one in world.outcomes[2] if not one.producer])
+    assert [one.error for one in world.outcomes[2]] == [0] * len(world.outcomes[2])
+    last = [one.first_number for one in world.outcomes[2] if one.producer == producer][-1]
+    assert (last, world.count(2)) == (number - 1, number - 1)
+    assert not world.plane(2).state.producers
+    assert "t" in node.topics
+    assert node.room() > 0
+    world.run(300_000_000)
+    world.agree()
 
 
 def test_an_operator_is_told_what_became_of_the_view() -> None:

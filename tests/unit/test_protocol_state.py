@@ -300,6 +300,15 @@ def test_producers_long_not_met_make_room_for_new_ones(monkeypatch: pytest.Monke
     assert one.control(control.Open()) == (errno.ENOMEM, 0)
 
 
+def test_producers_of_a_node_are_told_by_when_they_were_met() -> None:
+    one = Applied()
+    topic_id, first, second, elsewhere = one.topic(), one.producer(), one.producer(), one.producer(node_id=2)
+    one.run(publication(topic_id, first, 1, [b"x"]))
+    assert (one.state.producers_of(1), one.state.producers_of(2)) == ([second, first], [elsewhere])
+    one.control(control.Close(second))
+    assert (one.state.producers_of(1), one.state.producers_of(3)) == ([first], [])
+
+
 def test_a_producer_is_of_the_node_that_opened_it() -> None:
     one = Applied()
     topic_id, producer = one.topic(), one.producer()
