@@ -124,7 +124,7 @@ class Agent:
         self.reloading: Reloading = Reloading(self)
         self.absent = AbsentNetworks(self)
         self.names = NameService(self.running_loop, self._names_answered)
-        tokens = ProducerTokens(state_dir.secret, incarnation, self.cluster_id)
+        tokens = ProducerTokens(state_dir.secret, state_dir.secret_is_new, incarnation, self.cluster_id)
         self.intake = Intake(self.node, self.local, self.connections, self.counters, tokens)
         self.requests = Requests(self)
         self.groups = self.requests.groups

@@ -29,7 +29,7 @@ from ocfcluster.limits import (
 )
 from ocfcluster.protocol.effects import Topic
 from ocfcluster.protocol.state import FIRST_TOPIC_ID
-from ocfcluster.wire.frames import LOCAL_ID, Request
+from ocfcluster.wire.frames import LOCAL_ID, Answer, Producer, Request
 from ocfcluster.wire.properties import decode_properties
 from ocfcluster.wire.run import RunHeader, RunKind, check_run, run_properties, void_run
 
@@ -89,8 +89,8 @@ class Intake:
     """Publications on their way in, and who owns which producer."""
 
     __slots__ = (
-        "owners", "tokens", "inbox_bytes", "waiting", "closing", "_node", "_local", "_shell", "_counters", "_orphans",
-        "_global_orphans", "_held", "_turned", "_publish", "_topic_by_id",
+        "owners", "tokens", "inbox_bytes", "waiting", "closing", "_here", "_inherited", "_node", "_local", "_shell",
+        "_counters", "_orphans", "_global_orphans", "_held", "_turned", "_publish", "_topic_by_id",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +111,8 @@ class Intake:
         self._orphans: dict[int, None] = {}  # local ones
         self._global_orphans: dict[int, None] = {}
         self.closing: set[int] = set()  # global producers whose CLOSE is on its way
+        self._here: set[int] = set()  # global producers that were opened or gone on with at this agent
+        self._inherited = False
         self._publish: Callable[[bytes], None] = node.publish
         self._topic_by_id = node.topic_by_id
 
@@ -311,10 +313,12 @@ class Intake:
     # --- producers --------------------------------------------------------------------------------------------
 
     def own(self, client: Client, producer: int) -> None:
-        """``client`` has opened ``producer``."""
+        """``client`` has opened ``producer``, or goes on with it."""
         self._global_orphans.pop(producer, None)
         self.owners[producer] = client
         client.producers.add(producer)
+        if not producer & LOCAL_ID:
+            self._here.add(producer)
 
     def disown(self, producer: int) -> None:
         """``producer`` is closed, or was never one."""
@@ -323,6 +327,7 @@ class Intake:
             owner.producers.discard(producer)
         self._orphans.pop(producer, None)
         self._global_orphans.pop(producer, None)
+        self._here.discard(producer)
 
     def closed(self, producer: int, error: int) -> None:
         """The CLOSE of a global producer has its outcome."""
@@ -335,7 +340,10 @@ class Intake:
     def resume(self, client: Client, producer: int, token: bytes) -> bool:
         """A client that reconnected goes on with a producer of its old connection, whatever became of that. False:
         the token is not the producer's, or it is being closed."""
-        if client.gone or producer in self.closing or not self.tokens.fits(producer, token):
+        if client.gone or producer in self.closing:
+            return False
+        fits = self.tokens.fits(producer, token)
+        if not fits and not self._first_come(producer):
             return False
         if producer in client.producers:
             return True
@@ -343,7 +351,19 @@ class Intake:
             return False
         self.disown(producer)
         self.own(client, producer)
+        if not fits:
+            client.session.answer(0, Answer.PRODUCER, Producer(producer, self.tokens.make(producer)))
+            self._shell.touch(client)
         return True
+
+    def _first_come(self, producer: int) -> bool:
+        """Whether ``producer`` goes on with whoever comes first: the state directory is another one than that of the
+        agent that gave it its token. Else what a program has on its way could never be said to have been taken."""
+        if not self.tokens.secret_is_new or producer & LOCAL_ID or producer in self._here:
+            return False
+        if not self._inherited:  # what there is, is not known yet
+            return len(self._here) < 2 * PRODUCERS_PER_NODE
+        return producer in self._node.own_producers()
 
     def forget_client(self, client: Client) -> None:
         """The connection is gone and what it published has gone on; its producers stay, for it to come back to."""
@@ -368,6 +388,8 @@ class Intake:
     def inherit(self) -> None:
         """What is delivered is known from here on: producers of the agent before this one have no connection either
         where nobody has gone on with them yet."""
+        self._inherited = True
+        self._here.intersection_update(self._node.own_producers())
         for producer in self._node.own_producers():
             if producer not in self.owners and producer not in self.closing:
                 self._global_orphans.setdefault(producer)
@@ -404,6 +426,7 @@ class Intake:
         self._orphans.clear()
         self._global_orphans.clear()
         self.closing.clear()
+        self._here.clear()
 
     def close_orphaned_local(self) -> bool:
         """Close the local producer that has been without a connection for longest; whether there was one."""

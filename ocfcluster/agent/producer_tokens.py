@@ -18,10 +18,14 @@ _TOKEN_BYTES: Final = 16
 class ProducerTokens:
     """Makes tokens and checks them; nothing is kept of each."""
 
-    __slots__ = ("_secret", "_incarnation", "_cluster_id")
+    __slots__ = ("secret_is_new", "_secret", "_incarnation", "_cluster_id")
 
-    def __init__(self, secret: bytes, incarnation: int, cluster_id: Callable[[], str]) -> None:
-        """``secret`` is the state directory's, ``cluster_id`` gives the history as of now."""
+    def __init__(
+        self, secret: bytes, secret_is_new: bool, incarnation: int, cluster_id: Callable[[], str]
+    ) -> None:
+        """``secret`` is the state directory's; a new one has made no token before. ``cluster_id`` gives the history as
+        of now."""
+        self.secret_is_new = secret_is_new
         self._secret = secret
         self._incarnation = incarnation
         self._cluster_id = cluster_id

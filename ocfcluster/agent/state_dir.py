@@ -80,7 +80,7 @@ class StateDirectory:
             self._take_lock()
             self.store_id = self._identity(cluster, node_id)
             self.record = self._read_record()
-            self.secret = self._read_secret()
+            self.secret, self.secret_is_new = self._read_secret()
         except OSError as error:
             self.close()
             raise StateDirectoryUnavailable(
@@ -166,18 +166,19 @@ class StateDirectory:
             "begins as a stranger and is brought up to date by the others"
         )
 
-    def _read_secret(self) -> bytes:
-        """Never told, and no vote hangs on it: one that was lost or damaged is made anew, and programs that come back
-        begin with new producers."""
+    def _read_secret(self) -> tuple[bytes, bool]:
+        """And whether it was made just now. Never told, and no vote hangs on it: one that was lost or damaged is made
+        anew."""
         file = self.path / _PROGRAMS
         try:
             secret = file.read_bytes()
         except FileNotFoundError:
             secret = b""
-        if len(secret) != _SECRET_BYTES:
-            secret = secrets.token_bytes(_SECRET_BYTES)
-            _replace(file, secret)
-        return secret
+        if len(secret) == _SECRET_BYTES:
+            return secret, False
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        _replace(file, secret)
+        return secret, True
 
     def write_record(self, body: bytes) -> None:
         """Replace the record durably. Blocks for the disk: not for the event loop's thread. Raises OSError."""

@@ -502,6 +502,11 @@ class Session:
             for producer in self.producers:
                 if producer.id == body.producer:
                     producer.explained(body.first_number, body.message)
+        elif answer is Answer.PRODUCER and not request_id:
+            assert isinstance(body, frames.Producer)  # noqa: S101
+            for producer in self.producers:
+                if producer.id == body.producer:
+                    producer.token = body.token
         elif answer is Answer.LEFT_OUT:
             assert isinstance(body, frames.LeftOut)  # noqa: S101
             state = self.subscriptions.get(body.subscription)

@@ -49,7 +49,8 @@ _PUBLISH: Final = int(Request.PUBLISH)
 _HELLO: Final = int(Request.HELLO)
 _SUBSCRIBE: Final = int(Request.SUBSCRIBE)
 _UNANSWERED: Final = frozenset({int(Request.GOODBYE), int(Request.RESUME_PRODUCER)})
-_UNASKED: Final = (Answer.FULL, Answer.SHUTDOWN, Answer.LEFT_OUT, Answer.REFUSED)  # with request id 0
+# With request id 0:
+_UNASKED: Final = (Answer.FULL, Answer.SHUTDOWN, Answer.LEFT_OUT, Answer.REFUSED, Answer.PRODUCER)
 
 
 class Incoming(NamedTuple):

@@ -87,7 +87,7 @@ class Answer(IntEnum):
     WELCOME = 64  # also with request id 0, once a cluster that was not formed at HELLO is
     DONE = 65  # no body
     ERROR = 66
-    PRODUCER = 67
+    PRODUCER = 67  # also with request id 0: the producer that is resumed has another token from now on
     SUBSCRIBED = 68
     TOPIC = 69
     TOPICS = 70

@@ -337,20 +337,55 @@ def test_a_new_agent_gives_a_producer_to_nobody_but_its_program(tmp_path: Path) 
         program.publish(topic_id, wide, 1, EVENT)
         program.answers()
         assert [receipt[3] for receipt in program.receipts] == [0]
-    after_forgetting = tmp_path / "state" / "programs.key"
-    after_forgetting.write_bytes(b"damaged")
-    with bench(tmp_path) as again:
-        program = again.client()
+
+
+def test_where_the_state_directory_is_another_one_who_comes_first_goes_on(tmp_path: Path) -> None:
+    """Else what a program has on its way could never be said to have been taken or not, for want of a disk."""
+    secret = tmp_path / "state" / "programs.key"
+    with bench(tmp_path) as before:
+        client = before.client()
+        wide, other = client.open_producer(), client.open_producer()
+        tokens = client.tokens
+    secret.write_bytes(b"damaged")
+    with bench(tmp_path) as after:
+        for producer in (wide, other):
+            after.node.replicated.restore_producer(producer, 1, 1, 0, [])
+        topic_id = after.client().create_topic("t")
+        program, late = after.client(), after.client()
+        mine = late.open_producer()
         program.resume(wide, tokens[wide])
-        program.publish(again.client().create_topic("t"), wide, 1, EVENT)
+        program.resume(4711, b"")  # there is no such
+        program.resume(mine, b"")  # it was opened here
+        for producer in (wide, 4711, mine):
+            program.publish(topic_id, producer, 1, EVENT)
         program.answers()
-        assert program.receipts == [(wide, 1, 1, errno.EBADF, 0, 0)]
-    assert after_forgetting.stat().st_mode & 0o777 == 0o600
+        assert {receipt[0]: receipt[3] for receipt in program.receipts} == {
+            wide: 0, 4711: errno.EBADF, mine: errno.EBADF,
+        }  # fmt: skip
+        (renewed,) = program.told
+        assert isinstance(renewed, Producer)
+        assert renewed.producer == wide
+        late.resume(wide, tokens[wide])  # the token that was good is so no more
+        late.publish(topic_id, wide, 2, EVENT)
+        late.answers()
+        assert late.receipts == [(wide, 2, 1, errno.EBADF, 0, 0)]
+        late.resume(wide, renewed.token)
+        late.publish(topic_id, wide, 2, EVENT)
+        late.answers()
+        assert late.receipts[1][3] == 0
+    assert secret.stat().st_mode & 0o777 == 0o600
+    with bench(tmp_path) as again:  # the directory is no new one any more
+        again.node.replicated.restore_producer(other, 1, 1, 0, [])
+        program = again.client()
+        program.resume(other, tokens[other])
+        program.publish(again.client().create_topic("t"), other, 1, EVENT)
+        program.answers()
+        assert program.receipts == [(other, 1, 1, errno.EBADF, 0, 0)]
 
 
 def test_a_token_is_of_one_history_or_of_one_incarnation() -> None:
     history = "one"
-    tokens = ProducerTokens(b"s" * 32, 7, lambda: history)
+    tokens = ProducerTokens(b"s" * 32, False, 7, lambda: history)
     wide, local = tokens.make(5), tokens.make(LOCAL_ID | 5)
     assert tokens.fits(5, wide)
     assert tokens.fits(LOCAL_ID | 5, local)
@@ -358,7 +393,7 @@ def test_a_token_is_of_one_history_or_of_one_incarnation() -> None:
     history = "two"
     assert not tokens.fits(5, wide)
     assert tokens.fits(LOCAL_ID | 5, local)
-    assert not ProducerTokens(b"s" * 32, 8, lambda: history).fits(LOCAL_ID | 5, local)
+    assert not ProducerTokens(b"s" * 32, False, 8, lambda: history).fits(LOCAL_ID | 5, local)
 
 
 def test_a_client_that_has_reconnected_gives_back_what_it_has_not_used_since(agent: Bench) -> None:

@@ -577,6 +577,15 @@ def test_a_producer_is_resumed_before_anything_is_published_on_it() -> None:
     assert frames.read_body(Request.CLOSE_PRODUCER, closing) == frames.Producer(5, b"token")
 
 
+def test_an_agent_may_give_a_producer_another_token() -> None:
+    made = ready()
+    producer, _ = publishing(made, 5)
+    made.receive(control_frame(Answer.PRODUCER, 0, frames.Producer(6, b"another producer's")))
+    made.receive(control_frame(Answer.PRODUCER, 0, frames.Producer(5, b"renewed")))
+    assert producer.token == b"renewed"
+    assert producer.id == 5
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_a_local_publication_that_was_never_sent_goes_to_the_next_agent(written: bool) -> None:
     made = ready()
