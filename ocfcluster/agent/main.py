@@ -160,9 +160,7 @@ def loop_runner(config: AgentConfig) -> Callable[[Coroutine[Any, Any, int]], int
         finally:
             try:
                 runner.close()
-            except (
-                RuntimeError
-            ) as error:  # it waits for threads in a thread, for which there may be no memory
+            except RuntimeError as error:  # it starts a thread, for which there may be no memory
                 log.warning("the event loop was not closed", error=str(error))
 
     return run
