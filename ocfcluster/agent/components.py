@@ -184,7 +184,7 @@ class Components:
                     errno.EBUSY,
                     f"topic {RAW.name!r}: process {pid} is the membership component of this node",
                 )
-            self._agent.connections.client_lost(owner, "another component takes its place")
+            self._agent.connections.read_to_its_end(owner, "another component takes its place")
         return 0, ""
 
     def begin(self, subscription: Subscription, positions: Mapping[str, Position]) -> None:

@@ -129,11 +129,14 @@ class Connections:
         self._agent.settle(time.monotonic_ns())
 
     def _on_process_end(self, client: Client) -> None:
-        """The process has ended; what it wrote before that still counts."""
+        self.read_to_its_end(client, "its process has ended")
+        self._agent.settle(time.monotonic_ns())
+
+    def read_to_its_end(self, client: Client, reason: str) -> None:
+        """The connection has ended; what was written on it before that still counts."""
         while self._read(client, READ_BYTES) > 0:
             pass
-        self.client_lost(client, "its process has ended")
-        self._agent.settle(time.monotonic_ns())
+        self.client_lost(client, reason)
 
     def on_client(self, client: Client) -> None:
         """A client's socket has something to read: one read, then the burst is over."""

@@ -89,8 +89,8 @@ class Intake:
     """Publications on their way in, and who owns which producer."""
 
     __slots__ = (
-        "owners", "tokens", "inbox_bytes", "waiting", "closing", "_here", "_inherited", "_node", "_local", "_shell",
-        "_counters", "_orphans", "_global_orphans", "_held", "_turned", "_publish", "_topic_by_id",
+        "owners", "tokens", "inbox_bytes", "waiting", "closing", "_here", "_inherited", "_renewed", "_node", "_local",
+        "_shell", "_counters", "_orphans", "_global_orphans", "_held", "_turned", "_publish", "_topic_by_id",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +113,7 @@ class Intake:
         self.closing: set[int] = set()  # global producers whose CLOSE is on its way
         self._here: set[int] = set()  # global producers that were opened or gone on with at this agent
         self._inherited = False
+        self._renewed: dict[int, Client] = {}  # gone on with under a token of before: they are to get another
         self._publish: Callable[[bytes], None] = node.publish
         self._topic_by_id = node.topic_by_id
 
@@ -164,10 +165,16 @@ class Intake:
                     room -= size
             else:
                 inbox.appendleft(run)
-            if inbox and isinstance(inbox[0], Incoming) and not self._handle_behind(client):
-                self._turned.append(client)
-                self._shell.go_on_later(client)
-            elif inbox:
+            if inbox and isinstance(inbox[0], Incoming):
+                done = self._handle_behind(client)
+                room = min(
+                    room, self._node.room()
+                )  # what waits behind publications now goes before what comes
+                if not done:
+                    self._turned.append(client)
+                    self._shell.go_on_later(client)
+                    continue
+            if inbox:
                 waiting.append(client)
             else:
                 self._worked_off(client)
@@ -315,6 +322,9 @@ class Intake:
     def own(self, client: Client, producer: int) -> None:
         """``client`` has opened ``producer``, or goes on with it."""
         self._global_orphans.pop(producer, None)
+        before = self.owners.get(producer)
+        if before is not None:
+            before.producers.discard(producer)
         self.owners[producer] = client
         client.producers.add(producer)
         if not producer & LOCAL_ID:
@@ -339,8 +349,11 @@ class Intake:
 
     def resume(self, client: Client, producer: int, token: bytes) -> bool:
         """A client that reconnected goes on with a producer of its old connection, whatever became of that. False:
-        the token is not the producer's, or it is being closed."""
-        if client.gone or producer in self.closing:
+        the token is not the producer's, it is closed or is being closed, or a newer connection has it."""
+        owner = self.owners.get(producer)
+        if client.gone or producer in self.closing or (owner and owner.connection > client.connection):
+            return False
+        if producer & LOCAL_ID and not self._local.knows(producer):
             return False
         fits = self.tokens.fits(producer, token)
         if not fits and not self._first_come(producer):
@@ -352,9 +365,18 @@ class Intake:
         self.disown(producer)
         self.own(client, producer)
         if not fits:
-            client.session.answer(0, Answer.PRODUCER, Producer(producer, self.tokens.make(producer)))
-            self._shell.touch(client)
+            self._renewed[producer] = client
+            if self._inherited:
+                self._renew()
         return True
+
+    def _renew(self) -> None:
+        """Give those that went on with a token of another state directory one that is good from here on."""
+        for producer, client in self._renewed.items():
+            if self.owners.get(producer) is client and not client.gone:
+                client.session.answer(0, Answer.PRODUCER, Producer(producer, self.tokens.make(producer)))
+                self._shell.touch(client)
+        self._renewed.clear()
 
     def _first_come(self, producer: int) -> bool:
         """Whether ``producer`` goes on with whoever comes first: the state directory is another one than that of the
@@ -371,6 +393,8 @@ class Intake:
             return  # not yet: ``pump`` comes back to it
         self._shell.client_done(client)
         for producer in client.producers:
+            if self.owners.get(producer) is not client:
+                continue
             del self.owners[producer]
             if producer & LOCAL_ID:
                 self._orphans[producer] = None  # no more of them than there are local producers
@@ -384,25 +408,31 @@ class Intake:
         if len(orphans) > 2 * PRODUCERS_PER_NODE:  # at most half of them are producers
             known = set(self._node.own_producers())
             self._global_orphans = {one: None for one in orphans if one in known}
+            self._here.intersection_update(known.union(self.owners))
 
     def inherit(self) -> None:
-        """What is delivered is known from here on: producers of the agent before this one have no connection either
-        where nobody has gone on with them yet."""
+        """What is delivered is known from here on: who went on with what is no producer has nothing, and producers of
+        the agent before this one have no connection where nobody has gone on with them yet."""
         self._inherited = True
-        self._here.intersection_update(self._node.own_producers())
-        for producer in self._node.own_producers():
+        known = self._node.own_producers()
+        for producer in {one for one in self.owners if not one & LOCAL_ID}.difference(known):
+            self.disown(producer)
+        self._renew()
+        for producer in known:
             if producer not in self.owners and producer not in self.closing:
                 self._global_orphans.setdefault(producer)
 
-    def orphan_in_the_way(self) -> int:
-        """Where this node has all the producers that it may have: the one that has been without a connection for
-        longest, which is an orphan no more; else 0."""
+    @property
+    def has_all(self) -> bool:
+        """Whether this node has all the producers that it may have."""
         configuration = self._node.configuration
-        known = self._node.own_producers()
-        if configuration is None or len(known) < configuration.limits.producers_per_node:
-            return 0
+        most = configuration.limits.producers_per_node if configuration is not None else 0
+        return len(self._node.own_producers()) >= most
+
+    def longest_orphan(self) -> int:
+        """The producer that has been without a connection for longest, which is an orphan no more; 0: there is none."""
         orphans = self._global_orphans
-        there = set(known)
+        there = set(self._node.own_producers())
         while orphans:
             producer = next(iter(orphans))
             del orphans[producer]
@@ -427,10 +457,13 @@ class Intake:
         self._global_orphans.clear()
         self.closing.clear()
         self._here.clear()
+        self._renewed.clear()
 
     def close_orphaned_local(self) -> bool:
         """Close the local producer that has been without a connection for longest; whether there was one."""
-        for producer in self._orphans:
+        while self._orphans:
+            producer = next(iter(self._orphans))
             del self._orphans[producer]
-            return self._local.close_producer(producer)
+            if self._local.close_producer(producer):
+                return True
         return False

@@ -58,6 +58,9 @@ class LocalTopics:
         self._producers[self._last_producer] = _Producer()
         return self._last_producer
 
+    def knows(self, producer_id: int) -> bool:
+        return producer_id in self._producers
+
     def close_producer(self, producer_id: int) -> bool:
         return self._producers.pop(producer_id, None) is not None
 

@@ -78,6 +78,7 @@ _LOOKING: Final = frozenset(
 _FAREWELLS: Final = frozenset(
     int(kind) for kind in (Request.CLOSE_PRODUCER, Request.GROUP_LEAVE, Request.GOODBYE)
 )
+_OPEN_TRIES: Final = 3  # where a node has all the producers that it may have, and some are nobody's
 _POLICIES: Final = frozenset(int(policy) for policy in OnSlow)
 
 OnOutcome = Callable[[Outcome], None]
@@ -295,10 +296,11 @@ class Requests:
             self._opened(client, request.request_id, producer)
             return
 
-        def then(outcome: Outcome, last_try: bool = False) -> None:
-            if outcome.error == errno.ENOMEM and not last_try and not client.gone and self._make_room():
-                # Behind the CLOSE, as all that waits for one is.
-                self.command(client, control.Open(), partial(then, last_try=True), behind=True)
+        def then(outcome: Outcome, tries: int = 1) -> None:
+            full = outcome.error == errno.ENOMEM
+            if full and tries < _OPEN_TRIES and not client.gone and self._make_room():
+                # Behind the CLOSE, as all that waits for one is. Another OPEN may have passed it.
+                self.command(client, control.Open(), partial(then, tries=tries + 1), behind=True)
             elif outcome.error:
                 self._refuse(
                     client, request.request_id, outcome.error, f"no producer: {reason(outcome.error)}"
@@ -311,8 +313,10 @@ class Requests:
         self.command(client, control.Open(), then)
 
     def _make_room(self) -> bool:
-        """Close a producer that nobody has come back to, where there are too many; whether there was one."""
-        producer = self._agent.intake.orphan_in_the_way()
+        """Close a producer that nobody has come back to, where there are too many; whether there is room then."""
+        if not self._agent.intake.has_all:
+            return True  # one was closed meanwhile
+        producer = self._agent.intake.longest_orphan()
         if producer:
             self._close_producer(producer, _ignore)
         return bool(producer)

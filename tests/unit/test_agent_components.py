@@ -37,6 +37,7 @@ from ocfcluster.wire.frames import (
     Report,
     Request,
     Subscribe,
+    TopicCreate,
 )
 from ocfcluster.wire.run import RunKind, build_run, read_header, run_events
 from tests.unit.fake_node import CONFIGURATION, Bench, RawClient, bench, read_all
@@ -330,9 +331,12 @@ def test_there_is_one_component(views: Bench) -> None:
     said = views.agent.status()["components"]["membership"]
     assert (said["mode"], said["present"], said["unplaced"]) == ("external", True, 1)
     assert views.agent.status()["warnings"] == []
-    client.socket.close()  # and the agent has not come to see it
+    client.ask(Request.TOPIC_CREATE, TopicCreate("last-words"))
+    client.socket.close()
+    views.agent.connections.watch_client_readable(views.agent.clients[1], False)  # it has not come to see it
     assert other.lend(Subscribe(1, ["oc.views"], False))[0] == Answer.SUBSCRIBED
     assert views.agent.status()["components"]["membership"]["present"]
+    assert "last-words" in views.node.replicated.topics.by_name
 
 
 def test_views_that_nobody_places_are_a_gap(views: Bench) -> None:

@@ -131,6 +131,32 @@ def test_a_supervisor_that_hangs_holds_nothing_up(
     made.close()
 
 
+def test_what_there_was_no_room_for_is_told_with_the_next_sign_of_life(
+    supervisor: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    made = Supervisor()
+    supervisor.setblocking(False)
+
+    def told() -> list[bytes]:
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(supervisor.recv(100))
+        return found
+
+    for _ in range(int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 2):
+        made.live(watched=True)
+    made.tell("RELOADING=1")
+    made.tell("READY=1")
+    made.live(watched=True)
+    assert set(told()) == {b"WATCHDOG=1"}
+    made.live(watched=False)
+    made.live(watched=True)
+    assert told() == [b"READY=1", b"WATCHDOG=1"]
+    made.close()
+
+
 @pytest.mark.parametrize("name", ["@ocfcluster-test-{}", "{}/with@sign"])
 def test_the_supervisor_is_found_in_both_name_spaces(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
