@@ -167,9 +167,8 @@ class Intake:
                 inbox.appendleft(run)
             if inbox and isinstance(inbox[0], Incoming):
                 done = self._handle_behind(client)
-                room = min(
-                    room, self._node.room()
-                )  # what waits behind publications now goes before what comes
+                # What waits behind publications from here on goes before what comes.
+                room = min(room, self._node.room())
                 if not done:
                     self._turned.append(client)
                     self._shell.go_on_later(client)

@@ -914,3 +914,31 @@ def test_status_tells_of_clients_and_subscriptions(agent: Bench) -> None:
     assert document["subscriptions"][0]["topics"] == ["t"]
     assert document["subscriptions"][0]["callback"]
     assert document["counters"]["clients_accepted"] == 1
+
+
+def test_publications_do_not_pass_a_command_that_waits_for_room(
+    agent: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = agent.client()
+    topic_id = client.create_topic("t")
+    producer = client.open_producer()
+    agent.node.space = 0
+    client.publish(topic_id, producer, 1, EVENT)
+    client.ask(Request.BARRIER)
+    client.publish(topic_id, producer, 2, EVENT)
+    client.answers()
+    command = agent.node.control
+
+    def control_of(operand: control.Operand, behind: bool = False) -> int:
+        agent.node.space = 0  # the node has no room as long as it waits there
+        return command(operand, behind)
+
+    monkeypatch.setattr(agent.node, "control", control_of)
+    agent.node.space = 1 << 20
+    agent.agent.settle(0)
+    client.answers()
+    assert [receipt[1] for receipt in client.receipts] == [1]
+    agent.node.space = 1 << 20
+    agent.agent.settle(0)
+    client.answers()
+    assert [receipt[1] for receipt in client.receipts] == [1, 2]
