@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from ocfcluster.limits import SECOND_NS
+from ocfcluster.protocol import judgement
 from ocfcluster.protocol.acceptor import Acceptor
 from ocfcluster.protocol.effects import Persist
 from ocfcluster.protocol.formation import table_hash
@@ -19,7 +20,6 @@ from ocfcluster.protocol.judgement import (
     NewHistory,
     Propose,
     Wait,
-    accepted_value,
     judge,
     memory_holds,
 )
@@ -160,7 +160,7 @@ def test_reporters_are_counted_by_value_whatever_their_ballot():
     promise 3."""
     now = configuration([1, 2, 3])
     value = configuration([1, 2], epoch=2, base=9)
-    found = accepted_value(
+    found = judgement.accepted_value(
         now,
         {
             1: promise(1, of=now, accepted=(Ballot(2, 1, 101), value)),
@@ -189,7 +189,7 @@ def test_a_value_that_cannot_have_been_decided_is_not_found(reporters, silent, f
         for node in (1, 2, 3, 4, 5)
         if node not in silent
     }
-    assert (accepted_value(now, promises) is not None) is found
+    assert (judgement.accepted_value(now, promises) is not None) is found
 
 
 def test_of_two_values_the_one_of_the_higher_ballot_is_finished():

@@ -12,12 +12,13 @@ import pytest
 
 from ocfcluster.simulator.memory import Memory
 from ocfcluster.simulator.runner import run_seed
-from tests.simulation.mutants import MUTANTS, Mutant
+from ocfcluster.simulator.trace import Violation
+from tests.simulation.mutants import MUTANTS, SCRIPTS, SELDOM, Mutant
 from tests.simulation.mutants_measure import FIRST_SEED, SEEDS, hunt, recorded, table
 
 pytestmark = pytest.mark.timeout(300)  # a machine that does other things as well is slow, not wrong
 
-SELDOM = 150
+MOST = 150
 AGAIN = "python -m tests.simulation.mutants_measure --write measures anew"
 
 
@@ -25,9 +26,7 @@ def _named(mutant: Mutant) -> str:
     return mutant.name.replace(" ", "-")
 
 
-@pytest.mark.parametrize(
-    "mutant", [one for one in MUTANTS if recorded()[one.name].seed <= SELDOM], ids=_named
-)
+@pytest.mark.parametrize("mutant", [one for one in MUTANTS if recorded()[one.name].seed <= MOST], ids=_named)
 def test_the_mistake_is_found(mutant: Mutant):
     first = recorded()[mutant.name].seed
     # The protocol goes on, and then its seeds do something else: who was seldom found may take some more of them.
@@ -44,6 +43,14 @@ def test_the_mistake_is_found_from_the_common_first_seed(mutant: Mutant):
     assert found is not None, f"{mutant.mistake}: not found in {SEEDS} seeds"
     assert mutant.explains(found.rule), f"found otherwise: {found}"
     print(f"{mutant.name}: {found.seed - FIRST_SEED + 1} seeds, {found.rule}")
+
+
+@pytest.mark.parametrize("mutant", SELDOM, ids=_named)
+def test_a_mistake_that_seeds_seldom_reach_fails_its_script(mutant: Mutant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OCFCLUSTER_REWRITE", raising=False)
+    SCRIPTS[mutant.name]()
+    with mutant.applied(), pytest.raises((AssertionError, TimeoutError, Violation)):
+        SCRIPTS[mutant.name]()
 
 
 def test_the_table_in_the_docs_is_what_was_measured():
