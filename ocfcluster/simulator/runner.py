@@ -190,16 +190,19 @@ class Simulation:
         history = world.checker.current
         if history is None or not history.configurations:
             return
-        # The last one that anybody has: where the disks of all who had a later one are lost, those who accepted it
-        # cannot know that it was decided.
+        # The last one that anybody has, of whatever history: where the disks of all who had a later one are lost, those
+        # who accepted it cannot know that it was decided.
         known = [
             shell.node.configuration
             for host in world.hosts.values()
-            if (shell := host.shell) is not None
-            and shell.node.configuration is not None
-            and shell.node.configuration.cluster_id == history.cluster_id
+            if (shell := host.shell) is not None and shell.node.configuration is not None
         ]
-        configuration = max(known, key=lambda one: one.epoch, default=history.last_configuration)
+        age = {cluster_id: place for place, cluster_id in enumerate(world.checker.histories)}
+        configuration = max(
+            known,
+            key=lambda one: (age.get(one.cluster_id, -1), one.epoch),
+            default=history.last_configuration,
+        )
         if is_decision(configuration, world.checker.memory.disks_left(configuration)):
             return
         # Who is told must have a disk that counts; where it refuses or does not help, another one is told.
