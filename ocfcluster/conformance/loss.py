@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import ocfcluster
 from ocfcluster import ocf
@@ -67,6 +67,9 @@ def _ends_with_notice(context: Context, end: Callable[[Agent], None], code: Noti
         _expect_end(ed, code, waiting)
 
 
+_TRIES: Final = 5
+
+
 @obligation("A13")
 def shutdown_is_told(context: Context) -> None:
     """An agent that is told to stop tells its subscribers: a notice, then ENOTCONN; nothing hangs."""
@@ -106,6 +109,13 @@ def callbacks_are_told(context: Context) -> None:
 @obligation("A13")
 def publishers_do_not_hang(context: Context) -> None:
     """Without resume, whoever publishes or waits for a receipt gets an error when the agent dies."""
+    # It may die just when everything is answered, on a machine that is busy: then once more.
+    unanswered = any(_unanswered_at_the_end(context) for _ in range(_TRIES))
+    expect(unanswered, "every publication was answered though the agent was killed")
+
+
+def _unanswered_at_the_end(context: Context) -> int:
+    """How many publications fail when an agent is killed while somebody publishes."""
     lost = (errno.ENOTCONN, errno.EIO)
     receipts: list[Receipt] = []
     with context.own_agent() as agent:
@@ -129,8 +139,8 @@ def publishers_do_not_hang(context: Context) -> None:
             except OSError as error:
                 expect(error.errno in lost, f"errno {error.errno} instead of ENOTCONN or EIO: {error}")
                 unanswered += 1
-        expect(unanswered, "every publication was answered though the agent was killed")
         client.close()
+    return unanswered
 
 
 @obligation("A13")
