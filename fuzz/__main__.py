@@ -13,7 +13,7 @@ from fuzz.target import load, names
 EXAMPLE = """\
 examples:
   python -m fuzz filter_text keys --runs 50000           two targets, a few seconds each
-  nice -n 19 python -m fuzz --runs 1000000 --jobs 2 --json build/fuzz/figures.json
+  nice -n 19 python -m fuzz --runs 1000000 --jobs 2 --json fuzz/figures.json
                                                          all of them; the same line goes on where it was interrupted
   python -m fuzz keys --input build/fuzz/crashes/keys-crash-…
                                                          one input again, with its traceback
