@@ -296,9 +296,12 @@ class Agent:
         self.counters.bursts += 1
         self.counters.buffers_received += len(received)
         datagram = self.node.datagram
+        follows = False
         for buffer, segment, address in received:
-            datagram(buffer, segment, address, now)
-        self.settle(now)
+            if datagram(buffer, segment, address, now):
+                follows = True
+        if follows:
+            self.settle(now)
 
     def settle(self, now: int) -> None:
         """After inputs: take in what has room, let the node work off the burst, carry out its effects, write.

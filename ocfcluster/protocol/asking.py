@@ -48,14 +48,15 @@ class Asker:
         """Holes may have come or closed: in the streams ``touched``, and then in all."""
         gaps = self._gaps
         for key, stream in touched.items():
-            gaps.note(key, stream, now)
-        if log.has_gap or gaps.next_due() is not None:
+            if gaps.open or stream.highest > stream.contiguous:
+                gaps.note(key, stream, now)
+        if gaps.open or log.highest >= log.next_index:
             gaps.note(ORDER, log, now)
             for key, stream in streams.items():
                 gaps.note(key, stream, now)
 
     def next_due(self) -> int | None:
-        return self._gaps.next_due()
+        return self._gaps.next_due() if self._gaps.open else None
 
     def ask(self, now: int) -> int:
         """Ask what is due; how many packets of origins were asked for."""

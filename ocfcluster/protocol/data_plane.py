@@ -91,6 +91,7 @@ class DataPlane:
         self.commit = delivered
         self.stable = self._freed = stable
         self._delivered = delivered  # index up to which runs were delivered
+        self._looked_at = (0, 0, 0)  # held, commit and stable, when it was last looked at what follows from them
         self._touched: dict[Source, OriginStream] = {}  # origins that got packets in this burst
         self._in_flight: deque[tuple[int, int]] = deque()  # (last packet, bytes), sent and not committed
         self._in_flight_bytes = 0
@@ -143,6 +144,7 @@ class DataPlane:
         self._epoch = configuration.epoch
         self.is_member = configuration.member(settings.node_id, settings.incarnation) is not None
         self.frozen = False
+        self._looked_at = (-1, -1, -1)
         self._fetch = 0  # up to here this node may hold although it is frozen, or no member
         self._end = NO_LIMIT  # the base of the next epoch, once that is decided
         self._frozen_log = 0  # what the log held when it froze
@@ -188,6 +190,7 @@ class DataPlane:
         """Promised to another ballot: nothing is ordered, acknowledged or cut short in this epoch any more."""
         if not self.frozen:
             self.frozen = True
+            self._looked_at = (-1, -1, -1)
             self._frozen_held = self._acknowledgeable()
             self._frozen_log = self.log.held
 
@@ -249,11 +252,23 @@ class DataPlane:
         """Bytes that publishers may add: a window's worth waits at most, but always one largest run."""
         return max(limits.WINDOW_BYTES, self._run_limit_bytes) - self._outgoing.pending_bytes
 
-    def on_packets(self, origin: OriginStream, extent: Extent) -> None:
+    def on_packets(self, origin: OriginStream, extent: Extent) -> bool:
+        """Whether anything can follow at the end of the burst: not from packets that came in their order, have
+        none to wait for them, and are another node's to be ordered."""
         if origin.kept_bytes + len(extent.data) > self._kept_limit_bytes:
             self.counters["packets_beyond_backlog"] += extent.count
-        elif origin.add(extent):
-            self._touched[origin.node_id, origin.incarnation] = origin
+            return False
+        if not origin.add(extent):
+            return False
+        if (
+            origin.highest <= origin.contiguous
+            and not self.log.unheld
+            and not self._is_sequencer
+            and self._asker.next_due() is None
+        ):
+            return False
+        self._touched[origin.node_id, origin.incarnation] = origin
+        return True
 
     def on_retransmit(self, datagram: bytes) -> None:
         node_id, incarnation, extent = wire.decode_retransmit(datagram)
@@ -366,8 +381,9 @@ class DataPlane:
     def _learn(self, counter: int, commit: int, stable: int, window: int) -> None:
         if commit >= REACHED:
             raise MalformedDatagram("commit of an index that nothing can follow")
-        self.commit = max(self.commit, commit)
-        if not self.frozen:  # what it has promised to serve it keeps
+        if commit > self.commit:
+            self.commit = commit
+        if stable > self.stable and not self.frozen:  # what it has promised to serve it keeps
             self.stable = max(self.stable, min(stable, self.commit))
         if counter > self._window_counter:
             self._window_counter = counter
@@ -383,25 +399,34 @@ class DataPlane:
             self._deliver(now)
             self._note_gaps(now)
             return
+        outgoing = self._outgoing
+        log = self.log
+        ordered = False  # and with it said what the window is
         while True:
-            self._send_own(now)
+            if outgoing.pending_bytes > 0:
+                self._send_own(now)
             if self._is_sequencer:
-                self._order(now)
+                ordered = self._order(now)
             if outbox.effects:
                 yield
             self._hold(now)
             # Others may wait for the acknowledgement, unless it is this node's own publication that the short cut
             # delivers: then its publisher and its subscribers wait.
-            if not self._is_sequencer and not (self._short_cut and self._in_flight):
+            if not (self._is_sequencer or (self._short_cut and self._in_flight)) and (
+                log.held > self._acknowledged or self._must_acknowledge
+            ):
                 self._acknowledge()
             self._deliver(now)
             if outbox.effects:
                 yield
-            if not self._can_send():
+            if outgoing.pending_bytes and self._can_send():
+                continue
+            if not self._is_sequencer:
                 break
-        if self._is_sequencer:
-            self._announce(now)
-        else:
+            self._announce(now, ordered)
+            if not outgoing.pending_bytes or not self._can_send():  # the window may have opened
+                break
+        if not self._is_sequencer and (log.held > self._acknowledged or self._must_acknowledge):
             self._acknowledge()
         self._note_gaps(now)
 
@@ -429,13 +454,14 @@ class DataPlane:
             self._outbox.multicast_data(extent)
             sent += 1
 
-    def _order(self, now: int) -> None:
+    def _order(self, now: int) -> bool:
+        """Whether there was something to order."""
         if self.resigned:
-            return
-        order_time = self._clock.read(now)
-        entries = self._sequencer.order(self.origins.present, self.log, order_time, now)
+            return False
+        entries = self._sequencer.order(self.origins.present, self.log, self._clock, now)
         if not entries:
-            return
+            return False
+        order_time = entries[0].order_time
         if self.log.next_index - 1 == self.commit:  # nothing was waited for until now
             self._progress_at = self.committed_at = now
             self._probe_ns = limits.PROBE_NS
@@ -445,6 +471,7 @@ class DataPlane:
         rest = iter(entries)
         while batch := list(islice(rest, self._order_entries)):
             self._send_order(batch[0].first_index, order_time, batch, now)
+        return True
 
     def _send_order(self, first_index: int, order_time: int, batch: list[Entry], now: int) -> None:
         self._window = self._sequencer.window(self.origins, self._peers, self.full, now)
@@ -460,22 +487,26 @@ class DataPlane:
         )  # fmt: skip
 
     def _hold(self, now: int) -> None:
-        if self.log.advance(self._limit):
-            if not self._is_sequencer and self.log.last_order_time > self.configuration.order_time:
-                self._clock.follow(self.log.last_order_time, now)
-            for held in self.log.staged_runs:
-                self._stage(held)
-            self.log.staged_runs.clear()
+        log = self.log
+        if (log.unheld or log.views) and log.advance(self._limit):
+            if not self._is_sequencer and log.last_order_time > self.configuration.order_time:
+                self._clock.follow(log.last_order_time, now)
+            if log.staged_runs:
+                for held in log.staged_runs:
+                    self._stage(held)
+                log.staged_runs.clear()
             self._topic_disk.before_uncommitted(self.commit)  # forgets the old ones where nobody else asks
         if self._topic_disk.pending:
-            self._topic_disk.flush(everything=self.log.held >= max(self.commit, self._fetch))
+            self._topic_disk.flush(everything=log.held >= max(self.commit, self._fetch))
         if self._is_sequencer and not self.frozen:
-            self._sequencer.keeps(self.log.held, self._acknowledgeable(), self.log.next_index - 1)
-            if self._sequencer.count():
+            sequencer = self._sequencer
+            sequencer.keeps(log.held, self._acknowledgeable(), log.next_index - 1)
+            if sequencer.count():
                 self._progress_at = self.committed_at = now
                 self._probe_ns = limits.PROBE_NS
-                self.commit = max(self.commit, self._sequencer.commit)
-            self.stable = max(self.stable, self._sequencer.stable)
+                self.commit = max(self.commit, sequencer.commit)
+            if sequencer.stable > self.stable:
+                self.stable = sequencer.stable
 
     def _stage(self, held: HeldRun) -> None:
         if held.run[4] in TOPIC_KINDS:
@@ -506,6 +537,10 @@ class DataPlane:
         return min(held, self.commit)
 
     def _deliver(self, now: int) -> None:
+        standing = (self.log.held, self.commit, self.stable)
+        if standing == self._looked_at:
+            return  # nothing else makes more of it deliverable, or free
+        self._looked_at = standing
         upto = self._deliverable()
         if upto > self._delivered:
             self._delivered = upto
@@ -579,21 +614,24 @@ class DataPlane:
             and (held - self._acknowledged) * self._packet_bytes < limits.ACKNOWLEDGE_BYTES
         )
 
-    def _announce(self, now: int) -> None:
-        """Tell commit, stable and window at once where somebody waits for them; else they ride on what follows."""
-        window = self._sequencer.window(self.origins, self._peers, self.full, now)
-        opened_or_closed = (window == 0) != (self._announced_window == 0)
+    def _announce(self, now: int, ordered: bool) -> None:
+        """Tell commit, stable and window at once where somebody waits for them; else they ride on what follows.
+        ``ordered``: the window was said in this burst, and is looked at once more only where it was closed."""
+        if not (ordered and self._window):
+            self._window = self._sequencer.window(self.origins, self._peers, self.full, now)
         commit_moved = self.commit > self._announced_commit
-        waits = (
-            not self._uses_short_cuts
-            or self._topic_disk.before_uncommitted(self._announced_commit) < self.commit
-        )
-        much = self._announce_bytes >= max(self._packet_bytes, min(window // 4, limits.ANNOUNCE_BYTES))
-        if opened_or_closed or (commit_moved and (waits or much)):
+        if (self._window == 0) != (self._announced_window == 0) or (commit_moved and self._tells_commit()):
             if commit_moved:
                 self._announce_bytes = 0
             self._send_order(self.log.next_index, self._clock.read(now), [], now)
-        self._window = window
+
+    def _tells_commit(self) -> bool:
+        """Whether somebody waits to be told of commit, or much was ordered since it was."""
+        return (
+            not self._uses_short_cuts
+            or self._announce_bytes >= max(self._packet_bytes, min(self._window // 4, limits.ANNOUNCE_BYTES))
+            or self._topic_disk.before_uncommitted(self._announced_commit) < self.commit
+        )
 
     def set_full(self, full: bool) -> None:
         if full != self.full:
@@ -604,7 +642,8 @@ class DataPlane:
 
     def _note_gaps(self, now: int) -> None:
         self._asker.note(self._touched, self.origins.streams, self.log, now)
-        self._touched.clear()
+        if self._touched:
+            self._touched.clear()
 
     def next_timer(self) -> int:
         due = self._asker.next_due()

@@ -28,33 +28,33 @@ class _Gap:
 class GapAsker:
     """Keeps a timer per source that has holes. A hole is first given time to close by itself (reordering)."""
 
-    __slots__ = ("_gaps",)
+    __slots__ = ("open",)
 
     def __init__(self) -> None:
-        self._gaps: dict[Source, _Gap] = {}
+        self.open: dict[Source, _Gap] = {}  # sources with holes; to be looked at, not changed
 
     def note(self, key: Source, source: OriginStream | OrderLog, now: int) -> None:
         """``source`` may have got or closed a hole."""
         if source.has_gap:
-            if key not in self._gaps:
-                self._gaps[key] = _Gap(source, now + limits.NACK_DELAY_NS)
+            if key not in self.open:
+                self.open[key] = _Gap(source, now + limits.NACK_DELAY_NS)
         else:
-            self._gaps.pop(key, None)
+            self.open.pop(key, None)
 
     def next_due(self) -> int | None:
-        return min([gap.due for gap in self._gaps.values()]) if self._gaps else None
+        return min([gap.due for gap in self.open.values()]) if self.open else None
 
     def due(self, now: int, most: int) -> list[tuple[Source, int, list[Range]]]:
         """Rounds to ask now: (the source, how often it was asked without progress, at most ``most``
         ranges). Each sets its next round."""
         rounds: list[tuple[Source, int, list[Range]]] = []
-        for key in sorted(self._gaps):
-            gap = self._gaps[key]
+        for key in sorted(self.open):
+            gap = self.open[key]
             if gap.due > now:
                 continue
             source = gap.source
             if not source.has_gap:
-                del self._gaps[key]
+                del self.open[key]
                 continue
             if isinstance(source, OriginStream):
                 contiguous = source.contiguous

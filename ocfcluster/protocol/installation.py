@@ -75,7 +75,7 @@ class Installation:
             follows = (
                 configuration.epoch == mine.epoch + 1
                 and plane.log.held <= configuration.base
-                and plane.log.views_unheld < limits.VIEWS_UNHELD
+                and len(plane.log.views) < limits.VIEWS_UNHELD
             )
             if not follows and member:
                 node.evict(f"epoch {configuration.epoch} cannot follow what this node holds")

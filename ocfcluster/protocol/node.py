@@ -4,9 +4,10 @@ contract with its caller."""
 from __future__ import annotations
 
 import errno
+import struct
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from ocfcluster import limits
 from ocfcluster.errors import ConfigurationError, MalformedDatagram, MalformedSnapshot, StateDirectoryError
@@ -45,7 +46,7 @@ from ocfcluster.protocol.settings import Ballot, Configuration, Settings, Timing
 from ocfcluster.protocol.snapshot import Making, decode_request, encode_topics, take_snapshot
 from ocfcluster.protocol.spoken import Spoken
 from ocfcluster.protocol.state import TopicTable, record_fault
-from ocfcluster.protocol.store import Store
+from ocfcluster.protocol.store import NO_LIMIT, Store
 from ocfcluster.protocol.validity import LATEST_WALL_CLOCK, ballot_fault, configuration_fault
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
@@ -59,6 +60,15 @@ _FAREWELLS = control.Close | control.GroupLeave
 _NO_TOPICS = TopicTable()
 _NO_GROUPS = GroupTable()
 _NOTHING = Retained()
+_GONE: Final = (State.STOPPED, State.EVICTED)
+_COUNTER: Final = struct.Struct("<Q")
+# As numbers: a member of an enum costs more to look up than the rest of a comparison.
+_DATA: Final = int(MessageType.DATA)
+_ORDER: Final = int(MessageType.ORDER)
+_ACK: Final = int(MessageType.ACK)
+_NACK: Final = int(MessageType.NACK)
+_RETRANSMIT: Final = int(MessageType.RETRANSMIT)
+_HEARTBEAT: Final = int(MessageType.HEARTBEAT)
 
 
 class Node:
@@ -147,39 +157,47 @@ class Node:
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
-    def datagram(self, buffer: bytes, segment: int, source: Address, now: int) -> None:
-        """A received buffer of one or more datagrams of ``segment`` bytes. Bad ones are counted and dropped."""
+    def datagram(self, buffer: bytes, segment: int, source: Address, now: int) -> bool:
+        """A received buffer of one or more datagrams of ``segment`` bytes. Bad ones are counted and dropped.
+
+        False: nothing can follow from it. A burst of nothing else may do without its ``end_burst``.
+        """
+        follows = self.plane is not None and self.plane.is_sequencer  # whose window is a matter of time, too
         if len(buffer) > segment and buffer[BODY : BODY + 1] == b"\x01":
             taken = wire.decode_data_buffer(buffer, segment)
             if taken is not None:
                 counter, extent, end = taken
                 peer = self._sender(buffer, source, now)
                 if peer is None:
-                    return
+                    return True
                 if peer.replay.accept(counter, extent.count):
                     peer.last_heard = peer.last_large = now
                     self.counters["datagrams"] += extent.count
                     if buffer[wire.HISTORY_AT : wire.INCARNATION_AT] != self._history:
                         self.counters["other_history"] += extent.count
                     elif self.plane is not None and peer.origin is not None:
-                        self.plane.on_packets(peer.origin, extent)
+                        follows |= self.plane.on_packets(peer.origin, extent)
                     if end == len(buffer):
-                        return
+                        return follows
                     buffer = buffer[end:]
-        for one in wire.split(buffer, segment):
+        for one in (buffer,) if segment >= len(buffer) else wire.split(buffer, segment):
             peer = self._sender(one, source, now)
             if peer is None:
+                follows = True  # it may have been answered
                 continue
-            counter = wire.CLEAR.unpack_from(one)[-1]
+            (counter,) = _COUNTER.unpack_from(one, wire.PREFIX_BYTES)
             if not peer.replay.accept(counter):
                 self.counters["replayed"] += 1
                 continue
             peer.last_heard = now
             self.counters["datagrams"] += 1
             try:
-                self._take(peer, one, counter, source, now)
+                if self._take(peer, one, counter, source, now):
+                    follows = True
             except MalformedDatagram as error:
                 self.count_malformed(peer, error, now)
+                follows = True
+        return follows
 
     def count_malformed(self, peer: Peer, error: MalformedDatagram, now: int) -> None:
         """It is broken, or lies: whoever looks into it has to know which node it is."""
@@ -266,15 +284,16 @@ class Node:
             self.refused = f"{text}, and is a member of the cluster: give each node an id of its own"
             self.to(State.STOPPED, self.refused)
 
-    def _take(self, peer: Peer, datagram: bytes, counter: int, source: Address, now: int) -> None:
+    def _take(self, peer: Peer, datagram: bytes, counter: int, source: Address, now: int) -> bool:
+        """Whether anything can follow."""
         kind = datagram[BODY]
-        if kind == MessageType.HEARTBEAT:
+        if kind == _HEARTBEAT:
             self._on_heartbeat(peer, wire.decode_heartbeat(datagram), counter, source, now)
-        elif kind <= MessageType.RETRANSMIT:
+        elif kind <= _RETRANSMIT:
             if datagram[wire.HISTORY_AT : wire.INCARNATION_AT] != self._history:
                 self.counters["other_history"] += 1
-            elif self.plane is not None:
-                self._take_traffic(self.plane, peer, datagram, counter, now)
+                return False
+            return self.plane is not None and self._take_traffic(self.plane, peer, datagram, counter, now)
         elif kind == MessageType.INSTALL:
             self._on_install(datagram, now)
         elif kind == MessageType.CONFIG_REQUEST:
@@ -284,26 +303,28 @@ class Node:
             self._on_epoch_change(peer, datagram, kind, now)
         else:
             raise MalformedDatagram(f"message of unknown type {kind}")
+        return True
 
-    def _take_traffic(self, plane: DataPlane, peer: Peer, datagram: bytes, counter: int, now: int) -> None:
+    def _take_traffic(self, plane: DataPlane, peer: Peer, datagram: bytes, counter: int, now: int) -> bool:
         """What belongs to the data plane. Who is no member may only ask."""
         kind = datagram[BODY]
-        if kind == MessageType.NACK:
+        if kind == _NACK:
             plane.on_nack(peer, datagram, now)
         elif peer.origin is None:
-            return
-        elif kind == MessageType.DATA:
-            plane.on_packets(peer.origin, wire.decode_data(datagram))
-        elif kind == MessageType.ORDER:
+            return False
+        elif kind == _DATA:
+            return plane.on_packets(peer.origin, wire.decode_data(datagram))
+        elif kind == _ORDER:
             if self.installation.under_way:
                 self.installation.set_aside(peer, datagram, counter)
             plane.on_order(peer, datagram, counter)
-        elif kind == MessageType.ACK:
+        elif kind == _ACK:
             plane.on_ack(peer, datagram)
-        elif kind == MessageType.RETRANSMIT:
+        elif kind == _RETRANSMIT:
             plane.on_retransmit(datagram)
         else:
             raise MalformedDatagram(f"message of unknown type {kind}")
+        return True
 
     def _on_install(self, datagram: bytes, now: int) -> None:
         configuration = messages.decode_install(datagram)
@@ -537,14 +558,16 @@ class Node:
 
     def next_timer(self) -> int:
         """When to call ``timer`` next, on the clock of ``now``."""
-        if self.state in (State.STOPPED, State.EVICTED):
+        if self.state in _GONE:
             return 2**63
-        due = min(self._heartbeats.due, self._store.next_timer())
+        plane = self.plane
+        if (self._held or self._held_behind) and self._may_let_go:
+            return self.now
+        due = self._heartbeats.due
+        others = [self._store.next_timer(), NO_LIMIT if plane is None else plane.next_timer()]
         if not self._shut_down_at:  # then nothing is considered any more: what it would be for stays due
-            due = min(due, self._detector.next_suspicion, self.recovery.initiative.next_timer())
-        if self.plane is not None:
-            due = min(due, self.plane.next_timer())
-        return self.now if self._may_let_go else due
+            others += (self._detector.next_suspicion, self.recovery.initiative.next_timer())
+        return min(due, *others)
 
     def end_burst(self, now: int) -> None:
         """Call after a burst of inputs: does what follows from all of them, once."""
@@ -554,7 +577,7 @@ class Node:
     def end_burst_in_steps(self, now: int) -> Iterator[None]:
         """``end_burst``, pausing where there are effects: a shell that carries them out at once has a packet on its
         way while the rest is worked out. What others wait for comes first."""
-        if self.state in (State.STOPPED, State.EVICTED):
+        if self.state in _GONE:
             return
         self.now = now
         if self._held or self._held_behind:
@@ -569,7 +592,7 @@ class Node:
         if self._reconsider and not self._shut_down_at:
             self._consider(now)
         self._store.write(self.outbox.effects, now)
-        if self._heartbeats.wanted and self.state not in (State.STOPPED, State.EVICTED):
+        if self._heartbeats.wanted and self.state not in _GONE:
             self._beat(now)
 
     def take_effects(self) -> list[Effect]:

@@ -60,10 +60,10 @@ class OrderLog:
         "_entries",
         "_firsts",
         "_freed",
-        "_unheld",
+        "unheld",
         "_held_of_first",
         "_ahead",
-        "_views",
+        "views",
         "last_order_time",
     )
 
@@ -82,10 +82,10 @@ class OrderLog:
         self._entries: list[Entry] = []
         self._firsts: list[int] = []
         self._freed = 0
-        self._unheld: deque[Entry] = deque()
+        self.unheld: deque[Entry] = deque()  # to be looked at, not changed; ``views`` as well
         self._held_of_first = 0
         self._ahead: dict[int, list[Entry]] = {}
-        self._views: deque[tuple[int, Configuration]] = deque()  # that are not held yet, with their indexes
+        self.views: deque[tuple[int, Configuration]] = deque()  # that are not held yet, with their indexes
 
     def install(self, configuration: Configuration) -> None:
         """The epoch ends at ``configuration.base``: what was ordered behind it never was. Nothing behind it may be
@@ -97,41 +97,37 @@ class OrderLog:
             for first, entries in self._ahead.items()
             if first <= base
         }
-        self._views.append((base + 1, configuration))
+        self.views.append((base + 1, configuration))
         self.highest = base + 1
         self.urgent = min(self.urgent, base)
         self._pass_view()
-
-    @property
-    def views_unheld(self) -> int:
-        return len(self._views)
 
     def _cut_off(self, base: int) -> None:
         self.next_index = min(self.next_index, base + 1)
         while self.own and self.own[-1][0] > base:
             self.own.pop()
-        removed = [entry for entry in self._unheld if entry.last_index > base]
+        removed = [entry for entry in self.unheld if entry.last_index > base]
         for entry in reversed(removed):
             entry.origin.logged = (
                 max(entry.first_packet, entry.first_packet + base + 1 - entry.first_index) - 1
             )
         at = bisect_right(self._firsts, base)
         del self._entries[at:], self._firsts[at:]
-        self._unheld = deque([entry for entry in self._unheld if entry.first_index <= base])
+        self.unheld = deque([entry for entry in self.unheld if entry.first_index <= base])
         if removed and removed[0].first_index <= base:
             rest = removed[0]._replace(count=base + 1 - removed[0].first_index)
             self._entries[-1] = rest
-            self._unheld[-1] = rest
+            self.unheld[-1] = rest
             if rest.origin.own:
                 self.own.append((base, rest.origin.logged))
-        if len(self._unheld) == 1 and self._unheld[0].count == self._held_of_first:
-            self._unheld.clear()
-        if not self._unheld:
+        if len(self.unheld) == 1 and self.unheld[0].count == self._held_of_first:
+            self.unheld.clear()
+        if not self.unheld:
             self._held_of_first = 0
 
     def _pass_view(self) -> None:
         """The view behind a base that is whole has its place."""
-        for index, _ in self._views:
+        for index, _ in self.views:
             if index == self.next_index:
                 self.next_index += 1
 
@@ -139,6 +135,10 @@ class OrderLog:
         """Take in consecutive entries (of one ORDER); False where nothing of them was new or kept."""
         first = entries[0].first_index
         last = entries[-1].last_index
+        if first == self.next_index and not self._ahead and not self.views:
+            self.claimed(last)
+            self._append(entries)
+            return True
         if last < self.next_index:
             return False
         if first > self.next_index:
@@ -154,7 +154,7 @@ class OrderLog:
             return True
         self.claimed(last)
         self._append(entries)
-        if self._views:
+        if self.views:
             self._pass_view()
         while self._ahead:
             ahead = self._ahead.pop(self.next_index, None)
@@ -164,14 +164,15 @@ class OrderLog:
                 if ahead is None:
                     break
             self._append(ahead)
-            if self._views:
+            if self.views:
                 self._pass_view()
         return True
 
     def claimed(self, index: int) -> None:
         """Somebody says that there is an entry for ``index``. Bounded: a claim far ahead of what is there cannot make
         this node ask without end."""
-        self.highest = max(self.highest, min(index, self.next_index + limits.OUT_OF_ORDER_ENTRIES))
+        if index > self.highest:
+            self.highest = max(self.highest, min(index, self.next_index + limits.OUT_OF_ORDER_ENTRIES))
 
     def _overlapping(self) -> list[Entry] | None:
         for first in sorted(self._ahead):
@@ -184,22 +185,23 @@ class OrderLog:
 
     def _append(self, entries: list[Entry]) -> None:
         for entry in entries:
-            if entry.first_index == self.next_index:
-                if entry.first_packet != entry.origin.logged + 1:
+            first_index, count, origin, first_packet, _, _ = entry
+            if first_index == self.next_index:
+                if first_packet != origin.logged + 1:
                     self.refused += 1  # no honest sequencer's: an origin's packets are ordered in their order
                     return
                 self._entries.append(entry)
-                self._firsts.append(entry.first_index)
-                self._unheld.append(entry)
-                self.next_index += entry.count
-                last_packet = entry.first_packet + entry.count - 1
-                entry.origin.logged = last_packet
-                if last_packet > entry.origin.highest:
-                    entry.origin.highest = last_packet
-                if entry.origin.urgent:
-                    self.urgent = entry.last_index
-                if entry.origin.own:
-                    self.own.append((entry.last_index, last_packet))
+                self._firsts.append(first_index)
+                self.unheld.append(entry)
+                self.next_index = first_index + count
+                last_packet = first_packet + count - 1
+                origin.logged = last_packet
+                if last_packet > origin.highest:
+                    origin.highest = last_packet
+                if origin.urgent:
+                    self.urgent = first_index + count - 1
+                if origin.own:
+                    self.own.append((first_index + count - 1, last_packet))
             elif entry.last_index >= self.next_index:
                 skip = self.next_index - entry.first_index
                 self._append(
@@ -214,10 +216,10 @@ class OrderLog:
     def advance(self, limit: int) -> bool:
         """Hold what has arrived, up to ``limit``; completed runs are added to ``runs``. True where ``held`` moved."""
         before = self.held
-        unheld = self._unheld
+        unheld = self.unheld
         while True:
-            if self._views and self._views[0][0] == self.held + 1 <= limit:
-                index, view = self._views.popleft()
+            if self.views and self.views[0][0] == self.held + 1 <= limit:
+                index, view = self.views.popleft()
                 self.runs.append(HeldRun(index, view.order_time, None, b"", view))
                 self.held = index
                 self.last_order_time = view.order_time
@@ -294,7 +296,7 @@ class OrderLog:
         """The last packet of each origin with entries that are not held which is held."""
         first: dict[OriginStream, int] = {}
         done = self._held_of_first
-        for entry in self._unheld:
+        for entry in self.unheld:
             first.setdefault(entry.origin, entry.first_packet + done - 1)
             done = 0
         return first

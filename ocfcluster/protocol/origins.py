@@ -64,5 +64,7 @@ class Origins:
     @property
     def kept_cost_bytes(self) -> int:
         """What they take in memory, about: of small ones that came alone the objects around them take most."""
-        extents = sum([stream.extents_kept for stream in self.present.values()])
-        return self.kept_bytes + extents * limits.EXTENT_OVERHEAD_BYTES
+        cost = 0
+        for stream in self.present.values():
+            cost += stream.kept_bytes + stream.extents_kept * limits.EXTENT_OVERHEAD_BYTES
+        return cost

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
+from typing import Final
 
 from ocfcluster import limits
 from ocfcluster.protocol.flow import Flow
@@ -12,6 +14,8 @@ from ocfcluster.protocol.origins import Origins
 from ocfcluster.protocol.peers import PeerTable
 from ocfcluster.protocol.settings import Configuration, Settings
 from ocfcluster.protocol.streams import OriginStream
+
+_HELD: Final = itemgetter(1)
 
 
 class OrderClock:
@@ -48,7 +52,9 @@ class OrderClock:
         self._offset += max(-most, min(most, error))
 
     def read(self, now: int) -> int:
-        self._last = max(self._last, now + self._offset)
+        time = now + self._offset
+        if time > self._last:
+            self._last = time
         return self._last
 
 
@@ -84,14 +90,17 @@ class Sequencer:
     # --- order ------------------------------------------------------------------------------------------------------
 
     def order(
-        self, origins: dict[int, OriginStream], log: OrderLog, order_time: int, now: int
+        self, origins: dict[int, OriginStream], log: OrderLog, clock: OrderClock, now: int
     ) -> list[Entry]:
-        """Entries for what has come in since: each origin's contiguous packets, behind those ordered before."""
+        """Entries for what has come in since: each origin's contiguous packets, behind those ordered before. All have
+        one order_time."""
         entries: list[Entry] = []
         index = log.next_index
+        order_time = 0
         for origin in origins.values():
             count = origin.contiguous - origin.ordered
             if count > 0:
+                order_time = order_time or clock.read(now)
                 entries.append(Entry(index, count, origin, origin.ordered + 1, order_time, self._epoch))
                 origin.ordered = origin.contiguous
                 index += count
@@ -119,7 +128,8 @@ class Sequencer:
         if held > self._kept:
             self._kept = held
             self._changed = True
-        self.acknowledged(self._own_id, acknowledged, highest)
+        if acknowledged > self._held[self._own_id]:
+            self.acknowledged(self._own_id, acknowledged, highest)
 
     def learner_holds(self, node_id: int, incarnation: int, held: int) -> None:
         """One that is no member yet has fetched up to ``held``: what it still needs is kept from now on."""
@@ -150,15 +160,18 @@ class Sequencer:
         self._changed = False
         votes = 0
         commit = self.commit
-        for held, node_id in sorted(((held, node) for node, held in self._held.items()), reverse=True):
+        for node_id, held in sorted(self._held.items(), key=_HELD, reverse=True):
+            if held <= commit:
+                break
             votes += self._votes[node_id]
             if votes >= self._quorum_votes:
-                commit = max(commit, held)
+                commit = held
                 break
         least = min(self._least, commit)
         if self.learners.held:
             least = min(least, *self.learners.held.values())
-        self.stable = max(self.stable, least)
+        if least > self.stable:
+            self.stable = least
         moved = commit != self.commit
         self.commit = commit
         return moved
@@ -208,10 +221,12 @@ class Sequencer:
 
     def lag(self, members: Iterable[int]) -> int:
         """Packets that the slowest of ``members`` (node_ids) is behind this node."""
-        own = held = self._kept
+        own = least = self._kept
         for node_id in members:
-            held = min(held, self._held[node_id])
-        return own - held
+            held = self._held[node_id]
+            if held < least:
+                least = held
+        return own - least
 
 
 def _responsive(origins: Origins, peers: PeerTable, now: int) -> list[int]:

@@ -28,6 +28,7 @@ from ocfcluster.wire import control
 from ocfcluster.wire.run import HEADER, RunHeader, RunKind, largest_event
 from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings, settings_fault
 
+_VOID: Final = int(RunKind.VOID)  # a number: an enum's members cost more to look up
 FIRST_TOPIC_ID: Final = 16  # ids below are pre-created topics
 MEMBERSHIP_TOPIC: Final = Topic(1, "oc.membership", False)
 CONNECTIVITY_TOPIC: Final = Topic(2, "oc.connectivity", False)
@@ -259,7 +260,7 @@ class ReplicatedState:
         (
             _, kind, _, _, _, topic_id, count, producer_id, first_number, re_id, _, event_length, _,
         ) = HEADER.unpack_from(run)  # fmt: skip
-        if kind > RunKind.VOID:
+        if kind > _VOID:
             self._control(run, node_id, incarnation, order_time, own, items)
             self.chain = xxh3_64_intdigest(
                 _LINK.pack(self.position, node_id, incarnation, kind, 0, self.ev_id), self.chain
@@ -282,7 +283,7 @@ class ReplicatedState:
         fresh = count - skip
         number = first_number + skip
         producer.next_number = number + fresh
-        if kind == RunKind.VOID:
+        if kind == _VOID:
             error = re_id & 0xFFFF or errno.EIO
         else:
             seq = self.last_seq.get(topic_id)

@@ -11,7 +11,7 @@ from typing import Final
 from ocfcluster import limits
 from ocfcluster.errors import MalformedRun
 from ocfcluster.wire.datagram import Extent
-from ocfcluster.wire.run import Buffer, check_run
+from ocfcluster.wire.run import Buffer, verify_run
 
 _LENGTH: Final = struct.Struct("<I")  # what every run begins with
 _TRIM: Final = 256  # extents freed before the list's head is cut off: keeps freeing amortised constant
@@ -89,7 +89,7 @@ class Assembler:
 
     def _accept(self, runs: list[tuple[int, bytes]], used: int, run: bytes) -> bool:
         try:
-            check_run(run)
+            verify_run(run)
         except MalformedRun as error:
             self.broken = str(error)
             return False

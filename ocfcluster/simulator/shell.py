@@ -146,6 +146,7 @@ class Shell:
         "_answers",
         "_connections",
         "_fetch",
+        "_follows",
         "_host",
         "_idle_timers",
         "_inbox",
@@ -207,6 +208,7 @@ class Shell:
         self._answers: dict[int, tuple[Answer, Connection]] = {}
         self._connections: list[Connection] = []
         self._fetch: Transfer | None = None
+        self._follows = False  # something may follow from this burst
         self._wake_planned = False
         self._alarm = -1
         self._last_now = -1
@@ -292,6 +294,7 @@ class Shell:
 
     def operate(self, command: OperatorCommand) -> str:
         """An operator's word; why it was refused."""
+        self._follows = True
         refused = self.node.operator(command, self.clock())
         self._plan_wake()
         return refused
@@ -319,7 +322,8 @@ class Shell:
         self._world.trace.add(self._world.now, self.node_id, "receive", f"from {source[0]}", buffer, segment)
         for begin in range(0, len(buffer), segment):
             self.distinct.add(buffer[begin + _SENDER : begin + limits.CLEAR_HEADER_BYTES])
-        self.node.datagram(buffer, segment, source, self.clock())
+        if self.node.datagram(buffer, segment, source, self.clock()):
+            self._follows = True
 
     def _persisted(self, token: int, ok: bool) -> None:
         self.put(self._take_persisted, token, ok)
@@ -359,6 +363,8 @@ class Shell:
             if not self._inbox:
                 break
             action, arguments = self._inbox.popleft()
+            if action != self._take_datagram:
+                self._follows = True
             action(*arguments)
         if self.state is State.ACTIVE:
             for _ in range(self._random.randint(1, INTAKE_RUNS_PER_BURST)):
@@ -366,10 +372,22 @@ class Shell:
                     break
         if self.node.next_timer() <= now:
             self._tick(now)
-        self.node.end_burst(now)
-        self._carry_out()
+        self._end_burst(now)
         if self.running:
             self._world.checker.after_burst(self)
+
+    def _end_burst(self, now: int) -> None:
+        """As the agent does it: where nothing can follow the burst has no end. By the clock, in one of two cases it
+        has, and then nothing may have followed."""
+        follows, self._follows = self._follows, False
+        if not follows and now % 2:
+            self._set_alarm()
+            return
+        due = self.node.next_timer()
+        self.node.end_burst(now)
+        if not follows and (self.node.outbox.effects or self.node.next_timer() != due):
+            raise Violation("burst", f"node {self.node_id} said that nothing could follow from what came at {now}")
+        self._carry_out()
 
     def _takes_from_programs(self) -> bool:
         waiting = bool(self._intake or self._operands)
@@ -384,12 +402,14 @@ class Shell:
             or (not isinstance(self._operands[0][0], _BEHIND) and self._random.random() < 0.5)
         ):
             operand, answer, connection = self._operands.popleft()
+            self._follows = True
             token = self.node.control(operand)
             self._answers[token] = (answer, connection)
             self._world.trace.add(self._world.now, self.node_id, "control", f"{operand} token {token}")
             return True
         if not self._intake:
             return False
+        self._follows = True
         run = self._intake.popleft()
         self._world.trace.add(self._world.now, self.node_id, "publish", self._world.describe_run(run))
         self.node.publish(run)
@@ -403,6 +423,7 @@ class Shell:
         else:
             self._idle_timers = 0
         self._last_now = now
+        self._follows = True
         self.node.timer(now, self._host.wall_clock())
 
     def _set_alarm(self) -> None:

@@ -77,6 +77,7 @@ TOPIC_KINDS: Final = (RunKind.TOPIC_CREATE, RunKind.TOPIC_REMOVE, RunKind.TOPIC_
 TABLE_KINDS: Final = (RunKind.NODE_ADD, RunKind.NODE_REMOVE, RunKind.NODE_VOTES, RunKind.SEQUENCE)
 STAGED_KINDS: Final = (*TOPIC_KINDS, *TABLE_KINDS)  # they act when they are held, before they are delivered
 _KINDS: Final = frozenset(int(kind) for kind in RunKind)
+_PUBLICATION: Final = int(RunKind.PUBLICATION)
 
 
 class RunHeader(NamedTuple):
@@ -149,7 +150,12 @@ def read_header(buffer: Buffer, offset: int = 0) -> RunHeader:
 
 
 def check_run(run: Buffer) -> RunHeader:
-    """The header of ``run`` after checking that kind, count and lengths agree with its bytes exactly.
+    """The header of ``run``, after ``verify_run``."""
+    return RunHeader._make(verify_run(run))
+
+
+def verify_run(run: Buffer) -> tuple[int, ...]:
+    """Check that kind, count and lengths of ``run`` agree with its bytes exactly; the fields of its header.
 
     Costs a constant number of calls whatever the run holds (the checksum is the subscriber's to verify).
     Raises MalformedRun.
@@ -157,7 +163,7 @@ def check_run(run: Buffer) -> RunHeader:
     size = len(run)
     if size < RUN_HEADER_BYTES:
         raise MalformedRun(f"{size} bytes are too few for a run's header of {RUN_HEADER_BYTES}")
-    header = read_header(run)
+    header: tuple[int, ...] = HEADER.unpack_from(run)
     length, kind, heads, flags, _, _, count, _, first_number, _, _, event_length, properties_length = header
     if length != size:
         raise MalformedRun(f"a run says {length} bytes and has {size}")
@@ -176,8 +182,8 @@ def check_run(run: Buffer) -> RunHeader:
             raise MalformedRun("the lengths of a run's events do not add up to its data")
     elif room != event_length * count:
         raise MalformedRun("the length of a run's events does not add up to its data")
-    if kind != RunKind.PUBLICATION:
-        _check_special(header)
+    if kind != _PUBLICATION:
+        _check_special(RunHeader._make(header))
     return header
 
 

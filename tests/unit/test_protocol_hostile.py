@@ -75,10 +75,10 @@ def bounded(world: World) -> None:
         if plane is None:
             continue
         assert len(plane.log._ahead) <= limits.OUT_OF_ORDER_ORDERS
-        assert plane.log.views_unheld <= limits.VIEWS_UNHELD
+        assert len(plane.log.views) <= limits.VIEWS_UNHELD
         assert len(plane.origins._by_epoch) <= limits.EPOCHS_REMEMBERED
         assert len(plane.origins.streams) <= limits.NODES * (limits.EPOCHS_REMEMBERED + 1)
-        assert len(plane._asker._gaps._gaps) <= len(plane.origins.streams) + 1
+        assert len(plane._asker._gaps.open) <= len(plane.origins.streams) + 1
         assert len(plane._sequencer._granted) <= len(plane.origins.present) + 1  # its own
         assert len(plane._sequencer._full_members) <= len(plane.origins.present)
         assert len(plane.learners) <= limits.NODES

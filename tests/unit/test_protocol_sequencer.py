@@ -109,15 +109,17 @@ def test_each_origins_packets_are_ordered_behind_those_before() -> None:
     origins = {node_id: OriginStream(node_id, node_id, 10_000) for node_id in (1, 2)}
     origins[1].add(Extent(1, 3, 1, b"abc"))
     origins[2].add(Extent(2, 1, 1, b"b"))  # the first is missing
-    assert [one[:2] for one in one.order(origins, log, 7, 0)] == [(2, 3)]
-    assert one.order(origins, log, 7, 0) == []
+    clock = OrderClock()
+    clock.enter(7, 0)
+    assert [(e.first_index, e.count, e.order_time) for e in one.order(origins, log, clock, 0)] == [(2, 3, 7)]
+    assert one.order(origins, log, clock, 0) == []
     log.next_index = 5
     origins[2].add(Extent(1, 1, 1, b"a"))
     origins[1].add(Extent(4, 1, 1, b"d"))
-    entries = one.order(origins, log, 8, 0)
-    assert [(e.first_index, e.count, e.origin.node_id, e.first_packet) for e in entries] == [
-        (5, 1, 1, 4),
-        (6, 2, 2, 1),
+    entries = one.order(origins, log, clock, 1)
+    assert [(e.first_index, e.count, e.origin.node_id, e.first_packet, e.order_time) for e in entries] == [
+        (5, 1, 1, 4, 8),
+        (6, 2, 2, 1, 8),
     ]
 
 

@@ -14,7 +14,7 @@ from ocfcluster import limits
 from ocfcluster.errors import MalformedSnapshot
 from ocfcluster.protocol.effects import Delivery, Item
 from ocfcluster.protocol.order_log import OrderLog
-from ocfcluster.protocol.sequencer import Sequencer
+from ocfcluster.protocol.sequencer import OrderClock, Sequencer
 from ocfcluster.protocol.settings import Configuration, TopicRow
 from ocfcluster.protocol.snapshot import (
     Making,
@@ -62,7 +62,10 @@ class Giver:
         self._packets[node_id] += count
 
     def order(self, time: int = 7) -> None:
-        entries = self._sequencer.order({one.node_id: one for one in self.streams}, self.log, time, time)
+        clock = OrderClock()
+        clock.follow(time, time)
+        streams = {one.node_id: one for one in self.streams}
+        entries = self._sequencer.order(streams, self.log, clock, time)
         if entries:
             self.log.add(entries)
 
