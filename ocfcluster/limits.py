@@ -53,15 +53,12 @@ FRAME_BYTES: Final = 82 * KIB
 FRAME_HEADER_BYTES: Final = 24  # fixed by the format
 RECORD_HEADER_BYTES: Final = 56  # fixed by the format
 RUN_HEADER_BYTES: Final = 64  # fixed by the format
-# A run of several publications fits one frame; a single larger publication is a run of its own, sent by memfd.
+# A run of several publications fits one frame; a single larger publication is a run of its own, in several frames.
 RUN_BYTES: Final = FRAME_BYTES - FRAME_HEADER_BYTES - RECORD_HEADER_BYTES
 RUN_COUNT: Final = 32 * KIB  # events in one run; bounds the table of lengths a receiver walks
 EVENT_BYTES_DEFAULT: Final = MIB  # an agent puts an event together in memory, of each origin one
 EVENT_BYTES_CEILING: Final = 64 * MIB  # what configuration may raise the largest event to
 CONTROL_FRAME_BYTES: Final = 256 * KIB  # a request other than a publication; stops claims of gigabytes
-# Ballast of a message that lends a large run: some two dozen of them fill the socket, so that what a subscriber has not
-# taken pins about 24 MiB of memory and not hundreds.
-SHARED_BALLAST_BYTES: Final = 16 * KIB
 # Both are asked of the kernel, which grants net.core.wmem_max at most (208 KiB by default). A burst costs an agent
 # about the same whatever it holds, so what fits in a socket meanwhile decides the rate.
 EVENT_SOCKET_SEND_BYTES: Final = 416 * KIB  # not taken by a subscriber; a stuck one pins it in the kernel

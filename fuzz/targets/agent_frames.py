@@ -118,7 +118,7 @@ def requests() -> Iterator[tuple[Request, frames.Body | None]]:
 
 
 def seeds() -> Iterator[bytes]:
-    hello = control_frame(Request.HELLO, 1, frames.Hello(1, "library", "program"))
+    hello = control_frame(Request.HELLO, 1, frames.Hello(frames.LOCAL_PROTOCOL_VERSION, "library", "program"))
     every = b""
     for kind, body in requests():
         lent = bytes([kind is Request.SUBSCRIBE])

@@ -32,7 +32,6 @@ from ocfcluster.wire.frames import (
 )
 
 CONNECTION: Final = 5
-_NO_DESCRIPTOR: Final = -1
 
 
 @cache
@@ -51,7 +50,7 @@ def check(data: bytes) -> None:
     state.names = {16: "t", 17: "group:g"}
     state.positions = dict.fromkeys(state.names, 9)
     events.final = events._told = False
-    frame = events._open(data, _NO_DESCRIPTOR)
+    frame = events._open(data)
     assert isinstance(frame, Frame)
     assert len(frame.runs) <= len(data) // RECORD_HEADER.size + 1
     for run in frame.runs[:4]:
@@ -152,7 +151,9 @@ def seeds() -> Iterator[bytes]:
         frames.Notice(99),
     ):
         yield message((RecordKind.NOTICE, RecordFlags.NOTICE, 0, frames.encode_notice(notice)))
-    yield message((RecordKind.SHARED, 0, 0, bytes(16)))
+    largest = max(publications(), key=len)
+    yield message((RecordKind.PART, 0, 0, largest))  # the first piece of a run, and its last
+    yield message((RecordKind.PART, 0, 0, largest[: len(largest) // 2]))
 
 
 TARGET: Final = Target(check, seeds, ("client/eventsocket.py", "client/events.py"), mutate)

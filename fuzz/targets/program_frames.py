@@ -21,7 +21,8 @@ from ocfcluster.wire.topics import DEFAULT_SETTINGS
 
 LEAD_BYTES: Final = 2
 HISTORY: Final = "0" * 31 + "1"
-_WELCOME: Final = frames.Welcome(1, "0.1", "fuzz", HISTORY, 1, 0x1001, 5, 65_536, "safe")
+VERSION: Final = frames.LOCAL_PROTOCOL_VERSION
+_WELCOME: Final = frames.Welcome(VERSION, "0.1", "fuzz", HISTORY, 1, 0x1001, 5, 65_536, "safe")
 _ASKED: Final = (
     (Request.TOPIC_RESOLVE, frames.TopicResolve("t")), (Request.TOPIC_LIST, None), (Request.STATUS, None),
     (Request.TOPIC_REMOVE, frames.TopicRemove("t")), (Request.TOPIC_ACCESS, frames.TopicResolve("t")),
@@ -127,7 +128,7 @@ def seeds() -> Iterator[bytes]:
     yield b"\0\0" + welcome + control_frame(Answer.ERROR, 2, frames.Error(errno.EINVAL, "no topic"))
     deep = b"\x91\x81\xa1a" + b"\x91" * DEEP + b"\xc0"
     yield b"\0\0" + welcome + CONTROL_HEADER.pack(len(deep), Answer.STATUS, 0, 0, 6) + deep
-    other = frames.Welcome(1, "0.1", "fuzz", "f" * 32, 1, 0x1002, 6, 65_536, "safe")
+    other = frames.Welcome(VERSION, "0.1", "fuzz", "f" * 32, 1, 0x1002, 6, 65_536, "safe")
     yield b"\0\0" + welcome + b"".join(answered) + control_frame(Answer.WELCOME, 0, other)
 
 

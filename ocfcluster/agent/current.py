@@ -43,9 +43,7 @@ class CurrentConnectivity:
 
     # --- the hub's event socket ---------------------------------------------------------------------------------
 
-    def sendmsg(
-        self, buffers: list[bytes], ancdata: list[tuple[int, int, bytes]] | None = None, flags: int = 0, /
-    ) -> int:
+    def sendmsg(self, buffers: list[bytes | memoryview], ancdata: tuple[()] = (), flags: int = 0, /) -> int:
         for header, body in zip(buffers[1::2], buffers[2::2], strict=True):
             _, kind, record_flags, _, skip, node_id, incarnation, m_sequence, seq, ev_id, order_time = (
                 RECORD_HEADER.unpack(header)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from mmap import mmap
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -113,7 +112,7 @@ class Run:
     def __init__(
         self,
         topic: str,
-        buffer: bytes | mmap,
+        buffer: bytes,
         base: int,
         header: tuple[int, ...],
         meta: RunMeta,
@@ -198,10 +197,6 @@ class Run:
             return repeat(b"", count)
         if count == 1:
             return iter((self._buffer[self._data_at : self._data_at + length],))
-        if count * length > 1 << 16:  # a view would pin a shared mapping for as long as the iterator lives
-            starts = range(self._data_at, self._data_at + count * length, length)
-            ends = range(self._data_at + length, self._data_at + (count + 1) * length, length)
-            return map(self._buffer.__getitem__, map(slice, starts, ends))
         view = memoryview(self._buffer)[self._data_at : self._data_at + count * length]
         return map(_first, struct.iter_unpack(f"{length}s", view))
 

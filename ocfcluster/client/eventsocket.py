@@ -2,7 +2,8 @@
 
 The library makes a SOCK_SEQPACKET pair, keeps both ends and lends one to each agent in turn. The other end is the
 subscription's descriptor. It is *truthful*, readable exactly while something waits to be taken, because a frame is
-peeked at, and taken off the socket only with its last event. Where something waits in memory instead (old frames
+peeked at, and taken off the socket only with its last event; only the pieces of a run that is too large for one frame
+make it readable before there is an event. Where something waits in memory instead (old frames
 after the agent's end, notices of the library), a *bell* stands in for it: a frame without records that the library
 itself put into the socket. After the end the bell stays, so that whoever polls gets to know.
 
@@ -13,8 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
-import os
 import socket
 import struct
 import threading
@@ -25,6 +24,7 @@ from typing import Final, NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from ocfcluster.client.events import Event, Notice, NoticeCode, Run, RunMeta
+from ocfcluster.client.pieces import Pieces
 from ocfcluster.client.subscription_state import SubscriptionState
 from ocfcluster.errors import ClientError, InvalidArgument, MalformedFrame, NotConnected
 from ocfcluster.limits import (
@@ -42,10 +42,8 @@ HIGH_DESCRIPTOR: Final = 1024  # from here on select() cannot go, so the lent en
 LAST_TURN: Final = 1 << 64  # behind all turns of a connection
 _SEQ_MOST: Final = (1 << 64) - 1
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
-_CMSG_BYTES: Final = socket.CMSG_SPACE(struct.calcsize("i"))
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
 _RUN: Final = int(RecordKind.RUN)
-_SHARED: Final = int(RecordKind.SHARED)
+_PART: Final = int(RecordKind.PART)
 _LAST: Final = int(RecordKind.LAST)
 
 
@@ -62,7 +60,7 @@ class EventSocket:
     __slots__ = (
         "state", "resume", "lock", "generation", "closed", "final", "early", "drainer", "damaged", "_reader", "_writer",
         "_memory", "_bell", "_rung", "_frame", "_on_socket", "_at", "_run", "_events", "_left", "_ended", "_waiters",
-        "_told", "_notices", "_last",
+        "_told", "_notices", "_last", "_pieces",
     )  # fmt: skip
 
     def __init__(self, state: SubscriptionState, resume: bool) -> None:
@@ -94,6 +92,7 @@ class EventSocket:
         self._told = False  # the agent itself announced its end
         self._notices = 0
         self._last: Run | None = None  # the subscription ends with it
+        self._pieces = Pieces()  # of a large run that is on its way
 
     def fileno(self) -> int:
         """The descriptor; the same as long as the subscription lives. Raises InvalidArgument once it is closed."""
@@ -226,7 +225,7 @@ class EventSocket:
                 return None
             connection = EVENT_HEADER.unpack_from(message)[0] if len(message) >= FRAME_HEADER_BYTES else 0
             if connection == self.state.connection and connection:
-                return self._open(message, None)
+                return self._open(message)
             if connection and not self.state.connection:
                 self.early = (connection, EVENT_HEADER.unpack_from(message)[2])
                 return None
@@ -241,24 +240,27 @@ class EventSocket:
 
     # --- opening frames -----------------------------------------------------------------------------------------
 
-    def _open(self, message: bytes, descriptor: int | None) -> Frame:
-        """``descriptor`` came with the message; None: look for one where the message is only peeked at."""
+    def _open(self, message: bytes) -> Frame:
+        """A frame with a piece of a run that is not whole yet has no runs."""
         _, _, turn, records, _ = EVENT_HEADER.unpack_from(message)
         runs: list[Run] = []
         at = FRAME_HEADER_BYTES
         try:
             for _ in range(records):
-                length, kind, flags, _, skip, *numbers = RECORD_HEADER.unpack_from(message, at)
+                length, kind, flags, piece, skip, *numbers = RECORD_HEADER.unpack_from(message, at)
                 meta = RunMeta(skip, flags, *numbers)
                 begin = at + RECORD_HEADER_BYTES
                 at += length
                 if length < RECORD_HEADER_BYTES or at > len(message):
                     raise MalformedFrame("a record that is longer than its frame")
+                if kind == _PART:
+                    whole = self._pieces.add(piece, memoryview(message)[begin:at])
+                    if whole is not None:
+                        runs.append(self._open_run(whole, 0, len(whole), meta))
+                    continue
+                self._pieces.give_up()
                 if kind == _RUN:
                     runs.append(self._open_run(message, begin, at - begin, meta))
-                elif kind == _SHARED:
-                    shared = self._descriptor() if descriptor is None else descriptor
-                    runs.append(self._open_shared(shared, meta))
                 elif kind == _LAST:
                     runs.append(self._open_last(message, begin, at - begin, meta))
                 else:
@@ -270,7 +272,7 @@ class EventSocket:
             )
         return Frame((self.generation, turn), runs)
 
-    def _open_run(self, buffer: bytes | mmap.mmap, base: int, size: int, meta: RunMeta) -> Run:
+    def _open_run(self, buffer: bytes, base: int, size: int, meta: RunMeta) -> Run:
         if size < RUN_HEADER_BYTES:
             raise MalformedFrame("a run shorter than its header")
         header = HEADER.unpack_from(buffer, base)
@@ -296,19 +298,6 @@ class EventSocket:
         reason = "the run's bytes do not agree with its checksum"
         return Run.of_notice(Notice(NoticeCode.GAP, topic, meta.seq, last, reason), meta)
 
-    def _open_shared(self, descriptor: int, meta: RunMeta) -> Run:
-        if descriptor < 0:
-            raise MalformedFrame("a shared run without its descriptor")
-        try:
-            if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-                raise MalformedFrame("a shared run that could change under us")
-            run = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise MalformedFrame(f"a shared run that cannot be mapped: {error}") from None
-        finally:
-            os.close(descriptor)
-        return self._open_run(run, 0, len(run), meta)
-
     def _open_last(self, message: bytes, base: int, size: int, meta: RunMeta) -> Run:
         """An event that says itself that this agent's node was evicted: nobody need tell of the agent's end."""
         run = self._open_run(message, base, size, meta)
@@ -332,11 +321,6 @@ class EventSocket:
             self.state.miss(notice.topic, notice.last_seq)
         self.final = self.final or notice.final
         return Run.of_notice(notice, meta)
-
-    def _descriptor(self) -> int:
-        """A descriptor of our own of what comes with the message at the head of the socket, or -1."""
-        _, ancillary, _, _ = self._reader.recvmsg(1, _CMSG_BYTES, _PEEK | socket.MSG_CMSG_CLOEXEC)
-        return _first_descriptor(ancillary)
 
     def notice_run(self, notice: Notice) -> Run:
         """A notice of the library's own."""
@@ -390,21 +374,19 @@ class EventSocket:
             self._on_socket = False
         while True:
             try:
-                message, ancillary, _, _ = self._reader.recvmsg(
-                    FRAME_BYTES, _CMSG_BYTES, _PEEK | socket.MSG_CMSG_CLOEXEC
-                )
+                message = self._reader.recv(FRAME_BYTES, _PEEK)
             except BlockingIOError:
                 break
-            descriptor = _first_descriptor(ancillary)
             connection, _, turn, _, _ = EVENT_HEADER.unpack_from(message)
             if connection == 0 and rung and turn == self._bell:
                 break
             self._discard()
             if connection and connection == self.state.connection:
-                self._memory.append(self._open(message, descriptor))
-            elif descriptor >= 0:
-                os.close(descriptor)
+                frame = self._open(message)
+                if frame.runs:
+                    self._memory.append(frame)
             rung = rung or self._ring()
+        self._pieces.give_up()
         self._rung = rung
         if rung and not self._memory and self._frame is None:
             self._hush()
@@ -484,6 +466,7 @@ class EventSocket:
             self._left = 0
             self._frame = None
             self._memory.clear()
+            self._pieces.give_up()
             if not self._waiters:
                 self._close_sockets()
             else:
@@ -502,14 +485,6 @@ class EventSocket:
         self._frame = None
         self._memory.clear()
         self._close_sockets()
-
-
-def _first_descriptor(ancillary: list[tuple[int, int, bytes]]) -> int:
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= 4:
-            descriptor: int = struct.unpack_from("i", data)[0]
-            return descriptor
-    return -1
 
 
 def _move_up(end: socket.socket) -> socket.socket:

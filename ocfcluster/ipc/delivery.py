@@ -1,7 +1,9 @@
 """From the node's order to the event sockets: who gets what, and in which frames.
 
 The hub gets each delivered run once, with its record header, and gives every subscriber references to it. After a
-burst ``flush`` writes one message per subscriber where the sockets have room (the idle path: one ``sendmsg``).
+burst ``flush`` writes one message per subscriber where the sockets have room (the idle path: one ``sendmsg``). A run
+that is too large for a message is written in pieces; where something else has to come in between (its place is taken by
+a gap), the subscriber forgets those that it has.
 
 - **Turns.** The callback subscriptions of one connection are one *line*: their frames are written in the order of
   the log and numbered, so that the library can run callbacks in that order. A blocked one holds the line up,
@@ -18,12 +20,12 @@ import errno
 import heapq
 import socket
 import struct
+from collections import deque
 from collections.abc import Container
 from typing import Final
 
 from ocfcluster.ipc import replay
 from ocfcluster.ipc.queues import Marks, Queues
-from ocfcluster.ipc.shared import sealed_copy
 from ocfcluster.ipc.slow import SlowBudget
 from ocfcluster.ipc.subscription import EventSocket, Held, Item, Line, Subscription, Watcher
 from ocfcluster.limits import (
@@ -33,7 +35,6 @@ from ocfcluster.limits import (
     RECORD_HEADER_BYTES,
     RECORDS_PER_FRAME,
     RUN_BYTES,
-    SHARED_BALLAST_BYTES,
     SUBSCRIPTION_TICK_NS,
 )
 from ocfcluster.wire.filter import Predicate
@@ -50,9 +51,8 @@ from ocfcluster.wire.run import properties_of
 __all__ = ["EventSocket", "Hub", "Item", "Line", "Marks", "Subscription", "Watcher"]
 
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_DESCRIPTOR: Final = struct.Struct("=i")
 _NODE: Final = struct.Struct("<12xI")  # node_id in a record header
-_BALLAST: Final = bytes(FRAME_BYTES - FRAME_HEADER_BYTES - RECORD_HEADER_BYTES)
+_FRAME_ROOM: Final = FRAME_BYTES - FRAME_HEADER_BYTES  # for records
 _FLUSH_EVERY_BYTES: Final = 1 << 20  # a burst that delivers more is written in between
 _NO_LIMIT: Final = 1 << 63
 
@@ -187,8 +187,6 @@ class Hub(Queues):
                 dirty.append(subscription)
         if item.holders:
             self.held_bytes += size + QUEUED_ITEM_OVERHEAD_BYTES
-            if len(run) > RUN_BYTES:
-                self._share(item)
             self._unflushed_bytes += size
             if self._unflushed_bytes > _FLUSH_EVERY_BYTES:
                 self._write_all()
@@ -234,8 +232,6 @@ class Hub(Queues):
         if predicate is not None and not self._lets_through(subscription, predicate, item):
             return
         self._count(subscription, item)
-        if len(run) > RUN_BYTES:
-            self._share(item)
         subscription.queue.append(item)
         self._touch(subscription)
 
@@ -311,17 +307,6 @@ class Hub(Queues):
         for subscription in self.subscriptions():
             self.notify(subscription, Notice(code, reason=reason, final=True))
         self.flush(now)
-
-    def _share(self, item: Item) -> None:
-        """Put a large run into a memfd; where there is none to be had, its subscribers miss it."""
-        fields = RECORD_HEADER.unpack(item.header)
-        ballast = min(max(SHARED_BALLAST_BYTES, item.size // 64), len(_BALLAST))
-        item.header = RECORD_HEADER.pack(RECORD_HEADER_BYTES + ballast, RecordKind.SHARED, *fields[2:])
-        try:
-            item.shared = sealed_copy(item.body)
-        except OSError:
-            item.shared = -1
-        item.body = _BALLAST[:ballast]  # the memfd has the run
 
     # --- what goes --------------------------------------------------------------------------------------------
 
@@ -430,34 +415,20 @@ class Hub(Queues):
         """Write the queue's items before position ``limit`` in as few messages as they fit; False if it blocked."""
         queue = subscription.queue
         line = subscription.line
-        if subscription.lost and queue:
-            self._put_gaps_first(subscription)
-        while queue and queue[0].position < limit:
-            parts = [b""]
-            room = FRAME_BYTES - FRAME_HEADER_BYTES
-            records = 0
-            ancillary: list[tuple[int, int, bytes]] = []
-            for item in queue:
-                if item.position >= limit or records == RECORDS_PER_FRAME:
-                    break
-                if item.size > room:
-                    if not records:  # too large for any message: alone, by descriptor
-                        parts += (item.header, item.body)
-                        records = 1
-                        ancillary.append(
-                            (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(item.shared))
-                        )
-                    break
-                room -= item.size
-                records += 1
-                parts += (item.header, item.body)
-            if ancillary and queue[0].shared < 0:
-                self._lose_head(subscription)
-                continue
+        while queue and (head := queue[0]).position < limit:
+            if subscription.lost and head is not subscription.begun:  # what was lost was behind that
+                self._put_gaps_first(subscription)
+                head = queue[0]
+            if head.size > _FRAME_ROOM:
+                buffers, written, whole = self._piece(subscription, head)
+                records = 1
+            else:
+                buffers, written, records = self._records(queue, limit)
+                whole = True
             turn = line.turn + 1 if subscription.callback else 0
-            parts[0] = EVENT_HEADER.pack(line.connection, subscription.number, turn, records, 0)
+            buffers[0] = EVENT_HEADER.pack(line.connection, subscription.number, turn, records, 0)
             try:
-                subscription.socket.sendmsg(parts, ancillary, _SEND_FLAGS)
+                subscription.socket.sendmsg(buffers, (), _SEND_FLAGS)
             except (BlockingIOError, InterruptedError):
                 subscription.blocked = True
                 self.watcher.watch_writable(subscription, True)
@@ -467,28 +438,48 @@ class Hub(Queues):
                     subscription.blocked = True
                     self.watcher.watch_writable(subscription, True)
                     return False
-                if error.errno == errno.ETOOMANYREFS:
-                    self._lose_head(subscription)
-                    continue
                 # closed by its owner, or lent with too small a buffer (EMSGSIZE)
                 self.remove(subscription, self._now)
                 self.watcher.subscription_broken(subscription)
                 return True
+            self.frames += 1
+            subscription.sent_bytes += FRAME_HEADER_BYTES + written
+            if not whole:
+                subscription.begun_bytes += RUN_BYTES
+                continue
+            subscription.begun = None
             if turn:
                 line.turn = turn
-            self.frames += 1
-            head = queue[0]
             subscription.sent = (head.topic_id, head.first_seq)
-            subscription.sent_bytes += FRAME_BYTES - room
             self._written(subscription, records)
         if not queue and subscription.dropping:
             self._drained(subscription)
         return True
 
-    def _lose_head(self, subscription: Subscription) -> None:
-        """The first item cannot be given (no memory, no descriptors): a gap in its place."""
-        item = subscription.queue[0]
-        self._written(subscription, 1)
-        gap = (item.first_seq, item.last_seq)
-        reason = "the agent had no memory or descriptor for it"
-        subscription.queue.appendleft(self._gap_item(subscription, item.topic_id, gap, reason, item.position))
+    @staticmethod
+    def _records(queue: deque[Item], limit: int) -> tuple[list[bytes | memoryview], int, int]:
+        """What of the queue's items before position ``limit`` fits one message: buffers behind one for its header,
+        their bytes, how many records they are."""
+        buffers: list[bytes | memoryview] = [b""]
+        room = _FRAME_ROOM
+        records = 0
+        for item in queue:
+            if item.position >= limit or item.size > room or records == RECORDS_PER_FRAME:
+                break
+            room -= item.size
+            records += 1
+            buffers += (item.header, item.body)
+        return buffers, _FRAME_ROOM - room, records
+
+    @staticmethod
+    def _piece(subscription: Subscription, item: Item) -> tuple[list[bytes | memoryview], int, bool]:
+        """The next piece of a run that is too large for a message, as ``_records``, and whether it is the last one."""
+        if subscription.begun is not item:
+            subscription.begun, subscription.begun_bytes = item, 0
+        begin = subscription.begun_bytes
+        piece = memoryview(item.body)[begin : begin + RUN_BYTES]
+        fields = RECORD_HEADER.unpack(item.header)
+        header = RECORD_HEADER.pack(
+            RECORD_HEADER_BYTES + len(piece), RecordKind.PART, fields[2], begin // RUN_BYTES, *fields[4:]
+        )
+        return [b"", header, piece], RECORD_HEADER_BYTES + len(piece), begin + len(piece) == len(item.body)

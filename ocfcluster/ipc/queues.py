@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import os
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -140,14 +139,7 @@ class Queues:
             item.holders -= 1
             if not item.holders:
                 self.held_bytes -= item.size + QUEUED_ITEM_OVERHEAD_BYTES
-                if item.shared >= 0:
-                    self._close_shared(item)
         subscription.queued_bytes -= freed + records * QUEUED_ITEM_OVERHEAD_BYTES
-
-    @staticmethod
-    def _close_shared(item: Item) -> None:
-        os.close(item.shared)
-        item.shared = -1
 
     # --- the slow ---------------------------------------------------------------------------------------------
 
@@ -253,18 +245,19 @@ class Queues:
     def _drop_oldest(self, subscription: Subscription, most: int) -> None:
         """Lose runs from the head of the queue until ``most`` bytes are left; the newest item stays in any case.
 
-        Notices stay. Gaps that were to be told and are not written yet are taken back, to be told as one.
+        Notices stay, and a run of which the last frame had a piece: else one that reads slowly would never get a large
+        one. Gaps that were to be told and are not written yet are taken back, to be told as one.
         """
         queue = subscription.queue
-        notices: list[Item] = []
+        kept: list[Item] = []
         while len(queue) > 1 and subscription.queued_bytes > most:
             item = queue[0]
-            if item.topic_id:
+            if item.topic_id and item is not subscription.begun:
                 self._lose(subscription, item)
                 self._written(subscription, 1)
             else:
-                notices.append(queue.popleft())
-        queue.extendleft(reversed(notices))
+                kept.append(queue.popleft())
+        queue.extendleft(reversed(kept))
 
     def _lose(self, subscription: Subscription, item: Item) -> None:
         """A run at the head of the queue is not given, or a gap there is not told yet."""

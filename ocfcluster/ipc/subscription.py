@@ -35,7 +35,7 @@ class EventSocket(Protocol):
     """What the hub needs of a lent socket (a ``socket.socket``, or the simulator's)."""
 
     def sendmsg(
-        self, buffers: list[bytes], ancdata: list[tuple[int, int, bytes]] = ..., flags: int = ..., /
+        self, buffers: list[bytes | memoryview], ancdata: tuple[()] = ..., flags: int = ..., /
     ) -> int: ...
     def close(self) -> None: ...
 
@@ -66,7 +66,7 @@ class Item:
     """One record on its way to its subscribers: a run or a notice, shared by all their queues."""
 
     __slots__ = (
-        "header", "body", "topic_id", "first_seq", "last_seq", "position", "size", "holders", "shared",
+        "header", "body", "topic_id", "first_seq", "last_seq", "position", "size", "holders",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +80,6 @@ class Item:
         self.position = position  # in the order of everything this hub delivered
         self.size = RECORD_HEADER_BYTES + len(body)
         self.holders = 0  # queues that hold it
-        self.shared = -1  # memfd of a run too large for a message
 
 
 class Line:
@@ -101,7 +100,8 @@ class Subscription:
     __slots__ = (
         "line", "number", "socket", "callback", "topics", "names", "queue", "queued_bytes",
         "blocked", "out_of_line", "full", "dropping", "gaps", "dirty", "ended",
-        "on_slow", "filter", "apart", "passed", "lost", "sent_bytes", "sent", "held", "unread", "replay",
+        "on_slow", "filter", "apart", "passed", "lost", "sent_bytes", "sent", "held", "unread", "replay", "begun",
+        "begun_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -137,6 +137,8 @@ class Subscription:
             int, int
         ] = {}  # topic_id → last seq that the filter left out, since the last one it got
         self.lost: dict[int, tuple[int, int]] = {}  # topic_id → first and last seq dropped before the queue
+        self.begun: Item | None = None  # the run of which the last frame had a piece
+        self.begun_bytes = 0  # of it, that are written
         # For whoever looks who is stuck (``stuck.py``):
         self.sent_bytes = 0  # written to the socket, ever
         self.sent = (0, 0)  # topic_id and first seq of the last frame written

@@ -91,7 +91,11 @@ class DataPlane:
         self.commit = delivered
         self.stable = self._freed = stable
         self._delivered = delivered  # index up to which runs were delivered
-        self._looked_at = (0, 0, 0)  # held, commit and stable, when it was last looked at what follows from them
+        self._looked_at = (
+            0,
+            0,
+            0,
+        )  # held, commit and stable, when it was last looked at what follows from them
         self._touched: dict[Source, OriginStream] = {}  # origins that got packets in this burst
         self._in_flight: deque[tuple[int, int]] = deque()  # (last packet, bytes), sent and not committed
         self._in_flight_bytes = 0

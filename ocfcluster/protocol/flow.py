@@ -80,7 +80,7 @@ class Flow:
         if self._closed_for_backlog or self._closed_for_lag or self._closed_for_full:
             return 0
         share = self._budget // (len(self._active) or 1)
-        return share if share > self._packet_bytes else self._packet_bytes
+        return max(self._packet_bytes, share)
 
     @property
     def backlog_full(self) -> bool:

@@ -6,14 +6,14 @@ between them is a byte stream that is cut anywhere, and what the agent's loop do
 
 from __future__ import annotations
 
-import os
-import struct
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ocfcluster import limits
+from ocfcluster.client.pieces import Pieces
 from ocfcluster.client.producer import Batch, Producer, run_size
 from ocfcluster.client.session import Resumed, Session, Stage
 from ocfcluster.errors import ClientError, OutcomeUnknown, UnknownTopic
@@ -38,7 +38,6 @@ PIPE_NS: Final = limits.MILLISECOND_NS // 5
 CALM_NS: Final = 30 * limits.MILLISECOND_NS  # between two acts once the faults have stopped
 GROUPS: Final = (Request.GROUP_JOIN, Request.GROUP_LEAVE, Request.GOODBYE)
 SOCKET_FRAMES: Final = 3  # an event socket takes so many messages until it is read
-_DESCRIPTOR: Final = struct.Struct("=i")
 
 
 @dataclass(slots=True)
@@ -61,21 +60,17 @@ class SimulatedSocket:
     __slots__ = ("frames",)
 
     def __init__(self) -> None:
-        self.frames: deque[tuple[bytes, bytes]] = deque()  # message, run of a SHARED record
+        self.frames: deque[bytes] = deque()
 
     def sendmsg(
-        self, buffers: list[bytes], ancdata: list[tuple[int, int, bytes]] | None = None, flags: int = 0, /
+        self, buffers: Sequence[bytes | memoryview], ancdata: tuple[()] = (), flags: int = 0, /
     ) -> int:
         """One message, as a socket takes it. Raises BlockingIOError where there is no room."""
-        del flags
+        del ancdata, flags
         if len(self.frames) >= SOCKET_FRAMES:
             raise BlockingIOError
-        shared = b""
-        for _, _, data in ancdata or []:
-            (descriptor,) = _DESCRIPTOR.unpack(data)
-            shared = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
         message = b"".join(buffers)
-        self.frames.append((message, shared))
+        self.frames.append(message)
         return len(message)
 
     def close(self) -> None:
@@ -98,6 +93,7 @@ class Door:
         "connection",
         "hub",
         "line",
+        "pieces",
         "reader",
         "session",
         "socket",
@@ -118,6 +114,7 @@ class Door:
         self.socket = SimulatedSocket()
         self.subscription: Subscription | None = None
         self.reader: Reader | None = None
+        self.pieces = Pieces()
 
     @property
     def open(self) -> bool:
@@ -548,7 +545,7 @@ class ClientProgram:
 
     def _take_frames(self, door: Door) -> None:
         messages, door.socket.frames = door.socket.frames, deque()
-        for message, shared in messages:
+        for message in messages:
             connection, _, _, records, _ = EVENT_HEADER.unpack_from(message)
             if connection != door.connection:
                 self.complain(f"a frame of connection {connection} on connection {door.connection}")
@@ -557,7 +554,11 @@ class ClientProgram:
                 fields = RECORD_HEADER.unpack_from(message, at)
                 body = message[at + RECORD_HEADER.size : at + fields[0]]
                 at += fields[0]
-                self._take_record(door.reader, fields, shared if fields[1] == RecordKind.SHARED else body)
+                if fields[1] != RecordKind.PART:
+                    door.pieces.give_up()
+                    self._take_record(door.reader, fields, body)
+                elif (whole := door.pieces.add(fields[3], memoryview(body))) is not None:
+                    self._take_record(door.reader, fields, whole)
 
     def _take_record(self, reader: Reader | None, fields: tuple[int, ...], body: bytes) -> None:
         if reader is None:

@@ -386,7 +386,9 @@ class Shell:
         due = self.node.next_timer()
         self.node.end_burst(now)
         if not follows and (self.node.outbox.effects or self.node.next_timer() != due):
-            raise Violation("burst", f"node {self.node_id} said that nothing could follow from what came at {now}")
+            raise Violation(
+                "burst", f"node {self.node_id} said that nothing could follow from what came at {now}"
+            )
         self._carry_out()
 
     def _takes_from_programs(self) -> bool:

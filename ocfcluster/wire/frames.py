@@ -5,8 +5,7 @@ packed records; every other body is one msgspec structure below as a MessagePack
 new ones go to the end, with defaults.
 
 Event socket: every message is EVENT_HEADER and records; a record is RECORD_HEADER and a run or a notice. A run too
-large for a message is alone in it, as a record of kind SHARED with a sealed memfd beside it that holds the run. The
-record's own bytes are ballast, to be skipped: they make the message weigh on the socket's bound for what it pins.
+large for a message comes in several, each alone with one record of kind PART that holds the next piece of it.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from ocfcluster.errors import InvalidArgument, MalformedFrame
 from ocfcluster.limits import CLIENT_NAME_BYTES, FRAME_HEADER_BYTES, RECORD_HEADER_BYTES
 from ocfcluster.wire.topics import DEFAULT_SETTINGS, TopicSettings
 
-LOCAL_PROTOCOL_VERSION: Final = 1
+LOCAL_PROTOCOL_VERSION: Final = 2
 
 CONTROL_HEADER: Final = struct.Struct("<IBBHI")  # body length, Request|Answer, 0, 0, request id
 RECEIPT: Final = struct.Struct("<QQIIQQ")  # producer, first number, count, errno (0: delivered), seq, ev_id
 EVENT_HEADER: Final = struct.Struct("<IIQII")  # connection, subscription, turn, records, 0
 RECORD_HEADER: Final = struct.Struct("<IBBHIIQQQQQ")
-# record length with this header, RecordKind, RecordFlags, 0, skip, node_id, incarnation, m_sequence,
-# seq and ev_id of the run's first publication behind skip, order_time ns
+# record length with this header, RecordKind, RecordFlags, number of the piece (of PART, from 0; else 0), skip, node_id,
+# incarnation, m_sequence, seq and ev_id of the run's first publication behind skip, order_time ns
 
 assert EVENT_HEADER.size == FRAME_HEADER_BYTES  # noqa: S101 - fixed by the format itself
 assert RECORD_HEADER.size == RECORD_HEADER_BYTES  # noqa: S101
@@ -105,7 +104,7 @@ class Answer(IntEnum):
 class RecordKind(IntEnum):
     RUN = 1
     NOTICE = 2
-    SHARED = 3
+    PART = 3  # a piece of a run; the run begins with its length
     LAST = 4  # a run, the subscription's last: this node was evicted
 
 

@@ -181,10 +181,10 @@ def unpack_event_frame(data: bytes) -> tuple[Any, ...]:
         for _ in range(count):
             record = RECORD_HEADER.unpack_from(data, at)
             end = at + record[0]
-            if record[0] < RECORD_HEADER.size or end > len(data) or record[1] not in {1, 2, 3}:
+            if record[0] < RECORD_HEADER.size or end > len(data) or record[1] not in {1, 2, 3, 4}:
                 raise MalformedFrame("record")
-            if record[1] == RecordKind.SHARED and count != 1:
-                raise MalformedFrame("shared")
+            if record[1] == RecordKind.PART and count != 1:
+                raise MalformedFrame("part")
             records.append((*record, data[at + RECORD_HEADER.size : end]))
             at = end
     except struct.error as error:
@@ -196,7 +196,7 @@ def unpack_event_frame(data: bytes) -> tuple[Any, ...]:
 
 def declared_event_frame(data: bytes, compiled: bool) -> tuple[Any, ...]:
     got = EVENT_FRAME.parse(data, compiled=compiled)
-    names = ("length", "kind", "flags", "reserved", "skip", "node_id", "incarnation", "m_sequence", "seq", "ev_id",
+    names = ("length", "kind", "flags", "piece", "skip", "node_id", "incarnation", "m_sequence", "seq", "ev_id",
              "order_time", "body")  # fmt: skip
     records = [tuple(record[name] for name in names) for record in got.records]
     return (got.connection, got.subscription, got.turn, got.count, got.reserved, records)
@@ -215,7 +215,7 @@ EVENT_FRAMES = st.builds(
     lambda head, records: EVENT_HEADER.pack(*head, len(records), 0) + b"".join(records),
     st.tuples(U32, U32, U64), st.lists(RECORDS, min_size=1, max_size=4),
 )  # fmt: skip
-SHARED = EVENT_HEADER.pack(1, 2, 3, 1, 0) + RECORD_HEADER.pack(60, 3, 0, 0, 0, 1, 2, 3, 4, 5, 6) + bytes(4)
+PART = EVENT_HEADER.pack(1, 2, 3, 1, 0) + RECORD_HEADER.pack(60, 3, 0, 7, 0, 1, 2, 3, 4, 5, 6) + bytes(4)
 TWO = (
     EVENT_HEADER.pack(1, 2, 3, 2, 0)
     + RECORD_HEADER.pack(58, 1, 0, 0, 0, 1, 2, 3, 4, 5, 6) + b"ab"
@@ -250,7 +250,7 @@ def test_receipts_equal_their_declaration(receipts: list[tuple[int, ...]], compi
         assert (whole is not None) == (length % RECEIPT.size == 0)
 
 
-@pytest.mark.parametrize("data", [SHARED, TWO])
+@pytest.mark.parametrize("data", [PART, TWO])
 def test_damaged_event_frames_are_taken_alike(data: bytes) -> None:
     for one in damages(data):
         plain = taken(unpack_event_frame, one, MalformedFrame)
@@ -258,9 +258,10 @@ def test_damaged_event_frames_are_taken_alike(data: bytes) -> None:
             assert plain == taken(lambda d, c=compiled: declared_event_frame(d, c), one, MalformedFrame)
 
 
-def test_a_shared_run_is_alone_in_its_frame() -> None:
-    assert EVENT_FRAME.parse(SHARED).records[0].body == bytes(4)
-    two = EVENT_HEADER.pack(1, 2, 3, 2, 0) + 2 * SHARED[EVENT_HEADER.size :]
+def test_a_piece_of_a_run_is_alone_in_its_frame() -> None:
+    (record,) = EVENT_FRAME.parse(PART).records
+    assert (record.piece, record.body) == (7, bytes(4))
+    two = EVENT_HEADER.pack(1, 2, 3, 2, 0) + 2 * PART[EVENT_HEADER.size :]
     for compiled in (False, True):
         with pytest.raises(MalformedFrame):
             EVENT_FRAME.parse(two, compiled=compiled)

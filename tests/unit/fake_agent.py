@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import selectors
 import socket
@@ -18,7 +17,7 @@ import time
 from collections import deque
 from typing import Any, Self
 
-from ocfcluster.limits import EVENT_BYTES_DEFAULT, FRAME_BYTES, FRAME_HEADER_BYTES, RECORD_HEADER_BYTES
+from ocfcluster.limits import EVENT_BYTES_DEFAULT, RECORD_HEADER_BYTES, RUN_BYTES
 from ocfcluster.wire import frames
 from ocfcluster.wire.frames import (
     CONTROL_HEADER,
@@ -71,9 +70,7 @@ class Subscriber:
         self.callback = body.callback
         self.topic_ids: set[int] = set()
         self.end = end
-        self.queue: deque[tuple[list[bytes], int, bool]] = (
-            deque()
-        )  # records, descriptor, whether it gets a turn
+        self.queue: deque[list[bytes]] = deque()  # header and body of each record
         self.out = False
 
 
@@ -474,18 +471,15 @@ class FakeAgent:
             for subscriber in peer.subscribers.values():
                 if topic_id not in subscriber.topic_ids:
                     continue
-                if len(run) + RECORD_HEADER_BYTES + FRAME_HEADER_BYTES > FRAME_BYTES:
-                    descriptor = _memfd(run)
-                    record = [RECORD_HEADER.pack(RECORD_HEADER_BYTES, RecordKind.SHARED, *numbers)]
-                else:
-                    descriptor = -1
-                    head = RECORD_HEADER.pack(RECORD_HEADER_BYTES + len(run), kind, *numbers)
-                    record = [head, run]
+                records = [
+                    [RECORD_HEADER.pack(RECORD_HEADER_BYTES + len(piece), *head), piece]
+                    for head, piece in _pieces(run, kind, numbers)
+                ]
                 if subscriber.callback:
-                    peer.waiting.append((subscriber, record))
-                    assert descriptor < 0
+                    assert len(records) == 1
+                    peer.waiting.append((subscriber, records[0]))
                 else:
-                    subscriber.queue.append((record, descriptor, False))
+                    subscriber.queue += records
                     self._write(subscriber)
             self._write_all(peer)
 
@@ -500,14 +494,14 @@ class FakeAgent:
             subscriber.client.waiting.append((subscriber, [head, data]))
             self._write_all(subscriber.client)
         else:
-            subscriber.queue.append(([head, data], -1, False))
+            subscriber.queue.append([head, data])
             self._write(subscriber)
 
     def _write_all(self, peer: Peer) -> None:
         while peer.waiting:
             subscriber, record = peer.waiting[0]
             peer.turn += 1
-            if not self._frame(subscriber, peer.turn, record, -1):
+            if not self._frame(subscriber, peer.turn, record):
                 peer.turn -= 1
                 break
             peer.waiting.popleft()
@@ -518,20 +512,14 @@ class FakeAgent:
 
     def _write(self, subscriber: Subscriber) -> None:
         while subscriber.queue:
-            record, descriptor, _ = subscriber.queue[0]
-            if not self._frame(subscriber, 0, record, descriptor):
+            if not self._frame(subscriber, 0, subscriber.queue[0]):
                 return
             subscriber.queue.popleft()
-            if descriptor >= 0:
-                os.close(descriptor)
 
-    def _frame(self, subscriber: Subscriber, turn: int, record: list[bytes], descriptor: int) -> bool:
+    def _frame(self, subscriber: Subscriber, turn: int, record: list[bytes]) -> bool:
         header = EVENT_HEADER.pack(subscriber.client.connection, subscriber.id, turn, 1, 0)
-        rights = []
-        if descriptor >= 0:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
         try:
-            subscriber.end.sendmsg([header, *record], rights, socket.MSG_DONTWAIT)
+            subscriber.end.sendmsg([header, *record], [], socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError):
@@ -539,11 +527,12 @@ class FakeAgent:
         return True
 
 
-def _memfd(run: bytes) -> int:
-    descriptor = os.memfd_create("run", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-    view = memoryview(run)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    return descriptor
+def _pieces(run: bytes, kind: RecordKind, numbers: tuple[int, ...]) -> list[tuple[tuple[int, ...], bytes]]:
+    """What of the record headers stands behind their length, and the bodies."""
+    if len(run) <= RUN_BYTES:
+        return [((kind, *numbers), run)]
+    flags, _, *rest = numbers
+    return [
+        ((RecordKind.PART, flags, number, *rest), run[at : at + RUN_BYTES])
+        for number, at in enumerate(range(0, len(run), RUN_BYTES))
+    ]

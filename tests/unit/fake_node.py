@@ -5,7 +5,6 @@ With these the whole agent is tested in one thread: a test writes to a real sock
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ocfcluster.agent.config import AgentConfig
 from ocfcluster.agent.daemon import Agent
 from ocfcluster.agent.listener import Listener
 from ocfcluster.agent.state_dir import StateDirectory
+from ocfcluster.client.pieces import Pieces
 from ocfcluster.net.memory import MemoryHub
 from ocfcluster.protocol.effects import (
     Deliver,
@@ -508,12 +509,17 @@ def publish_frame(run: bytes) -> bytes:
     return CONTROL_HEADER.pack(len(run), Request.PUBLISH, 0, 0, 0) + run
 
 
+_PIECES: WeakKeyDictionary[socket.socket, Pieces] = WeakKeyDictionary()
+
+
 def read_frame(
     event_socket: socket.socket,
 ) -> tuple[tuple[int, ...], list[tuple[tuple[int, ...], Any]]] | None:
-    """One message of an event socket: header fields and (record fields, run or notice); None if there is none."""
+    """One message of an event socket: header fields and (record fields, run or notice); None if there is none. Of a
+    run in pieces the message is the one with the last of them."""
+    pieces = _PIECES.setdefault(event_socket, Pieces())
     try:
-        message, descriptors, _, _ = socket.recv_fds(event_socket, 1 << 17, 4)
+        message = event_socket.recv(1 << 17)
     except BlockingIOError:
         return None
     if not message:
@@ -524,15 +530,17 @@ def read_frame(
     for _ in range(header[3]):
         fields = RECORD_HEADER.unpack_from(message, at)
         body: Any = message[at + RECORD_HEADER.size : at + fields[0]]
+        if fields[1] == RecordKind.PART:
+            body = pieces.add(fields[3], memoryview(body))
+            if body is None:
+                return read_frame(event_socket)
+        else:
+            pieces.give_up()
         if fields[1] == RecordKind.NOTICE:
             body = read_notice(body)
-        elif fields[1] == RecordKind.SHARED:
-            body = os.pread(descriptors[0], os.fstat(descriptors[0]).st_size, 0)
         records.append((fields, body))
         at += fields[0]
     assert at == len(message)
-    for descriptor in descriptors:
-        os.close(descriptor)
     return header, records
 
 
@@ -547,7 +555,9 @@ def read_all(
             step()
             frame = read_frame(event_socket)
             if frame is None:
-                return frames
+                if not _PIECES[event_socket].begun:
+                    return frames
+                continue
         frames.append(frame)
 
 

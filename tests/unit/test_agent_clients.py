@@ -85,7 +85,7 @@ def test_a_burst_is_one_message_per_subscriber(agent: Bench) -> None:
         assert read_frame(events) is None
 
 
-def test_a_large_event_comes_as_one_sealed_descriptor(agent: Bench) -> None:
+def test_a_large_event_comes_in_pieces_to_each_subscriber(agent: Bench) -> None:
     client = agent.client()
     topic_id = client.create_topic("t")
     first, second = client.subscribe(1, "t"), client.subscribe(2, "t")

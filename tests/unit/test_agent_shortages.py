@@ -77,16 +77,12 @@ def test_without_descriptors_an_agent_refuses_and_stays_in_the_cluster() -> None
         time.sleep(1)
         took = time.monotonic() - began
         assert cpu_s(pid) - used < took / 2, "it spins"
-        other.publish("news", bytes(200_000)).wait(10)  # which goes by a descriptor of its own
-        lost = events.get(timeout=10)
-        assert lost.notice is not None, lost
-        assert (lost.notice.first_seq, lost.notice.last_seq) == (301, 301)
+        other.publish("news", bytes(200_000)).wait(10)
+        assert len(events.get(timeout=10).data) == 200_000
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         status = cluster.status(1)
         assert (status["epoch"], status["evictions"], members(cluster, 1)) == (epoch, 0, [1, 2, 3])
         assert status["counters"]["clients_refused"] == 10
-        other.publish("news", bytes(200_000)).wait(10)
-        assert len(events.get(timeout=10).data) == 200_000
         assert cluster.log(1).read_text().count("no more clients can be taken") == 1
 
 

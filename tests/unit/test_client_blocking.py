@@ -123,7 +123,7 @@ def test_publications_that_differ_go_into_runs_of_their_own(agent: FakeAgent, cl
             assert event.properties == ({"n": str(i % 5)} if i % 4 else {})
 
 
-def test_large_events_come_by_shared_memory(client: Client) -> None:
+def test_large_events_come_in_pieces(client: Client) -> None:
     big = bytes(range(256)) * 1200
     with client.subscribe("t") as events:
         client.publish_many("t", [big, b"small", big]).wait(5)

@@ -36,7 +36,8 @@ from ocfcluster.wire.frames import (
 from ocfcluster.wire.run import build_run
 from tests.unit.test_client_producer import Nobody
 
-WELCOME = frames.Welcome(1, "x", "c", "h", 1, 7, 3, 1 << 20, "safe")
+VERSION = frames.LOCAL_PROTOCOL_VERSION
+WELCOME = frames.Welcome(VERSION, "x", "c", "h", 1, 7, 3, 1 << 20, "safe")
 
 
 def session() -> Session:
@@ -403,7 +404,7 @@ def test_what_belongs_to_a_history_waits_until_the_agent_knows_its_own() -> None
     batch = Batch(Nobody(), "t", 16, 0, b"", [b"x"], 65)
     producer.queue(batch, 0)
     made.publish(producer, batch)
-    forming = frames.Welcome(1, "x", "c", "", 1, 8, 4, 1 << 20, "safe")
+    forming = frames.Welcome(VERSION, "x", "c", "", 1, 8, 4, 1 << 20, "safe")
     for cluster_id, again in (("h", True), ("another", False)):
         made.lost("restart")
         made.connected()
@@ -411,7 +412,7 @@ def test_what_belongs_to_a_history_waits_until_the_agent_knows_its_own() -> None
         made.receive(control_frame(Answer.WELCOME, 0, forming))
         assert made.stage is Stage.READY
         assert not made.outgoing  # the same number may be another client's producer in a new history
-        told = frames.Welcome(1, "x", "c", cluster_id, 1, 8, 4, 1 << 20, "safe")
+        told = frames.Welcome(VERSION, "x", "c", cluster_id, 1, 8, 4, 1 << 20, "safe")
         made.receive(control_frame(Answer.WELCOME, 0, told))
         published = [one for one in made.outgoing if one.buffer == batch.run]
         assert bool(published) is again
@@ -436,7 +437,7 @@ def test_what_gathered_for_a_history_ends_with_it() -> None:
     gathered = producer.gathering = Batch(Nobody(), "t", 16, 0, b"", [b"y"], 65)
     again(made)
     assert producer.gathering is gathered
-    again(made, frames.Welcome(1, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
+    again(made, frames.Welcome(VERSION, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
     assert producer.gathering is None
     assert isinstance(batch.error, OutcomeUnknown)
     assert isinstance(gathered.error, OutcomeUnknown)
@@ -482,7 +483,7 @@ def test_a_closed_producer_is_no_more_in_another_history() -> None:
     made = ready()
     batch = publish(made, b"x")
     made.close_producer(made.producers[0])
-    again(made, frames.Welcome(1, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
+    again(made, frames.Welcome(VERSION, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
     assert isinstance(batch.error, OutcomeUnknown)
     assert not made.outgoing
     assert not made.producers
@@ -494,7 +495,7 @@ def test_a_topic_is_known_as_long_as_its_history_goes_on() -> None:
     topic = frames.Topic("t", 16, False, 0)
     made.receive(control_frame(Answer.TOPIC, sent(made)[0], topic))
     assert made.topics == {"t": topic}
-    again(made, frames.Welcome(1, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
+    again(made, frames.Welcome(VERSION, "x", "c", "another", 1, 7, 4, 1 << 20, "safe"))
     assert asked.done  # whoever asked looks only now
     assert made.topics == {}
 
@@ -505,9 +506,9 @@ def test_what_the_next_agent_would_hang_up_at_is_not_sent_again(data: bytes) -> 
     batch = publish(made, data)
     again(made)
     assert made.outgoing[-1].buffer == batch.run
-    again(made, frames.Welcome(1, "x", "c", "h", 1, 7, 4, len(data), "safe"))
+    again(made, frames.Welcome(VERSION, "x", "c", "h", 1, 7, 4, len(data), "safe"))
     assert made.outgoing[-1].buffer == batch.run
-    again(made, frames.Welcome(1, "x", "c", "h", 1, 7, 4, 100_000, "safe"))
+    again(made, frames.Welcome(VERSION, "x", "c", "h", 1, 7, 4, 100_000, "safe"))
     if len(data) == 1:
         assert made.outgoing[-1].buffer == batch.run
     else:

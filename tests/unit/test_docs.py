@@ -123,7 +123,7 @@ def test_the_examples_of_bytes_are_what_the_code_makes() -> None:
         RunKind.PUBLICATION, 16, 3, 1, [b"one", b"two"],
         time_ns=1795410105632965099, properties=encode_properties({"k": "v"}),
     )  # fmt: skip
-    hello = control_frame(Request.HELLO, 1, Hello(1, "python 0.1.0", "billing"))
+    hello = control_frame(Request.HELLO, 1, Hello(2, "python 0.1.0", "billing"))
     notice = encode_notice(Notice(NoticeCode.GAP, "orders", 3, 9, "the subscriber was too slow"))
     wanted = encode_filter(parse_filter('severity == "high" and not present(test)'))
     assert dumps()[:5] == [table, run, hello, wanted, notice]
@@ -193,7 +193,6 @@ def test_the_c_struct_is_the_event_message() -> None:
         (limits.RUN_COUNT, "32 768"),
         (limits.PROPERTIES_BYTES, "4096 bytes"),
         (limits.CONTROL_FRAME_BYTES, "262 144"),
-        (limits.SHARED_BALLAST_BYTES, "16 384"),
         (limits.RECORDS_PER_FRAME, "1 to 500"),
     ],
 )

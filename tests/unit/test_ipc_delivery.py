@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocfcluster.ipc.delivery import Hub
+from ocfcluster.client.pieces import Pieces
+from ocfcluster.ipc.delivery import Hub, Marks
 from ocfcluster.ipc.slow import SlowBudget
 from ocfcluster.ipc.subscription import Line, Subscription
 from ocfcluster.limits import (
@@ -28,6 +30,7 @@ from ocfcluster.wire.frames import (
     RECORD_HEADER,
     Notice,
     NoticeCode,
+    OnSlow,
     RecordKind,
     read_notice,
 )
@@ -39,17 +42,17 @@ class Socket:
     def __init__(self, room: int = 1 << 30) -> None:
         self.room = room
         self.messages: list[bytes] = []
-        self.descriptors = 0
+        self.pieces = Pieces()
+        self.given_up = 0  # large runs that were begun and did not come to their end
         self.error = 0
         self.closed = False
 
-    def sendmsg(self, buffers: list[bytes], ancillary: tuple[object, ...] = (), flags: int = 0, /) -> int:
+    def sendmsg(self, buffers: list[bytes | memoryview], ancillary: tuple[()] = (), flags: int = 0, /) -> int:
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
         if not self.room:
             raise BlockingIOError
         self.room -= 1
-        self.descriptors += len(ancillary)
         message = b"".join(buffers)
         assert len(message) <= FRAME_BYTES
         self.messages.append(message)
@@ -68,12 +71,21 @@ class Socket:
             for _ in range(records):
                 fields = RECORD_HEADER.unpack_from(message, at)
                 notice = None
+                body = memoryview(message)[at + RECORD_HEADER.size : at + fields[0]]
+                if fields[1] == RecordKind.PART:
+                    self.given_up += self.pieces.begun and not fields[3]
+                    if self.pieces.add(fields[3], body) is None:
+                        break
+                else:
+                    self.given_up += self.pieces.begun
+                    self.pieces.give_up()
                 if fields[1] == RecordKind.NOTICE:
                     notice = read_notice(message[at + RECORD_HEADER.size : at + fields[0]])
                 parsed.append((fields[1], fields[8], notice))
                 at += fields[0]
-            assert at == len(message)
-            found.append((turn, records, parsed))
+            else:
+                assert at == len(message)
+                found.append((turn, records, parsed))
         self.messages = []
         return found
 
@@ -116,16 +128,17 @@ class Shell:
 
 
 class World:
-    def __init__(self, budget: SlowBudget | None = None) -> None:
+    def __init__(self, budget: SlowBudget | None = None, marks: Marks | None = None) -> None:
         self.shell = Shell()
-        self.hub = Hub(self.shell, budget)
+        self.hub = Hub(self.shell, budget, marks)
         self.last: dict[int, int] = {}
 
     def add(
-        self, line: Line, number: int, topics: dict[int, str], *, callback: bool = False, room: int = 1 << 30
-    ) -> tuple[Subscription, Socket]:
+        self, line: Line, number: int, topics: dict[int, str], *, callback: bool = False, room: int = 1 << 30,
+        on_slow: OnSlow = OnSlow.BLOCK,
+    ) -> tuple[Subscription, Socket]:  # fmt: skip
         made = Socket(room)
-        return self.hub.add(line, number, made, topics, callback), made
+        return self.hub.add(line, number, made, topics, callback, on_slow), made
 
     def event(self, topic_id: int = 16, run: bytes = b"run", count: int = 1) -> int:
         seq = self.last.get(topic_id, 0) + 1
@@ -149,6 +162,11 @@ class World:
 
 
 T = {16: "t"}
+
+
+def large(size: int) -> bytes:
+    """A run of so many bytes, as far as its first field says."""
+    return struct.pack("<I", size) + bytes(size - 4)
 
 
 def test_a_burst_is_one_message_and_large_bursts_are_cut_at_whole_runs() -> None:
@@ -176,13 +194,13 @@ def test_the_largest_run_of_several_fits_one_message() -> None:
     _, socket = world.add(world.hub.open_line(1), 1, T)
     world.event(run=b"x" * RUN_BYTES)
     world.hub.flush(0)
-    assert len(socket.messages[0]) == FRAME_BYTES
-    assert not socket.descriptors
-    world.event(run=b"x" * (RUN_BYTES + 1))
+    assert [len(one) for one in socket.messages] == [FRAME_BYTES]
+    world.event(run=large(RUN_BYTES + 1))
     world.event()
     world.hub.flush(0)
-    assert [got[0][0] for _, _, got in socket.take()] == [RecordKind.RUN, RecordKind.SHARED, RecordKind.RUN]
-    assert socket.descriptors == 1
+    assert len(socket.messages) == 4
+    assert [got[0][0] for _, _, got in socket.take()] == [RecordKind.RUN, RecordKind.PART, RecordKind.RUN]
+    assert world.hub.held_bytes == 0
 
 
 def test_callbacks_of_a_connection_take_turns_in_the_order_of_the_log() -> None:
@@ -453,21 +471,68 @@ def test_a_broken_socket_ends_that_subscription_alone(code: int) -> None:
     assert list(line.subscriptions) == [2]
 
 
-def test_what_cannot_be_lent_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(run: bytes) -> int:
-        raise OSError(errno.ENOMEM, "no memory")
-
-    monkeypatch.setattr("ocfcluster.ipc.delivery.sealed_copy", no_memory)
+def test_a_large_run_goes_on_where_its_socket_was_full() -> None:
     world = World()
-    _, socket = world.add(world.hub.open_line(1), 1, T)
-    world.event()
-    world.event(run=b"x" * 100_000)
+    subscription, socket = world.add(world.hub.open_line(1), 1, T, room=2)
+    world.event(run=large(5 * RUN_BYTES))
     world.event()
     world.hub.flush(0)
-    first, gap, third = socket.seqs()
-    assert (first, third) == (1, 3)
-    assert (gap.first_seq, gap.last_seq) == (2, 2)
-    assert world.hub.held_bytes == 0
+    assert socket.seqs() == []
+    socket.room = 2
+    world.hub.writable(subscription, 0)
+    assert socket.seqs() == []
+    socket.room = 9
+    world.hub.writable(subscription, 0)
+    assert socket.seqs() == [1, 2]
+    assert (socket.given_up, world.hub.frames, world.hub.held_bytes) == (0, 6, 0)
+
+
+def test_a_run_that_was_begun_and_becomes_a_gap_is_given_up() -> None:
+    """And one behind it, which is begun anew."""
+    world = World()
+    subscription, socket = world.add(world.hub.open_line(1), 1, T, room=1)
+    world.event(run=large(3 * RUN_BYTES))
+    world.hub.flush(0)
+    assert world.hub._give_up(subscription)
+    world.event()
+    socket.room = 99
+    world.hub.writable(subscription, 0)
+    (gap,) = socket.seqs()
+    assert (gap.first_seq, gap.last_seq) == (1, 2)
+    world.event(run=large(3 * RUN_BYTES))
+    world.hub.flush(0)
+    assert socket.seqs() == [3]
+    assert (socket.given_up, world.hub.held_bytes) == (1, 0)
+
+
+def test_who_loses_its_oldest_gets_the_large_run_that_was_begun() -> None:
+    world = World(marks=Marks(full=4 * RUN_BYTES, hard=1 << 30, held=1 << 30))
+    subscription, socket = world.add(world.hub.open_line(1), 1, T, room=1, on_slow=OnSlow.DROP_OLDEST)
+    for _ in range(6):
+        world.event(run=large(2 * RUN_BYTES))
+        world.hub.flush(0)
+    socket.room = 1
+    world.hub.writable(subscription, 0)
+    first = socket.seqs()
+    assert first == [1]
+    socket.room = 99
+    world.hub.writable(subscription, 0)
+    gap, *rest = socket.seqs()
+    assert (gap.first_seq, gap.last_seq) == (2, rest[0] - 1)
+    assert rest == list(range(rest[0], 7))
+    assert (socket.given_up, world.hub.held_bytes) == (0, 0)
+
+
+def test_the_pieces_of_a_callbacks_run_take_one_turn() -> None:
+    world = World()
+    line = world.hub.open_line(1)
+    _, first = world.add(line, 1, {16: "t"}, callback=True)
+    _, second = world.add(line, 2, {17: "u"}, callback=True)
+    for topic_id in (17, 16, 17):
+        world.event(topic_id, run=large(3 * RUN_BYTES))
+    world.hub.flush(0)
+    assert [(turn, records) for turn, records, _ in second.take()] == [(1, 1), (3, 1)]
+    assert [(turn, records) for turn, records, _ in first.take()] == [(2, 1)]
 
 
 def test_shutdown_is_the_last_that_is_said() -> None:

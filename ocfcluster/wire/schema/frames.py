@@ -53,7 +53,7 @@ RECORD: Final = Struct(
     "kind" / Int8ul,
     between("kind", RecordKind.RUN, RecordKind.LAST),
     "flags" / Int8ul,
-    "reserved" / Int16ul,
+    "piece" / Int16ul,  # of PART: its number, from 0
     "skip" / Int32ul,
     "node_id" / Int32ul,
     "incarnation" / Int64ul,
@@ -61,7 +61,7 @@ RECORD: Final = Struct(
     "seq" / Int64ul,
     "ev_id" / Int64ul,
     "order_time" / Int64ul,
-    *octets("body", this.length - RECORD_HEADER_BYTES),  # of SHARED: ballast
+    *octets("body", this.length - RECORD_HEADER_BYTES),
 )
 
 EVENT_FRAME: Final = Format(
@@ -74,7 +74,7 @@ EVENT_FRAME: Final = Format(
     Check(this.count >= 1),
     "reserved" / Int32ul,
     "records" / Array(this.count, RECORD),
-    Rule(lambda frame: frame.count == 1 or all(one.kind != RecordKind.SHARED for one in frame.records)),
+    Rule(lambda frame: frame.count == 1 or all(one.kind != RecordKind.PART for one in frame.records)),
     "end" / Tell,
     Check(this.end <= FRAME_BYTES),
 )
