@@ -22,8 +22,10 @@ READ_BYTES: Final = (
 )  # Linux grants twice what is asked: one read empties a socket
 _DESCRIPTORS: Final = 64  # in one read; the kernel never gives those of two sends at once
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_DESCRIPTORS * 4)
-_READ_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-_SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+# As numbers: to ask an enum for one of its flags costs as much as a small read.
+_READ_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_CUT: Final = int(socket.MSG_CTRUNC)
 
 
 class Poller(Protocol):
@@ -90,11 +92,11 @@ class Client:
         if ancillary:
             descriptors = _descriptors(ancillary)
             self.session.receive(buffer[:size], descriptors)
-            if flags & socket.MSG_CTRUNC:
+            if flags & _CUT:
                 text = "descriptors were lost on the way: too many in one message"
                 self.session.fail(errno.EMFILE, text)
                 raise MalformedFrame(text)
-        elif flags & socket.MSG_CTRUNC:  # one was lent, and the agent has no number left for it
+        elif flags & _CUT:  # one was lent, and the agent has no number left for it
             self.session.receive(buffer[:size], [NO_DESCRIPTOR])
         else:
             self.session.receive(buffer[:size])

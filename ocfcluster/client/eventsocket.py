@@ -41,7 +41,7 @@ from ocfcluster.wire.run import CHECKED_FROM, HEADER, LENGTHS_TABLE
 HIGH_DESCRIPTOR: Final = 1024  # from here on select() cannot go, so the lent end takes no room from programs
 LAST_TURN: Final = 1 << 64  # behind all turns of a connection
 _SEQ_MOST: Final = (1 << 64) - 1
-_PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
+_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _RUN: Final = int(RecordKind.RUN)
 _PART: Final = int(RecordKind.PART)
 _LAST: Final = int(RecordKind.LAST)

@@ -50,7 +50,7 @@ from ocfcluster.wire.run import properties_of
 
 __all__ = ["EventSocket", "Hub", "Item", "Line", "Marks", "Subscription", "Watcher"]
 
-_SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _NODE: Final = struct.Struct("<12xI")  # node_id in a record header
 _FRAME_ROOM: Final = FRAME_BYTES - FRAME_HEADER_BYTES  # for records
 _FLUSH_EVERY_BYTES: Final = 1 << 20  # a burst that delivers more is written in between

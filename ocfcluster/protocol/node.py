@@ -563,11 +563,14 @@ class Node:
         plane = self.plane
         if (self._held or self._held_behind) and self._may_let_go:
             return self.now
-        due = self._heartbeats.due
-        others = [self._store.next_timer(), NO_LIMIT if plane is None else plane.next_timer()]
-        if not self._shut_down_at:  # then nothing is considered any more: what it would be for stays due
-            others += (self._detector.next_suspicion, self.recovery.initiative.next_timer())
-        return min(due, *others)
+        due = min(
+            self._heartbeats.due,
+            self._store.next_timer(),
+            NO_LIMIT if plane is None else plane.next_timer(),
+        )
+        if self._shut_down_at:  # then nothing is considered any more: what it would be for stays due
+            return due
+        return min(due, self._detector.next_suspicion, self.recovery.initiative.next_timer())
 
     def end_burst(self, now: int) -> None:
         """Call after a burst of inputs: does what follows from all of them, once."""

@@ -193,12 +193,12 @@ def test_full_subscribers_are_counted_for_the_whole_cluster():
     closed_ms = 0
     for node in (1, 2, 3):
         scenario.say(f"a subscriber on node {node} is full for 5 s")
-        scenario.host(node).node.set_full(True)
+        scenario.host(node).running.set_full(True)
         for _ in range(50):
             publisher.publish("t", "x", quiet=True)
             scenario.run(ms=100)
             closed_ms += 100 * (status(scenario, 2)["data_plane"]["window_bytes"] == 0)
-        scenario.host(node).node.set_full(False)
+        scenario.host(node).running.set_full(False)
     assert 4000 < closed_ms <= 5000 + 15_000 // 6  # what was used comes back with the interval of 30 s
     scenario.run(ms=1000)
     assert publisher.unanswered == 0

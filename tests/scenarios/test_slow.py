@@ -58,7 +58,7 @@ class Program:
         said: list[str] = []
         while True:
             messages, self._socket.frames = self._socket.frames, deque()
-            for message, _ in messages:
+            for message in messages:
                 at = EVENT_HEADER.size
                 for _ in range(EVENT_HEADER.unpack_from(message)[3]):
                     fields = RECORD_HEADER.unpack_from(message, at)

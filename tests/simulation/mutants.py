@@ -22,8 +22,9 @@ from ocfcluster.protocol.order_log import OrderLog
 from ocfcluster.protocol.retransmit import Retransmitter
 from ocfcluster.protocol.sequencer import OrderClock, Sequencer
 from ocfcluster.protocol.state import ReplicatedState, TopicTable
-from ocfcluster.protocol.streams import Assembler
+from ocfcluster.protocol.streams import Assembler, OriginStream
 from ocfcluster.protocol.topic_disk import NO_LIMIT, TopicDisk
+from ocfcluster.wire.datagram import Extent
 from ocfcluster.wire.filter import Predicate
 from ocfcluster.wire.replay import ReplayWindow
 from ocfcluster.wire.run import RunKind, read_header
@@ -332,6 +333,26 @@ def _gap_too_short() -> list[Any]:
     return [patch.object(Hub, "_lose", lose)]
 
 
+def _large_run_ends_with_its_first_piece() -> list[Any]:
+    original = Hub._piece
+
+    def piece(subscription: Subscription, item: Item) -> tuple[list[bytes | memoryview], int, bool]:
+        buffers, written, _ = original(subscription, item)
+        return buffers, written, True
+
+    return [patch.object(Hub, "_piece", staticmethod(piece))]
+
+
+def _nothing_follows_from_packets() -> list[Any]:
+    original = DataPlane.on_packets
+
+    def on_packets(self: DataPlane, origin: OriginStream, extent: Extent) -> bool:
+        original(self, origin, extent)
+        return False
+
+    return [patch.object(DataPlane, "on_packets", on_packets)]
+
+
 def _filter_remembers_one_answer() -> list[Any]:
     original = Predicate.__call__
 
@@ -445,6 +466,18 @@ DATA_PLANE = (
         _library_told_wrong_numbers,
     ),
     Mutant("subscriber skipped", "an event socket misses a run silently", ("client",), _subscriber_skipped),
+    Mutant(
+        "large run cut",
+        "of a run too large for a message the first piece alone is written",
+        ("client",),
+        _large_run_ends_with_its_first_piece,
+    ),
+    Mutant(
+        "packets end no burst",
+        "a burst of packets alone has no end, also where they are waited for",
+        ("burst", "liveness"),
+        _nothing_follows_from_packets,
+    ),
     Mutant("dropped untold", "drop_oldest tells of no gap", ("client",), _dropped_untold),
     Mutant("gap too short", "a gap names the first run dropped alone", ("client",), _gap_too_short),
     Mutant(

@@ -74,6 +74,7 @@ def test_another_frame_says_that_the_rest_will_not_come(made: Events) -> None:
     gap = made.events.take_event()
     assert gap is not None
     assert Notice.decode(gap.data).code is NoticeCode.GAP
+    assert not made.events._pieces.begun
     made.send_pieces(*range(len(PIECES)), seq=2)
     event = made.events.take_event()
     assert event is not None
@@ -107,6 +108,7 @@ def test_an_agent_that_goes_between_pieces_leaves_nothing(made: Events) -> None:
     assert made.events.take_event() is None
     made.send_pieces(1)
     assert made.events.lose(Notice(NoticeCode.AGENT_LOST))
+    assert not made.events._pieces.begun
     lost = made.events.take_event()
     assert lost is not None
     assert Notice.decode(lost.data).code is NoticeCode.AGENT_LOST

@@ -9,10 +9,11 @@ import pytest
 
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Multicast, Send
+from ocfcluster.protocol.order_log import Entry
 from ocfcluster.protocol.settings import Configuration
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
-from ocfcluster.wire.datagram import BODY, MessageFlags, MessageType, Order, Range
+from ocfcluster.wire.datagram import BODY, Extent, MessageFlags, MessageType, Order, Range
 from tests.unit.protocol_world import SECOND_NS, World, publication, traffic
 
 MS = 1_000_000
@@ -271,6 +272,46 @@ def test_the_table_changes_where_a_command_is_held_and_for_programs_where_it_is_
 
 
 # --- learners ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_sequencer_has_to_send_goes_when_its_window_opens() -> None:
+    """In that burst: there may be no other input until the next heartbeat."""
+    world = calm()
+    node = world.nodes[1]
+    node.set_full(True)
+    node.end_burst(world.now)
+    node.publish(publication(16, 1, 1, [b"waits"]))
+    node.end_burst(world.now)
+    assert (world.plane(1).window, world.plane(1).status()["in_flight_bytes"]) == (0, 0)
+    node.take_effects()
+    node.set_full(False)
+    node.end_burst(world.now)
+    sent = [effect.buffer[BODY] for effect in node.take_effects() if isinstance(effect, Multicast)]
+    assert MessageType.DATA in sent
+
+
+@pytest.mark.parametrize(
+    ("origin", "first", "follows"),
+    [(2, 1, False), (2, 2, True), (2, 0, False)],
+    ids=["next", "hole", "again"],
+)
+def test_nothing_follows_from_the_next_packet_of_another_node_alone(
+    origin: int, first: int, follows: bool
+) -> None:
+    world = calm()
+    plane = world.plane(3)
+    stream = plane.origins.present[origin]
+    assert plane.on_packets(stream, Extent(stream.contiguous + first, 1, 4, b"data")) is follows
+    assert not plane.log.unheld
+
+
+def test_something_follows_from_packets_that_their_order_waits_for() -> None:
+    world = calm()
+    plane = world.plane(3)
+    stream = plane.origins.present[2]
+    ahead = stream.contiguous + 1
+    plane.log.add([Entry(plane.log.next_index, 1, stream, ahead, 1, 1)])
+    assert plane.on_packets(stream, Extent(ahead, 1, 4, b"data"))
 
 
 def test_what_a_learner_needs_is_kept_and_the_window_gives_way() -> None:
