@@ -51,7 +51,7 @@ class CurrentConnectivity:
             if kind != RecordKind.RUN or record_flags:
                 continue
             run = read_header(body)
-            for number, data in enumerate(run_events(body, run)):
+            for number, data in enumerate(run_events(bytes(body), run)):
                 if number < skip:
                     continue
                 key = _key(data, node_id)

@@ -300,7 +300,7 @@ class Agent:
         for buffer, segment, address in received:
             if datagram(buffer, segment, address, now):
                 follows = True
-        if follows:
+        if follows or self.hub.unwritten:
             self.settle(now)
 
     def settle(self, now: int) -> None:

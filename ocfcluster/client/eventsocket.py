@@ -433,6 +433,7 @@ class EventSocket:
         self._left = 0
         self._on_socket = False
         self._memory.clear()
+        self._pieces.give_up()
         if not self._ring():
             while self._readable():
                 self._discard()
@@ -484,6 +485,7 @@ class EventSocket:
         self._left = 0
         self._frame = None
         self._memory.clear()
+        self._pieces.give_up()
         self._close_sockets()
 
 

@@ -355,6 +355,11 @@ class Hub(Queues):
                 self.watcher.left_out(subscription, subscription.passed)
                 subscription.passed = {}
 
+    @property
+    def unwritten(self) -> bool:
+        """Whether ``flush`` has something to write that no socket's being full keeps from it."""
+        return bool(self._dirty)
+
     def deadline(self) -> int | None:
         """When ``flush`` is to be called though nothing happens."""
         return self.budget.deadline()
@@ -444,13 +449,13 @@ class Hub(Queues):
                 return True
             self.frames += 1
             subscription.sent_bytes += FRAME_HEADER_BYTES + written
+            subscription.sent = (head.topic_id, head.first_seq)
             if not whole:
-                subscription.begun_bytes += RUN_BYTES
+                subscription.begun_bytes = RUN_BYTES + (subscription.begun_bytes if subscription.begun else 0)
+                subscription.begun = head
                 continue
-            subscription.begun = None
             if turn:
                 line.turn = turn
-            subscription.sent = (head.topic_id, head.first_seq)
             self._written(subscription, records)
         if not queue and subscription.dropping:
             self._drained(subscription)
@@ -474,9 +479,7 @@ class Hub(Queues):
     @staticmethod
     def _piece(subscription: Subscription, item: Item) -> tuple[list[bytes | memoryview], int, bool]:
         """The next piece of a run that is too large for a message, as ``_records``, and whether it is the last one."""
-        if subscription.begun is not item:
-            subscription.begun, subscription.begun_bytes = item, 0
-        begin = subscription.begun_bytes
+        begin = subscription.begun_bytes if subscription.begun is item else 0
         piece = memoryview(item.body)[begin : begin + RUN_BYTES]
         fields = RECORD_HEADER.unpack(item.header)
         header = RECORD_HEADER.pack(

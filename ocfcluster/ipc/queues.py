@@ -133,6 +133,7 @@ class Queues:
     def _written(self, subscription: Subscription, records: int) -> None:
         queue = subscription.queue
         freed = 0
+        subscription.begun = None  # it is the first, if any
         for _ in range(records):
             item = queue.popleft()
             freed += item.size
@@ -149,14 +150,15 @@ class Queues:
             if not subscription.queue and not subscription.blocked:
                 self._drained(subscription)
             return
-        if subscription.queued_bytes > self.marks.full:
+        waiting = subscription.waiting_bytes
+        if waiting > self.marks.full:
             if subscription.on_slow is OnSlow.BLOCK:
                 self._set_full(subscription, True, self._now)
             elif subscription.on_slow is OnSlow.DROP_OLDEST:
                 self._drop_oldest(subscription, self.marks.full)
             elif not subscription.ended:
                 self._disconnect(subscription)
-        elif subscription.full and subscription.queued_bytes <= self.marks.full // 2:
+        elif subscription.full and waiting <= self.marks.full // 2:
             self._set_full(subscription, False, self._now)
 
     def _bound_held(self) -> None:
@@ -250,11 +252,15 @@ class Queues:
         """
         queue = subscription.queue
         kept: list[Item] = []
-        while len(queue) > 1 and subscription.queued_bytes > most:
+        begun = subscription.begun
+        if begun is not None:
+            kept.append(queue.popleft())
+        while len(queue) > 1 and subscription.waiting_bytes > most:
             item = queue[0]
-            if item.topic_id and item is not subscription.begun:
+            if item.topic_id:
                 self._lose(subscription, item)
                 self._written(subscription, 1)
+                subscription.begun = begun
             else:
                 kept.append(queue.popleft())
         queue.extendleft(reversed(kept))
@@ -328,6 +334,10 @@ class Queues:
             self._fall_back(subscription)
         for topic_id, gap in subscription.gaps.items():
             _widen(missed, topic_id, *gap)
+        if subscription.begun is not None:  # what was lost was behind it
+            for topic_id, gap in subscription.lost.items():
+                _widen(missed, topic_id, *gap)
+            subscription.lost = {}
         subscription.gaps = missed
         self._written(subscription, len(queue))
         if subscription.ended:  # its last notice is among those that stay, so the gaps go before it

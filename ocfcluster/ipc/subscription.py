@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ocfcluster.limits import RECORD_HEADER_BYTES
+from ocfcluster.limits import QUEUED_ITEM_OVERHEAD_BYTES, RECORD_HEADER_BYTES
 from ocfcluster.wire.filter import Predicate
 from ocfcluster.wire.frames import OnSlow
 
@@ -137,7 +137,7 @@ class Subscription:
             int, int
         ] = {}  # topic_id → last seq that the filter left out, since the last one it got
         self.lost: dict[int, tuple[int, int]] = {}  # topic_id → first and last seq dropped before the queue
-        self.begun: Item | None = None  # the run of which the last frame had a piece
+        self.begun: Item | None = None  # the first of the queue, if the last frame had a piece of it
         self.begun_bytes = 0  # of it, that are written
         # For whoever looks who is stuck (``stuck.py``):
         self.sent_bytes = 0  # written to the socket, ever
@@ -146,3 +146,9 @@ class Subscription:
             None  # the event that the program has and has not finished, as far as it told
         )
         self.unread: Unread | None = None
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What is queued behind a run that is on its way in pieces: that one alone makes nobody slow."""
+        begun = self.begun
+        return self.queued_bytes - (0 if begun is None else begun.size + QUEUED_ITEM_OVERHEAD_BYTES)

@@ -267,7 +267,9 @@ class DataPlane:
         if (
             origin.highest <= origin.contiguous
             and not self.log.unheld
+            and not self.log.has_gap
             and not self._is_sequencer
+            and not self._must_acknowledge
             and self._asker.next_due() is None
         ):
             return False
@@ -620,7 +622,8 @@ class DataPlane:
 
     def _announce(self, now: int, ordered: bool) -> None:
         """Tell commit, stable and window at once where somebody waits for them; else they ride on what follows.
-        ``ordered``: the window was said in this burst, and is looked at once more only where it was closed."""
+        ``ordered``: the window was said in this burst, and is looked at once more only where it was closed;
+        one that has closed since is told with the next burst."""
         if not (ordered and self._window):
             self._window = self._sequencer.window(self.origins, self._peers, self.full, now)
         commit_moved = self.commit > self._announced_commit

@@ -178,7 +178,7 @@ class Node:
                     elif self.plane is not None and peer.origin is not None:
                         follows |= self.plane.on_packets(peer.origin, extent)
                     if end == len(buffer):
-                        return follows
+                        return follows or self._heartbeats.wanted
                     buffer = buffer[end:]
         for one in (buffer,) if segment >= len(buffer) else wire.split(buffer, segment):
             peer = self._sender(one, source, now)
@@ -197,7 +197,7 @@ class Node:
             except MalformedDatagram as error:
                 self.count_malformed(peer, error, now)
                 follows = True
-        return follows
+        return follows or self._heartbeats.wanted
 
     def count_malformed(self, peer: Peer, error: MalformedDatagram, now: int) -> None:
         """It is broken, or lies: whoever looks into it has to know which node it is."""

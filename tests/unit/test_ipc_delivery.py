@@ -523,6 +523,66 @@ def test_who_loses_its_oldest_gets_the_large_run_that_was_begun() -> None:
     assert (socket.given_up, world.hub.held_bytes) == (0, 0)
 
 
+@pytest.mark.parametrize("on_slow", list(OnSlow))
+def test_one_event_alone_makes_nobody_slow_however_large(on_slow: OnSlow) -> None:
+    world = World(marks=Marks(full=4 * RUN_BYTES, hard=1 << 30, held=1 << 30))
+    subscription, socket = world.add(world.hub.open_line(1), 1, T, room=2, on_slow=on_slow)
+    world.event(run=large(9 * RUN_BYTES))
+    world.hub.flush(0)
+    for _ in range(3):
+        world.event()
+        world.hub.flush(0)
+    assert world.shell.full == []
+    assert world.drain(subscription, socket) == [1, 2, 3, 4]
+    assert (socket.given_up, world.hub.held_bytes, world.hub.disconnected) == (0, 0, 0)
+
+
+def test_what_waits_behind_a_large_event_counts() -> None:
+    world = World(marks=Marks(full=4 * RUN_BYTES, hard=1 << 30, held=1 << 30))
+    subscription, socket = world.add(world.hub.open_line(1), 1, T, room=2)
+    for _ in range(3):
+        world.event(run=large(3 * RUN_BYTES))
+    world.hub.flush(0)
+    assert world.shell.full == [True]
+    assert world.drain(subscription, socket) == [1, 2, 3]
+    assert world.shell.full == [True, False]
+
+
+def test_of_what_waits_behind_a_large_event_the_newest_stay() -> None:
+    world = World(marks=Marks(full=4 * RUN_BYTES, hard=1 << 30, held=1 << 30))
+    subscription, socket = world.add(world.hub.open_line(1), 1, T, room=1, on_slow=OnSlow.DROP_OLDEST)
+    world.event(run=large(9 * RUN_BYTES))
+    world.hub.flush(0)
+    for _ in range(7):
+        world.event(run=bytes(RUN_BYTES - 1000))
+        world.hub.flush(0)
+    first, gap, *rest = world.drain(subscription, socket)
+    assert (first, gap.first_seq, gap.last_seq, rest) == (1, 2, 4, [5, 6, 7, 8])
+
+
+def test_a_begun_run_that_is_given_up_takes_the_gap_behind_it_along() -> None:
+    world = World(marks=Marks(full=1 << 20, hard=8 << 20, held=2 << 20))
+    subscription, socket = world.add(world.hub.open_line(1), 1, T, room=1, on_slow=OnSlow.DROP_OLDEST)
+    world.event(run=large(900_000))
+    world.hub.flush(0)
+    for size in [*[70_000] * 20, 1_900_000]:
+        world.event(run=large(size))
+        world.hub.flush(0)
+    got = world.drain(subscription, socket)
+    missed = [seq for one in got if not isinstance(one, int) for seq in range(one.first_seq, one.last_seq + 1)]
+    assert sorted([*missed, *(one for one in got if isinstance(one, int))]) == list(range(1, 23))
+    assert missed == sorted(missed)
+    assert world.hub.held_bytes == 0
+
+
+def test_a_large_event_of_which_nothing_is_taken_is_the_one_that_is_stuck() -> None:
+    world = World()
+    subscription, _ = world.add(world.hub.open_line(1), 1, T, room=2)
+    world.event(run=large(5 * RUN_BYTES))
+    world.hub.flush(0)
+    assert subscription.sent == (16, 1)
+
+
 def test_the_pieces_of_a_callbacks_run_take_one_turn() -> None:
     world = World()
     line = world.hub.open_line(1)

@@ -305,6 +305,18 @@ def test_nothing_follows_from_the_next_packet_of_another_node_alone(
     assert not plane.log.unheld
 
 
+def test_what_waits_for_the_end_of_a_burst_gets_one() -> None:
+    world = calm()
+    plane = world.plane(3)
+    stream = plane.origins.present[2]
+    plane.set_full(True)  # to be said at once
+    assert plane.on_packets(stream, Extent(stream.contiguous + 1, 1, 4, b"data"))
+    world.nodes[3].end_burst(world.now)
+    assert not plane.on_packets(stream, Extent(stream.contiguous + 1, 1, 4, b"data"))
+    plane.log.claimed(plane.log.next_index + 5)  # to be asked for
+    assert plane.on_packets(stream, Extent(stream.contiguous + 1, 1, 4, b"data"))
+
+
 def test_something_follows_from_packets_that_their_order_waits_for() -> None:
     world = calm()
     plane = world.plane(3)
