@@ -19,7 +19,7 @@ from fuzz.targets.epochs import configuration
 from ocfcluster import limits
 from ocfcluster.protocol.effects import Item
 from ocfcluster.protocol.order_log import OrderLog
-from ocfcluster.protocol.sequencer import Sequencer
+from ocfcluster.protocol.sequencer import OrderClock, Sequencer
 from ocfcluster.protocol.settings import Settings
 from ocfcluster.protocol.snapshot import (
     Request,
@@ -127,7 +127,10 @@ class Giver:
         count = -(-len(data) // _PACKET_BYTES)
         self.streams[node_id - 1].add(Extent(self._packets[node_id] + 1, count, _PACKET_BYTES, data))
         self._packets[node_id] += count
-        entries = self._sequencer.order({one.node_id: one for one in self.streams}, self.log, time, time)
+        clock = OrderClock()
+        clock.follow(time, time)
+        streams = {one.node_id: one for one in self.streams}
+        entries = self._sequencer.order(streams, self.log, clock, time)
         if entries:
             self.log.add(entries)
         self.log.advance(2**63 - 1)

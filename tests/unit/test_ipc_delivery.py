@@ -569,7 +569,9 @@ def test_a_begun_run_that_is_given_up_takes_the_gap_behind_it_along() -> None:
         world.event(run=large(size))
         world.hub.flush(0)
     got = world.drain(subscription, socket)
-    missed = [seq for one in got if not isinstance(one, int) for seq in range(one.first_seq, one.last_seq + 1)]
+    missed = [
+        seq for one in got if not isinstance(one, int) for seq in range(one.first_seq, one.last_seq + 1)
+    ]
     assert sorted([*missed, *(one for one in got if isinstance(one, int))]) == list(range(1, 23))
     assert missed == sorted(missed)
     assert world.hub.held_bytes == 0
