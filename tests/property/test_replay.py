@@ -464,14 +464,20 @@ def test_the_end_comes_while_it_catches_up(seed: int, end: Callable[[World, Read
     assert not world.hub.by_topic
 
 
-def test_a_large_run_goes_by_descriptor_and_is_not_held_after() -> None:
+def test_a_large_run_goes_in_pieces_and_is_not_held_after() -> None:
     world = World(1, Retention(events=10))
     run = build_run(RunKind.PUBLICATION, KEPT, 7, 1, [b"x" * 300_000])
     world.retained.add(Delivery(run, KEPT, 1, 0, 1, 1, 1, 2, 3, 1))
     world.last_seq[KEPT] = 1
     line = world.hub.open_line(1)
-    subscription = world.hub.add(line, 1, Socket(), {KEPT: "kept"}, False)
+    event_socket = Socket()
+    subscription = world.hub.add(line, 1, event_socket, {KEPT: "kept"}, False)
     world.hub.begin_with(subscription, {KEPT: Cursor(world.source(KEPT), 1, False)})
     assert subscription.replay is None
     world.hub.flush(0)
+    pieces, event_socket.messages = event_socket.messages, []
+    world.hub.writable(subscription, 0)
+    pieces += event_socket.messages
+    head = EVENT_HEADER.size + RECORD_HEADER.size
+    assert b"".join(one[head:] for one in pieces) == run
     assert world.hub.held_bytes == 0
