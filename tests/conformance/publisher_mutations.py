@@ -203,10 +203,10 @@ def a_frame_comes_twice() -> None:
     """The events of every tenth frame are given to the program twice."""
     frames = 0
 
-    def opened(original: Any, self: EventSocket, message: bytes, descriptor: int | None) -> Frame:
+    def opened(original: Any, self: EventSocket, message: bytes) -> Frame:
         nonlocal frames
         frames += 1
-        frame = original(self, message, descriptor)
+        frame = original(self, message)
         return frame._replace(runs=frame.runs * 2) if frames % 10 == 0 else frame
 
     wrap(EventSocket, "_open", opened)
