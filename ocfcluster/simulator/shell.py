@@ -357,6 +357,8 @@ class Shell:
 
     def _burst(self) -> None:
         now = self.clock()
+        if not self._inbox:
+            self._follows = True  # it was woken for something else
         if self._random.random() < TIMER_FIRST and self.node.next_timer() <= now:
             self._tick(now)
         for _ in range(self._random.randint(1, self._host.profile.burst)):
