@@ -48,15 +48,15 @@ class Asker:
         """Holes may have come or closed: in the streams ``touched``, and then in all."""
         gaps = self._gaps
         for key, stream in touched.items():
-            if gaps.open or stream.highest > stream.contiguous:
+            if gaps.open or stream.has_gap:
                 gaps.note(key, stream, now)
-        if gaps.open or log.highest >= log.next_index:
+        if gaps.open or log.has_gap:
             gaps.note(ORDER, log, now)
             for key, stream in streams.items():
                 gaps.note(key, stream, now)
 
     def next_due(self) -> int | None:
-        return self._gaps.next_due() if self._gaps.open else None
+        return self._gaps.next_due()
 
     def ask(self, now: int) -> int:
         """Ask what is due; how many packets of origins were asked for."""

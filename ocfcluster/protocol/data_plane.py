@@ -91,11 +91,8 @@ class DataPlane:
         self.commit = delivered
         self.stable = self._freed = stable
         self._delivered = delivered  # index up to which runs were delivered
-        self._looked_at = (
-            0,
-            0,
-            0,
-        )  # held, commit and stable, when it was last looked at what follows from them
+        # (held, commit, stable) when _deliver last looked at what follows from them
+        self._marks_seen = (-1, -1, -1)
         self._touched: dict[Source, OriginStream] = {}  # origins that got packets in this burst
         self._in_flight: deque[tuple[int, int]] = deque()  # (last packet, bytes), sent and not committed
         self._in_flight_bytes = 0
@@ -148,7 +145,7 @@ class DataPlane:
         self._epoch = configuration.epoch
         self.is_member = configuration.member(settings.node_id, settings.incarnation) is not None
         self.frozen = False
-        self._looked_at = (-1, -1, -1)
+        self._marks_seen = (-1, -1, -1)
         self._fetch = 0  # up to here this node may hold although it is frozen, or no member
         self._end = NO_LIMIT  # the base of the next epoch, once that is decided
         self._frozen_log = 0  # what the log held when it froze
@@ -194,7 +191,7 @@ class DataPlane:
         """Promised to another ballot: nothing is ordered, acknowledged or cut short in this epoch any more."""
         if not self.frozen:
             self.frozen = True
-            self._looked_at = (-1, -1, -1)
+            self._marks_seen = (-1, -1, -1)
             self._frozen_held = self._acknowledgeable()
             self._frozen_log = self.log.held
 
@@ -265,7 +262,7 @@ class DataPlane:
         if not origin.add(extent):
             return False
         if (
-            origin.highest <= origin.contiguous
+            not origin.has_gap
             and not self.log.unheld
             and not self.log.has_gap
             and not self._is_sequencer
@@ -543,10 +540,10 @@ class DataPlane:
         return min(held, self.commit)
 
     def _deliver(self, now: int) -> None:
-        standing = (self.log.held, self.commit, self.stable)
-        if standing == self._looked_at:
-            return  # nothing else makes more of it deliverable, or free
-        self._looked_at = standing
+        marks = (self.log.held, self.commit, self.stable)
+        if marks == self._marks_seen:
+            return  # nothing else makes more of it deliverable, or free, but freezing and another epoch
+        self._marks_seen = marks
         upto = self._deliverable()
         if upto > self._delivered:
             self._delivered = upto

@@ -65,22 +65,18 @@ class Flow:
 
     def window(self, now: int, backlog_bytes: int, lag_bytes: int, full: bool) -> int:
         """Bytes each origin may have uncommitted from now on; 0 closes. All arguments describe this moment."""
-        if now - self._adapted_at >= limits.FLOW_ADAPT_NS:
-            self._adapt(now)
+        self._adapt(now)
         if self._closed_for_backlog:
             self._closed_for_backlog = backlog_bytes > self._backlog_bytes * 3 // 4
         else:
             self._closed_for_backlog = backlog_bytes >= self._backlog_bytes
         mark = self._ceiling
         self._closed_for_lag = lag_bytes > (mark // 2 if self._closed_for_lag else mark)
-        if full or self._closed_for_full or self._full_credit_ns < limits.SLOW_SUBSCRIBER_TIMEOUT_NS:
-            self._count_full(now, full)
-        else:
-            self._counted_at = now
+        self._count_full(now, full)
         if self._closed_for_backlog or self._closed_for_lag or self._closed_for_full:
             return 0
-        share = self._budget // (len(self._active) or 1)
-        return max(self._packet_bytes, share)
+        share = self._budget // max(1, len(self._active))
+        return max(share, self._packet_bytes)
 
     @property
     def backlog_full(self) -> bool:
@@ -119,6 +115,8 @@ class Flow:
             self._closed_for_full = self._full_credit_ns >= limits.SLOW_SUBSCRIBER_TIMEOUT_NS // 5
 
     def _adapt(self, now: int) -> None:
+        if now - self._adapted_at < limits.FLOW_ADAPT_NS:
+            return
         self._adapted_at = now
         idle = now - limits.FLOW_ACTIVE_NS
         self._active = {node_id: at for node_id, at in self._active.items() if at > idle}

@@ -4,7 +4,6 @@ contract with its caller."""
 from __future__ import annotations
 
 import errno
-import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, Final
@@ -46,7 +45,7 @@ from ocfcluster.protocol.settings import Ballot, Configuration, Settings, Timing
 from ocfcluster.protocol.snapshot import Making, decode_request, encode_topics, take_snapshot
 from ocfcluster.protocol.spoken import Spoken
 from ocfcluster.protocol.state import TopicTable, record_fault
-from ocfcluster.protocol.store import NO_LIMIT, Store
+from ocfcluster.protocol.store import Store
 from ocfcluster.protocol.validity import LATEST_WALL_CLOCK, ballot_fault, configuration_fault
 from ocfcluster.wire import control
 from ocfcluster.wire import datagram as wire
@@ -61,7 +60,6 @@ _NO_TOPICS = TopicTable()
 _NO_GROUPS = GroupTable()
 _NOTHING = Retained()
 _GONE: Final = (State.STOPPED, State.EVICTED)
-_COUNTER: Final = struct.Struct("<Q")
 # As numbers: a member of an enum costs more to look up than the rest of a comparison.
 _DATA: Final = int(MessageType.DATA)
 _ORDER: Final = int(MessageType.ORDER)
@@ -185,7 +183,7 @@ class Node:
             if peer is None:
                 follows = True  # it may have been answered
                 continue
-            (counter,) = _COUNTER.unpack_from(one, wire.PREFIX_BYTES)
+            counter = wire.CLEAR.unpack_from(one)[-1]
             if not peer.replay.accept(counter):
                 self.counters["replayed"] += 1
                 continue
@@ -306,7 +304,7 @@ class Node:
         return True
 
     def _take_traffic(self, plane: DataPlane, peer: Peer, datagram: bytes, counter: int, now: int) -> bool:
-        """What belongs to the data plane. Who is no member may only ask."""
+        """What belongs to the data plane; whether anything can follow. Who is no member may only ask."""
         kind = datagram[BODY]
         if kind == _NACK:
             plane.on_nack(peer, datagram, now)
@@ -335,7 +333,7 @@ class Node:
         self.installation.take(configuration, now)
 
     def _on_epoch_change(self, peer: Peer, datagram: bytes, kind: int, now: int) -> None:
-        if self.state in (State.STOPPED, State.EVICTED):
+        if self.state in _GONE:
             return
         self.now = now
 
@@ -441,7 +439,7 @@ class Node:
     def leave(self, now: int) -> None:
         """Ask the others to go on without this node. It takes nothing to publish any more, and serves on until they
         have, at most ``leave_timeout``; then its state is STOPPED."""
-        if self.leaving or self.state in (State.STOPPED, State.EVICTED):
+        if self.leaving or self.state in _GONE:
             return
         self.now = now
         self.recovery.initiative.leaving = True
@@ -486,7 +484,7 @@ class Node:
 
     def persisted(self, token: int, ok: bool, now: int) -> None:
         """The answer to a Persist effect."""
-        if self.state in (State.STOPPED, State.EVICTED):
+        if self.state in _GONE:
             return
         self.now = now
         failed = not self._store.written(token, ok, now)
@@ -523,7 +521,7 @@ class Node:
 
     def snapshot_fetched(self, token: int, snapshot: object, now: int) -> None:
         """The answer to a FetchSnapshot effect: what its ``read`` returned, or None."""
-        if self.state in (State.STOPPED, State.EVICTED):
+        if self.state in _GONE:
             return
         self.now = now
         self.joiner.fetched(token, snapshot, now)
@@ -535,7 +533,7 @@ class Node:
     def timer(self, now: int, wall_ns: int) -> None:
         """Call when ``next_timer`` is reached; calling earlier does no harm."""
         self._wall_offset = wall_ns - now
-        if self.state in (State.STOPPED, State.EVICTED):
+        if self.state in _GONE:
             return
         self.now = now
         if now - self._heartbeats.due > self.settings.suspicion_ns // 2:
@@ -560,14 +558,11 @@ class Node:
         """When to call ``timer`` next, on the clock of ``now``."""
         if self.state in _GONE:
             return 2**63
-        plane = self.plane
-        if (self._held or self._held_behind) and self._may_let_go:
+        if self._may_let_go:
             return self.now
-        due = min(
-            self._heartbeats.due,
-            self._store.next_timer(),
-            NO_LIMIT if plane is None else plane.next_timer(),
-        )
+        due = min(self._heartbeats.due, self._store.next_timer())
+        if self.plane is not None:
+            due = min(due, self.plane.next_timer())
         if self._shut_down_at:  # then nothing is considered any more: what it would be for stays due
             return due
         return min(due, self._detector.next_suspicion, self.recovery.initiative.next_timer())
@@ -690,7 +685,7 @@ class Node:
             self.outbox.effects.append(Stop("the cluster was told to stop"))
 
     def evict(self, reason: str) -> None:
-        if self.state not in (State.STOPPED, State.EVICTED):
+        if self.state not in _GONE:
             self.last_eviction = reason
             self.to(State.EVICTED, reason)
 

@@ -128,8 +128,7 @@ class Sequencer:
         if held > self._kept:
             self._kept = held
             self._changed = True
-        if acknowledged > self._held[self._own_id]:
-            self.acknowledged(self._own_id, acknowledged, highest)
+        self.acknowledged(self._own_id, acknowledged, highest)
 
     def learner_holds(self, node_id: int, incarnation: int, held: int) -> None:
         """One that is no member yet has fetched up to ``held``: what it still needs is kept from now on."""
