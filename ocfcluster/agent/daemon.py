@@ -300,7 +300,7 @@ class Agent:
         for buffer, segment, address in received:
             if datagram(buffer, segment, address, now):
                 follows = True
-        if follows or self.hub.unwritten:
+        if follows:
             self.settle(now)
 
     def settle(self, now: int) -> None:

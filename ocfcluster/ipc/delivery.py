@@ -319,6 +319,8 @@ class Hub(Queues):
             self._bound_held()  # also where nobody else looks: what waits for those that catch up
         if self.full and self.budget.used_up(now):
             self._fall_back_all()
+        if self._dirty:  # what that has made room for, or gaps of
+            self._write_all()
         if now >= self._tick_at:
             self._tick(now)
 
@@ -354,11 +356,6 @@ class Hub(Queues):
             if subscription.passed:
                 self.watcher.left_out(subscription, subscription.passed)
                 subscription.passed = {}
-
-    @property
-    def unwritten(self) -> bool:
-        """Whether ``flush`` has something to write that no socket's being full keeps from it."""
-        return bool(self._dirty)
 
     def deadline(self) -> int | None:
         """When ``flush`` is to be called though nothing happens."""

@@ -374,6 +374,17 @@ def test_after_its_time_a_full_subscription_drops_and_names_the_gap() -> None:
     assert socket.seqs() == [kept + 3001]
 
 
+def test_who_falls_back_waits_for_no_other_flush() -> None:
+    world = World(SlowBudget(5 * SECOND_NS, 30 * SECOND_NS))
+    subscription, _ = world.add(world.hub.open_line(1), 1, T, room=0)
+    fill(world, SUBSCRIPTION_QUEUE_BYTES)
+    world.hub.flush(9 * SECOND_NS // 2)  # with the tick of this second
+    assert subscription.full
+    world.hub.flush(5 * SECOND_NS)
+    assert subscription.dropping
+    assert not subscription.dirty
+
+
 def test_the_time_is_counted_for_all_and_comes_back_with_the_interval() -> None:
     world = World(SlowBudget(5 * SECOND_NS, 30 * SECOND_NS))
     line = world.hub.open_line(1)
